@@ -1,1 +1,8 @@
-//! Charon.
+//! Charon carries container images into air-gapped registries in a single zip, the payload.
+//!
+//! ARCHITECTURE.md shows the house; each module is a room of it.
+
+pub mod digest;
+pub mod reason;
+pub mod reference;
+pub mod worker;

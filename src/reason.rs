@@ -1,0 +1,213 @@
+//! Why something is as it is: the reasons of conditions, failures and exit codes.
+
+use std::fmt;
+
+use serde::{Deserialize, Serialize};
+
+/// A machine-readable reason, in the `CamelCase` of Kubernetes conditions.
+///
+/// The words are part of the contract with users: none is renamed within an API version.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord, Serialize, Deserialize)]
+#[allow(missing_docs)] // each name says what it means; docs/reasons.md tells what to do about it
+pub enum Reason {
+    Succeeded,
+    Progressing,
+    ProgressingWithRetry,
+    Superseded,
+    InvalidSpec,
+    SecretNotFound,
+    AuthenticationFailed,
+    AccessDenied,
+    SourceNotFound,
+    SourceIncomplete,
+    ImageNotFound,
+    RegistryUnavailable,
+    RateLimited,
+    DigestMismatch,
+    PayloadCorrupt,
+    UnsupportedFormatVersion,
+    MissingBase,
+    PartiallyImported,
+    UnsupportedImage,
+    OutputConflict,
+    StorageNotFound,
+    StorageBusy,
+    StorageFull,
+    StorageReadOnly,
+    StorageAccessDenied,
+    WorkerUnschedulable,
+    WorkerCreateFailed,
+    WorkerImagePullFailed,
+    WorkerOutOfMemory,
+    WorkerEvicted,
+    WorkerLost,
+    WorkerFailed,
+    BackoffLimitExceeded,
+    DeadlineExceeded,
+    ResultLost,
+}
+
+/// What follows when a run ended for a reason.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Class {
+    /// It will not succeed until a person changes something.
+    Final,
+    /// The pod ends, and the controller paces the next attempt.
+    Wait,
+    /// The Job's own retries, within its backoff limit.
+    Again,
+    /// Two attempts: more can lock an account.
+    Twice,
+}
+
+impl Reason {
+    /// The reason as conditions spell it.
+    #[must_use]
+    pub fn as_str(self) -> &'static str {
+        match self {
+            Self::Succeeded => "Succeeded",
+            Self::Progressing => "Progressing",
+            Self::ProgressingWithRetry => "ProgressingWithRetry",
+            Self::Superseded => "Superseded",
+            Self::InvalidSpec => "InvalidSpec",
+            Self::SecretNotFound => "SecretNotFound",
+            Self::AuthenticationFailed => "AuthenticationFailed",
+            Self::AccessDenied => "AccessDenied",
+            Self::SourceNotFound => "SourceNotFound",
+            Self::SourceIncomplete => "SourceIncomplete",
+            Self::ImageNotFound => "ImageNotFound",
+            Self::RegistryUnavailable => "RegistryUnavailable",
+            Self::RateLimited => "RateLimited",
+            Self::DigestMismatch => "DigestMismatch",
+            Self::PayloadCorrupt => "PayloadCorrupt",
+            Self::UnsupportedFormatVersion => "UnsupportedFormatVersion",
+            Self::MissingBase => "MissingBase",
+            Self::PartiallyImported => "PartiallyImported",
+            Self::UnsupportedImage => "UnsupportedImage",
+            Self::OutputConflict => "OutputConflict",
+            Self::StorageNotFound => "StorageNotFound",
+            Self::StorageBusy => "StorageBusy",
+            Self::StorageFull => "StorageFull",
+            Self::StorageReadOnly => "StorageReadOnly",
+            Self::StorageAccessDenied => "StorageAccessDenied",
+            Self::WorkerUnschedulable => "WorkerUnschedulable",
+            Self::WorkerCreateFailed => "WorkerCreateFailed",
+            Self::WorkerImagePullFailed => "WorkerImagePullFailed",
+            Self::WorkerOutOfMemory => "WorkerOutOfMemory",
+            Self::WorkerEvicted => "WorkerEvicted",
+            Self::WorkerLost => "WorkerLost",
+            Self::WorkerFailed => "WorkerFailed",
+            Self::BackoffLimitExceeded => "BackoffLimitExceeded",
+            Self::DeadlineExceeded => "DeadlineExceeded",
+            Self::ResultLost => "ResultLost",
+        }
+    }
+
+    /// What follows when a run ended for this reason.
+    #[must_use]
+    pub fn class(self) -> Class {
+        match self {
+            Self::InvalidSpec
+            | Self::DigestMismatch
+            | Self::PayloadCorrupt
+            | Self::UnsupportedFormatVersion
+            | Self::MissingBase
+            | Self::PartiallyImported
+            | Self::UnsupportedImage
+            | Self::OutputConflict
+            | Self::StorageReadOnly
+            | Self::StorageAccessDenied
+            | Self::StorageFull
+            | Self::AccessDenied
+            | Self::BackoffLimitExceeded
+            | Self::DeadlineExceeded => Class::Final,
+            Self::SourceNotFound | Self::SourceIncomplete | Self::RegistryUnavailable | Self::RateLimited => {
+                Class::Wait
+            }
+            Self::AuthenticationFailed => Class::Twice,
+            Self::Succeeded
+            | Self::Progressing
+            | Self::ProgressingWithRetry
+            | Self::Superseded
+            | Self::SecretNotFound
+            | Self::ImageNotFound
+            | Self::StorageNotFound
+            | Self::StorageBusy
+            | Self::WorkerUnschedulable
+            | Self::WorkerCreateFailed
+            | Self::WorkerImagePullFailed
+            | Self::WorkerOutOfMemory
+            | Self::WorkerEvicted
+            | Self::WorkerLost
+            | Self::WorkerFailed
+            | Self::ResultLost => Class::Again,
+        }
+    }
+
+    /// The exit code with which a worker that ended for this reason leaves its pod.
+    ///
+    /// The Job's pod failure policy reads it: 64 to 73 and 77 end the Job, 76 too (the controller
+    /// paces what follows), the rest counts against the Job's backoff limit.
+    #[must_use]
+    pub fn exit_code(self) -> u8 {
+        match self {
+            Self::Succeeded => 0,
+            Self::InvalidSpec | Self::UnsupportedImage => 64,
+            Self::PayloadCorrupt | Self::DigestMismatch => 65,
+            Self::UnsupportedFormatVersion => 66,
+            Self::MissingBase | Self::PartiallyImported => 67,
+            Self::OutputConflict => 69,
+            Self::StorageFull | Self::StorageReadOnly | Self::StorageAccessDenied => 73,
+            Self::AccessDenied | Self::AuthenticationFailed => 77,
+            Self::SourceNotFound | Self::SourceIncomplete | Self::RegistryUnavailable | Self::RateLimited => {
+                76
+            }
+            _ => 75,
+        }
+    }
+
+    /// The reason that an exit code alone can tell, when nothing else of a worker is left.
+    #[must_use]
+    pub fn from_exit_code(code: i32) -> Self {
+        match code {
+            64 => Self::InvalidSpec,
+            65 => Self::PayloadCorrupt,
+            66 => Self::UnsupportedFormatVersion,
+            67 => Self::MissingBase,
+            69 => Self::OutputConflict,
+            73 => Self::StorageAccessDenied,
+            76 => Self::RegistryUnavailable,
+            77 => Self::AccessDenied,
+            _ => Self::WorkerFailed,
+        }
+    }
+}
+
+impl fmt::Display for Reason {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(self.as_str())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_reason_is_spelled_the_same_in_a_condition_and_in_json() {
+        for reason in [Reason::Succeeded, Reason::StorageAccessDenied, Reason::ResultLost] {
+            assert_eq!(serde_json::to_string(&reason).unwrap(), format!("{:?}", reason.as_str()));
+        }
+    }
+
+    #[test]
+    fn only_reasons_that_a_retry_may_mend_leave_with_75() {
+        assert_eq!(Reason::ImageNotFound.exit_code(), 75);
+        assert_eq!(Reason::RegistryUnavailable.exit_code(), 76);
+        for reason in [Reason::InvalidSpec, Reason::PayloadCorrupt, Reason::MissingBase, Reason::AccessDenied]
+        {
+            assert_eq!(reason.class(), Class::Final);
+            assert!(!(75..=76).contains(&reason.exit_code()));
+        }
+    }
+}

@@ -1,0 +1,300 @@
+//! The contract between controller and worker: what goes in, what comes out.
+//!
+//! The run configuration goes in as an annotation of the pod, mounted as a file; the outcome comes
+//! out as the container's termination message; progress is asked for over HTTP. All three are JSON
+//! and carry a version. No secret is ever in any of them.
+
+use serde::{Deserialize, Serialize};
+
+use crate::digest::Digest;
+use crate::reason::Reason;
+
+/// The version of this contract. A worker refuses another one.
+pub const CONTRACT_VERSION: u32 = 1;
+/// The annotation of the pod template that holds the run configuration.
+pub const RUN_ANNOTATION: &str = "charon.dev/run";
+/// Where the downward API mounts the run configuration.
+pub const RUN_CONFIG_PATH: &str = "/etc/charon/run.json";
+/// Where the claim of the output or the source is mounted.
+pub const PAYLOAD_MOUNT: &str = "/payload";
+/// Each registry's credentials and certificates are mounted at `<this>/<index in registries>/`,
+/// under the names `.dockerconfigjson`, `ca.crt`, `tls.crt` and `tls.key`.
+pub const REGISTRY_SECRETS: &str = "/etc/charon/registries";
+/// The port where the worker answers `GET /progress`.
+pub const PROGRESS_PORT: u16 = 8080;
+/// An outcome is never longer than this: Kubernetes cuts a termination message at 4096 bytes.
+pub const OUTCOME_LIMIT: usize = 4000;
+/// At most so many failures are in an outcome and a status; the worker's log has them all.
+pub const FAILURES_LIMIT: usize = 5;
+/// A failure's message is cut at this many bytes.
+pub const FAILURE_MESSAGE_LIMIT: usize = 300;
+
+/// What one attempt of a run is to do.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub struct RunConfig {
+    /// [`CONTRACT_VERSION`] of the controller that wrote this.
+    pub version: u32,
+    /// The run's id.
+    pub run_id: String,
+    /// Comes back with every progress report: pod addresses are reused.
+    pub nonce: String,
+    /// What to do.
+    #[serde(flatten)]
+    pub work: Work,
+    /// How registries are reached; an import's first one is its target.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub registries: Vec<RegistryAccess>,
+}
+
+/// The two kinds of work.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub enum Work {
+    /// Registries to payload.
+    Build(BuildWork),
+    /// Payload to registry.
+    Import(ImportWork),
+}
+
+/// A payload to write.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase", deny_unknown_fields)]
+pub struct BuildWork {
+    /// The images, as written in the spec.
+    pub images: Vec<String>,
+    /// Images that the far side has, as written in the spec.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub already_transferred: Vec<String>,
+    /// The payload's path below [`PAYLOAD_MOUNT`].
+    pub path: String,
+}
+
+/// A payload to push.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase", deny_unknown_fields)]
+pub struct ImportWork {
+    /// The payload's path below [`PAYLOAD_MOUNT`].
+    pub path: String,
+    /// The payload digest that the file must have.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub expected_digest: Option<Digest>,
+    /// The target, `host[:port]`.
+    pub registry: String,
+    /// Goes in front of every repository.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub repository_prefix: Option<String>,
+    /// Push nothing unless everything can be pushed.
+    #[serde(default)]
+    pub strict: bool,
+}
+
+/// How one registry is reached.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase", deny_unknown_fields)]
+pub struct RegistryAccess {
+    /// `host[:port]`.
+    pub host: String,
+    /// Plain HTTP.
+    #[serde(default)]
+    pub insecure: bool,
+}
+
+/// How an attempt ended: the termination message of the worker's container.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub struct Outcome {
+    /// [`CONTRACT_VERSION`] of the worker.
+    pub version: u32,
+    /// The run's id, as the run configuration gave it.
+    pub run_id: String,
+    /// The sha256 of the run configuration's bytes as the worker read them, in hexadecimal.
+    pub input_digest: String,
+    /// `Succeeded`, or why not.
+    pub reason: Reason,
+    /// One sentence: the object, what happened, the next step.
+    pub message: String,
+    /// The payload that was written or read, once it is known.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub payload: Option<PayloadSummary>,
+    /// What an import did.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub result: Option<ImportResult>,
+    /// At most [`FAILURES_LIMIT`] of them.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub failures: Vec<Failure>,
+    /// How many there were.
+    #[serde(default)]
+    pub failures_total: u32,
+}
+
+/// A payload in a few numbers.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub struct PayloadSummary {
+    /// The payload digest: the sha256 of the bill's bytes.
+    pub digest: Digest,
+    /// The file's size.
+    pub size_bytes: u64,
+    /// The payload format's version.
+    pub format_version: u32,
+    /// How many images it names.
+    pub images: u32,
+    /// How many blobs it carries.
+    pub blobs: u32,
+    /// How many blobs it leaves out because the far side has them.
+    pub blobs_reused: u32,
+}
+
+/// What an import moved.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub struct ImportResult {
+    /// Images that are whole at the far side.
+    pub images: u32,
+    /// Images that are not.
+    pub images_failed: u32,
+    /// Blobs that were uploaded.
+    pub blobs_pushed: u32,
+    /// Blobs that were mounted from another repository.
+    pub blobs_mounted: u32,
+    /// Blobs that were there already.
+    pub blobs_present: u32,
+    /// Bytes of the blobs that were uploaded.
+    pub bytes_pushed: u64,
+}
+
+/// One thing that went wrong.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub struct Failure {
+    /// The image or file that it is about.
+    pub item: String,
+    /// Why.
+    pub reason: Reason,
+    /// The same in words, at most [`FAILURE_MESSAGE_LIMIT`] bytes.
+    pub message: String,
+}
+
+/// What a worker does at the moment: the answer to `GET /progress`.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub struct Progress {
+    /// The run's id.
+    pub run_id: String,
+    /// The run configuration's nonce.
+    pub nonce: String,
+    /// The stage of the work.
+    pub stage: Stage,
+    /// Bytes that have arrived.
+    pub bytes_done: u64,
+    /// Bytes to move in all; 0 while unknown.
+    pub bytes_total: u64,
+    /// Blobs that have arrived.
+    pub blobs_done: u32,
+    /// Blobs to move in all; 0 while unknown.
+    pub blobs_total: u32,
+    /// The last failure that was retried.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub last_error: Option<String>,
+}
+
+/// The stages of a run, in their order.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize, schemars::JsonSchema)]
+pub enum Stage {
+    /// References become digests and manifests.
+    #[default]
+    Resolving,
+    /// The payload, the free space or the base is checked.
+    Checking,
+    /// Blobs move.
+    Transferring,
+    /// Manifests and tags are pushed, or the file is synced and renamed.
+    Finishing,
+}
+
+/// `text` cut to at most `limit` bytes, on a character.
+#[must_use]
+pub fn cut(text: &str, limit: usize) -> &str {
+    let mut end = limit.min(text.len());
+    while !text.is_char_boundary(end) {
+        end -= 1;
+    }
+    &text[..end]
+}
+
+impl Outcome {
+    /// The termination message: JSON of at most [`OUTCOME_LIMIT`] bytes, for whose sake failures
+    /// are dropped from the end of the list and messages are shortened.
+    #[must_use]
+    pub fn to_message(&self) -> String {
+        let mut outcome = self.clone();
+        outcome.failures.truncate(FAILURES_LIMIT);
+        for failure in &mut outcome.failures {
+            failure.item = cut(&failure.item, FAILURE_MESSAGE_LIMIT).to_owned();
+            failure.message = cut(&failure.message, FAILURE_MESSAGE_LIMIT).to_owned();
+        }
+        outcome.message = cut(&outcome.message, 1024).to_owned();
+        loop {
+            let text = serde_json::to_string(&outcome).unwrap_or_default();
+            if text.len() <= OUTCOME_LIMIT {
+                return text;
+            }
+            // Only escaping can make it longer than its parts: give up detail before truth.
+            if outcome.failures.pop().is_none() {
+                outcome.message = cut(&outcome.message, outcome.message.len() / 2).to_owned();
+            }
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn outcome(message: &str, failures: usize) -> Outcome {
+        let failure = Failure {
+            item: "\u{1}".repeat(1000),
+            reason: Reason::ImageNotFound,
+            message: "ü\u{2}".repeat(1000),
+        };
+        Outcome {
+            version: CONTRACT_VERSION,
+            run_id: "r".into(),
+            input_digest: "0".repeat(64),
+            reason: Reason::ImageNotFound,
+            message: message.into(),
+            payload: None,
+            result: None,
+            failures: vec![failure; failures],
+            failures_total: u32::try_from(failures).unwrap(),
+        }
+    }
+
+    #[test]
+    fn an_outcome_fits_a_termination_message_whatever_is_in_it() {
+        for failures in [0, 1, 5, 1000] {
+            let text = outcome(&"\u{1}".repeat(5000), failures).to_message();
+            assert!(text.len() <= OUTCOME_LIMIT, "{}", text.len());
+            let read: Outcome = serde_json::from_str(&text).unwrap();
+            assert_eq!(read.failures_total as usize, failures);
+        }
+    }
+
+    #[test]
+    fn a_run_configuration_comes_back_as_it_was_written() {
+        let config = RunConfig {
+            version: CONTRACT_VERSION,
+            run_id: "abc".into(),
+            nonce: "n".into(),
+            work: Work::Build(BuildWork {
+                images: vec!["python:3".into()],
+                already_transferred: vec![],
+                path: "out/app.zip".into(),
+            }),
+            registries: vec![RegistryAccess { host: "docker.io".into(), insecure: false }],
+        };
+        let text = serde_json::to_string(&config).unwrap();
+        assert_eq!(serde_json::from_str::<RunConfig>(&text).unwrap(), config);
+    }
+}
