@@ -3,6 +3,8 @@
 //! ARCHITECTURE.md shows the house; each module is a room of it.
 
 pub mod digest;
+pub mod payload;
 pub mod reason;
 pub mod reference;
+pub mod storage;
 pub mod worker;
