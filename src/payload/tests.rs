@@ -154,14 +154,14 @@ async fn a_byte_altered_anywhere_is_found() {
     for at in (0..bytes.len())
         .filter(|at| !inside.contains(&(*at as u64)))
         .step_by(3)
-        .chain([blob.data_offset() as usize + 1000])
+        .chain([usize::try_from(blob.data_offset()).unwrap() + 1000])
     {
         let mut altered = bytes.clone();
         altered[at] ^= 0x40;
         assert!(read(&altered).await.is_err(), "stream, byte {at}");
     }
     let mut altered = bytes.clone();
-    altered[blob.data_offset() as usize + 1000] ^= 1;
+    altered[usize::try_from(blob.data_offset()).unwrap() + 1000] ^= 1;
     let payload = open(&altered).unwrap();
     let parts: Vec<_> = payload.blob(&Digest::sha256(&sample.blobs[1])).collect().await;
     assert!(parts.last().unwrap().as_ref().is_err_and(|error| error.to_string().contains("corrupt")));
