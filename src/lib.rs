@@ -6,5 +6,6 @@ pub mod digest;
 pub mod payload;
 pub mod reason;
 pub mod reference;
+pub mod registry;
 pub mod storage;
 pub mod worker;
