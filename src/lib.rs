@@ -2,8 +2,12 @@
 //!
 //! ARCHITECTURE.md shows the house; each module is a room of it.
 
+pub mod build;
+pub mod cli;
 pub mod digest;
+pub mod import;
 pub mod payload;
+pub mod progress;
 pub mod reason;
 pub mod reference;
 pub mod registry;

@@ -1,0 +1,141 @@
+use std::collections::{BTreeSet, HashMap};
+use std::io::Read;
+
+use clap::Args;
+use secrecy::SecretString;
+
+use super::CliError;
+use crate::reference::{Host, Reference};
+use crate::registry::{Access, Credentials, DockerConfig, Registry};
+
+/// The variables of docker-charon, which are read beside our own.
+const DOCKER_CHARON_USERNAME: &str = "DOCKER_CHARON_USERNAME";
+const DOCKER_CHARON_PASSWORD: &str = "DOCKER_CHARON_PASSWORD";
+/// No password is longer.
+const PASSWORD_LIMIT: u64 = 64 << 10;
+
+/// How a registry is reached.
+// The docstrings are the help that people read at a terminal.
+#[allow(clippy::doc_markdown)]
+#[derive(Args)]
+pub(super) struct RegistryOptions {
+    /// The registry, host or host:port; Docker Hub if it is not given
+    #[arg(short, long, value_name = "HOST", env = "CHARON_REGISTRY")]
+    registry: Option<String>,
+    /// Use plain HTTP instead of HTTPS
+    #[arg(short, long, env = "CHARON_INSECURE")]
+    insecure: bool,
+    /// The name to sign in with; also from DOCKER_CHARON_USERNAME
+    #[arg(short, long, value_name = "NAME", env = "CHARON_USERNAME")]
+    username: Option<String>,
+    /// The password to sign in with; also from DOCKER_CHARON_PASSWORD. Others on this machine can see it here: better use the variable or --password-stdin
+    #[arg(short, long, value_name = "PASSWORD", env = "CHARON_PASSWORD", hide_env_values = true)]
+    password: Option<SecretString>,
+    /// Read the password from standard input
+    #[arg(long, conflicts_with = "password")]
+    password_stdin: bool,
+}
+
+impl std::fmt::Debug for RegistryOptions {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("RegistryOptions").field("registry", &self.registry).finish_non_exhaustive()
+    }
+}
+
+impl RegistryOptions {
+    /// The host that names without a host belong to.
+    pub(super) fn host(&self) -> Result<Host, CliError> {
+        match &self.registry {
+            Some(host) => host.parse().map_err(|error| CliError::Usage(format!("--registry: {error}"))),
+            None => Ok(Host::docker_hub()),
+        }
+    }
+
+    /// Whether the password comes over standard input.
+    pub(super) fn reads_stdin(&self) -> bool {
+        self.password_stdin
+    }
+
+    /// Reads an image's name.
+    pub(super) fn reference(&self, text: &str) -> Result<Reference, CliError> {
+        Reference::parse(text, &self.host()?).map_err(|error| CliError::Usage(error.to_string()))
+    }
+
+    /// A client for `--registry`.
+    pub(super) fn registry(&self) -> Result<Registry, CliError> {
+        let host = self.host()?;
+        let config = DockerConfig::load_default().map_err(|error| CliError::failed(&error))?;
+        let from_config = || config.as_ref().and_then(|config| config.credentials(&host));
+        let credentials = self.credentials()?.or_else(from_config);
+        let access = Access { insecure: self.insecure, credentials, ..Access::default() };
+        Registry::new(host, access).map_err(|error| CliError::failed(&error))
+    }
+
+    /// A client for each of the hosts.
+    ///
+    /// The options and variables are for `--registry`, or, where that is not given, for the one
+    /// registry that is in use; every other host finds its credentials in Docker's configuration.
+    pub(super) fn registries(
+        &self,
+        references: &[&[Reference]],
+    ) -> Result<HashMap<Host, Registry>, CliError> {
+        let hosts: BTreeSet<Host> =
+            references.iter().copied().flatten().map(|reference| reference.host().clone()).collect();
+        let credentials = self.credentials()?;
+        let named = match (&self.registry, hosts.len()) {
+            (Some(_), _) => Some(self.host()?),
+            (None, 1) => hosts.first().cloned(),
+            (None, _) if self.insecure || credentials.is_some() => {
+                let hosts = hosts.iter().map(Host::as_str).collect::<Vec<_>>().join(", ");
+                return Err(CliError::Usage(format!(
+                    "the images are in several registries ({hosts}): say by --registry which one --insecure, --username and --password are for"
+                )));
+            }
+            (None, _) => None,
+        };
+        let config = DockerConfig::load_default().map_err(|error| CliError::failed(&error))?;
+        let mut registries = HashMap::new();
+        for host in hosts {
+            let is_named = named.as_ref() == Some(&host);
+            let given = credentials.clone().filter(|_| is_named);
+            let access = Access {
+                insecure: self.insecure && is_named,
+                credentials: given.or_else(|| config.as_ref().and_then(|config| config.credentials(&host))),
+                ..Access::default()
+            };
+            let registry = Registry::new(host.clone(), access).map_err(|error| CliError::failed(&error))?;
+            registries.insert(host, registry);
+        }
+        Ok(registries)
+    }
+
+    fn credentials(&self) -> Result<Option<Credentials>, CliError> {
+        let variable = |name| std::env::var(name).ok().filter(|value| !value.is_empty());
+        let username = self.username.clone().or_else(|| variable(DOCKER_CHARON_USERNAME));
+        let password = if self.password_stdin {
+            Some(password_from_stdin()?)
+        } else {
+            let from_variable = || variable(DOCKER_CHARON_PASSWORD).map(SecretString::from);
+            self.password.clone().or_else(from_variable)
+        };
+        match (username, password) {
+            (Some(username), Some(password)) => Ok(Some(Credentials { username, password })),
+            (None, None) => Ok(None),
+            (Some(_), None) => Err(CliError::Usage(
+                "a username without a password: give one with DOCKER_CHARON_PASSWORD or --password-stdin"
+                    .to_owned(),
+            )),
+            (None, Some(_)) => {
+                Err(CliError::Usage("a password without a username: give one with --username".to_owned()))
+            }
+        }
+    }
+}
+
+fn password_from_stdin() -> Result<SecretString, CliError> {
+    let mut text = String::new();
+    std::io::stdin().take(PASSWORD_LIMIT).read_to_string(&mut text).map_err(|error| {
+        CliError::Failed(format!("cannot read the password from standard input: {error}"))
+    })?;
+    Ok(SecretString::from(text.trim_end_matches(['\r', '\n'])))
+}
