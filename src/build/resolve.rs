@@ -28,8 +28,8 @@ pub(super) struct Resolved {
 enum ResolveError {
     #[error(transparent)]
     Registry(#[from] RegistryError),
-    #[error("{0}")]
-    Payload(#[from] PayloadError),
+    #[error("{image}: {error}")]
+    Payload { image: String, error: PayloadError },
     #[error("no access to {0} was given")]
     NoAccess(Host),
     /// A registry that did not answer, or not to these credentials, is not asked for the next image.
@@ -41,7 +41,7 @@ impl ResolveError {
     fn reason(&self) -> Reason {
         match self {
             Self::Registry(error) => error.reason(),
-            Self::Payload(error) => error.reason(),
+            Self::Payload { error, .. } => error.reason(),
             Self::NoAccess(_) => Reason::InvalidSpec,
             Self::Unanswered(reason, _) => *reason,
         }
@@ -106,11 +106,7 @@ impl Resolver<'_> {
                     if matches!(reason, Reason::RegistryUnavailable | Reason::AuthenticationFailed) {
                         self.unanswered.insert(reference.host().clone(), (reason, message.clone()));
                     }
-                    failures.push(Failure {
-                        item: reference.written().to_owned(),
-                        reason,
-                        message: format!("{}: {message}", reference.written()),
-                    });
+                    failures.push(Failure { item: reference.written().to_owned(), reason, message });
                 }
             }
         }
@@ -143,19 +139,20 @@ impl Resolver<'_> {
         manifests: &'a mut Vec<ManifestPlan>,
     ) -> BoxFuture<'a, Result<(), ResolveError>> {
         async move {
-            let refused =
-                |why: &str| PayloadError::Manifest { digest: manifest.digest.clone(), why: why.to_owned() };
+            let refused = |error| ResolveError::Payload { image: reference.written().to_owned(), error };
             if depth > DEPTH_LIMIT {
-                return Err(refused("its indexes are nested too deep").into());
+                let why = "its indexes are nested too deep".to_owned();
+                return Err(refused(PayloadError::Manifest { digest: manifest.digest, why }));
             }
-            for child in ManifestContent::parse(&manifest.digest, &manifest.bytes)?.children {
+            let content = ManifestContent::parse(&manifest.digest, &manifest.bytes).map_err(refused)?;
+            for child in content.children {
                 if manifests.iter().any(|known| known.digest == child.digest) {
                     continue;
                 }
                 let found = self.read(reference, child.digest.as_str()).await?;
                 if found.bytes.len() as u64 != child.size {
                     let (one, other) = (child.size, found.bytes.len() as u64);
-                    return Err(PayloadError::Sizes { digest: child.digest, one, other }.into());
+                    return Err(refused(PayloadError::Sizes { digest: child.digest, one, other }));
                 }
                 self.visit(reference, found, depth + 1, manifests).await?;
             }
@@ -179,7 +176,8 @@ impl Resolver<'_> {
         self.manifests_size += manifest.bytes.len() as u64;
         if self.manifests_size > MANIFESTS_LIMIT {
             let message = format!("the manifests of all images have over {MANIFESTS_LIMIT} bytes");
-            return Err(PayloadError::TooLarge(message).into());
+            let (image, error) = (reference.written().to_owned(), PayloadError::TooLarge(message));
+            return Err(ResolveError::Payload { image, error });
         }
         self.manifests.insert(manifest.digest.clone(), manifest.clone());
         Ok(manifest)

@@ -1,17 +1,34 @@
 use std::io::{self, Write};
 
+use tracing::{Event, Level, Subscriber};
 use tracing_subscriber::EnvFilter;
 use tracing_subscriber::fmt::format::Writer;
-use tracing_subscriber::fmt::time::FormatTime;
+use tracing_subscriber::fmt::{FmtContext, FormatEvent, FormatFields};
+use tracing_subscriber::registry::LookupSpan;
 
 use super::{CliError, Command, Verbosity};
 
-/// Times are the business of whoever collects the log of a service; people at a terminal see messages.
-struct NoTime;
+/// People at a terminal see messages; times and levels are for those who collect the log of a service.
+struct Messages;
 
-impl FormatTime for NoTime {
-    fn format_time(&self, _: &mut Writer<'_>) -> std::fmt::Result {
-        Ok(())
+impl<S, N> FormatEvent<S, N> for Messages
+where
+    S: Subscriber + for<'a> LookupSpan<'a>,
+    N: for<'a> FormatFields<'a> + 'static,
+{
+    fn format_event(
+        &self,
+        context: &FmtContext<'_, S, N>,
+        mut writer: Writer<'_>,
+        event: &Event<'_>,
+    ) -> std::fmt::Result {
+        match *event.metadata().level() {
+            Level::ERROR => writer.write_str("error: ")?,
+            Level::WARN => writer.write_str("warning: ")?,
+            _ => {}
+        }
+        context.field_format().format_fields(writer.by_ref(), event)?;
+        writeln!(writer)
     }
 }
 
@@ -28,7 +45,7 @@ pub(super) fn log(command: &Command, verbosity: &Verbosity) {
     // It can only be set once, and this is the one place where it is.
     let _ = match command {
         Command::MakePayload(_) | Command::PushPayload(_) => {
-            log.with_level(false).with_timer(NoTime).with_ansi(false).try_init()
+            log.with_ansi(false).event_format(Messages).try_init()
         }
         Command::Worker(_) => log.with_ansi(false).try_init(),
     };

@@ -139,7 +139,10 @@ impl<'a> Delivery<'a> {
         let meter = Meter::new(self.progress, entry.size);
         let mut has_passed = false;
         for repository in absent {
+            let corrupt = failed.iter().find(|(_, (reason, _))| *reason == Reason::PayloadCorrupt);
             let brought = match (self.holder(&entry.digest), &mut *payload) {
+                // Bytes that were wrong once are not read again for the next repository.
+                _ if corrupt.is_some() => corrupt.map_or(Ok(()), |(_, why)| Err(why.clone())),
                 (Some(holder), _) => self.copy(&entry.digest, entry.size, &holder, &repository).await,
                 (None, Payload::File(payload)) => {
                     let body = || meter.pass(payload.blob(&entry.digest));
