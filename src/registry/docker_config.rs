@@ -10,7 +10,7 @@ use base64::engine::general_purpose::{GeneralPurpose, GeneralPurposeConfig};
 use secrecy::SecretString;
 use serde::Deserialize;
 
-use super::client::Credentials;
+use super::access::Credentials;
 use crate::reference::Host;
 
 /// The credentials of a `config.json`, by registry.
@@ -75,9 +75,9 @@ impl DockerConfig {
             .map_err(|error| DockerConfigError::Syntax { line: error.line(), column: error.column() })?;
         let mut by_host = BTreeMap::new();
         for (key, entry) in file.auths {
-            // Two spellings of one host: the exact one was written by hand, and is taken.
             let host = host_of(&key);
-            let is_exact = host == key;
+            // Of two spellings of one host, the one that Docker itself would write is taken.
+            let is_exact = if host == "docker.io" { key == DOCKER_HUB_KEY } else { host == key };
             if let Some(credentials) = entry.credentials(&key)?
                 && (is_exact || !by_host.contains_key(&host))
             {
@@ -87,15 +87,12 @@ impl DockerConfig {
         Ok(Self { by_host })
     }
 
-    /// The configuration of the user: `$DOCKER_CONFIG/config.json`, `~/.docker/config.json` or `$REGISTRY_AUTH_FILE`,
-    /// the first that is there.
+    /// The configuration of the user: `$DOCKER_CONFIG/config.json`, without that variable `~/.docker/config.json`, or
+    /// else `$REGISTRY_AUTH_FILE`: the first that is there.
     pub fn load_default() -> Result<Option<Self>, DockerConfigError> {
         let of = |name: &str| env::var_os(name).filter(|value| !value.is_empty()).map(PathBuf::from);
-        let places = [
-            of("DOCKER_CONFIG").map(|folder| folder.join("config.json")),
-            of("HOME").map(|home| home.join(".docker/config.json")),
-            of("REGISTRY_AUTH_FILE"),
-        ];
+        let docker = of("DOCKER_CONFIG").or_else(|| of("HOME").map(|home| home.join(".docker")));
+        let places = [docker.map(|folder| folder.join("config.json")), of("REGISTRY_AUTH_FILE")];
         Self::load_first(places.into_iter().flatten())
     }
 
@@ -140,6 +137,9 @@ impl Entry {
         })
     }
 }
+
+/// Docker keeps its Hub's credentials under the address of an API that is long gone.
+const DOCKER_HUB_KEY: &str = "https://index.docker.io/v1/";
 
 /// People write `auth` by hand, with and without the padding.
 const ANY_PADDING: GeneralPurpose = GeneralPurpose::new(
