@@ -14,6 +14,8 @@ mod docker_config;
 mod error;
 mod manifests;
 mod retry;
+#[cfg(test)]
+mod tests;
 mod uploads;
 
 pub use access::{Access, Credentials};

@@ -303,3 +303,45 @@ fn basic(credentials: &Credentials) -> HeaderValue {
     header.set_sensitive(true);
     header
 }
+
+#[cfg(test)]
+mod tests {
+    use reqwest::Method;
+
+    use super::super::access::Access;
+    use super::super::error::Asked;
+    use super::*;
+
+    fn chosen(insecure: bool, header: &'static str) -> Result<Option<Challenge>, RegistryError> {
+        let access = Access { insecure, ..Access::default() };
+        let registry = Registry::new("a.b".parse().unwrap(), access).unwrap();
+        let url = registry.url("x", &["manifests", "1"]).unwrap();
+        let asked = Asked::reading(registry.host(), "x", "1");
+        let call = Call::new(Method::GET, url, Scopes::pull("x"), asked);
+        choose(&registry, &call, &[HeaderValue::from_static(header)])
+    }
+
+    #[test]
+    fn a_token_service_on_plain_http_is_refused_where_the_registry_has_tls() {
+        let header = r#"Bearer realm="http://c.d/token""#;
+        let error = chosen(false, header).unwrap_err();
+        assert_eq!(
+            error.to_string(),
+            "cannot read a.b/x:1: a.b names the token service c.d on plain HTTP, which no credential is sent to; \
+             check the registry's token settings"
+        );
+        assert!(chosen(true, header).is_ok());
+        assert!(chosen(false, r#"Bearer realm="https://c.d/token""#).is_ok());
+        for header in ["Bearer", r#"Bearer realm="file:///x""#, r#"Bearer realm="token""#] {
+            assert!(chosen(true, header).is_err(), "{header}");
+        }
+    }
+
+    #[test]
+    fn a_token_is_preferred_to_a_password() {
+        let both = r#"Basic realm="x", Bearer realm="https://c.d/token",service="s""#;
+        assert!(matches!(chosen(false, both), Ok(Some(Challenge::Bearer { .. }))));
+        assert!(matches!(chosen(false, "basic realm=x"), Ok(Some(Challenge::Basic))));
+        assert!(matches!(chosen(false, "Negotiate"), Ok(None)));
+    }
+}

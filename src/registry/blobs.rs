@@ -22,7 +22,7 @@ impl Registry {
         let reply = self.send(&call, &mut self.retry()).await?;
         match reply.status() {
             status if status.is_success() => Ok(true),
-            StatusCode::NOT_FOUND if reply.is_own => Ok(false),
+            StatusCode::NOT_FOUND => Ok(false),
             // The registry has it and sent us on; its storage's link may be good for GET alone.
             _ if !reply.is_own => Ok(true),
             _ => Err(self.refused(&call, reply).await),

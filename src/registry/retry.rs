@@ -149,3 +149,36 @@ pub(super) fn retry_after(headers: &HeaderMap) -> Option<Duration> {
     let date = jiff::fmt::rfc2822::parse(text).ok()?;
     Some(date.timestamp().duration_since(jiff::Timestamp::now()).try_into().unwrap_or_default())
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn pauses_double_up_to_the_longest_and_are_never_all_alike() {
+        let patience = Patience::default();
+        for (tries, least, most) in [(1, 250, 500), (2, 500, 1000), (5, 4000, 8000), (100, 10_000, 20_000)] {
+            for _ in 0..100 {
+                let pause = pause(&patience, tries, None).as_millis();
+                assert!((least..=most).contains(&pause), "{tries}: {pause}");
+            }
+        }
+    }
+
+    #[test]
+    fn a_registry_may_ask_for_a_longer_pause_up_to_a_limit() {
+        let patience = Patience::default();
+        assert_eq!(pause(&patience, 1, Some(Duration::from_secs(7))), Duration::from_secs(7));
+        assert_eq!(pause(&patience, 1, Some(Duration::from_hours(1))), Duration::from_mins(2));
+        assert!(pause(&patience, 1, Some(Duration::ZERO)) >= Duration::from_millis(250));
+    }
+
+    #[test]
+    fn retry_after_is_read_as_seconds_or_as_a_date() {
+        let read = |text: &str| retry_after(&[(RETRY_AFTER, text.parse().unwrap())].into_iter().collect());
+        assert_eq!(read("7"), Some(Duration::from_secs(7)));
+        assert_eq!(read("Wed, 21 Oct 2015 07:28:00 GMT"), Some(Duration::ZERO));
+        assert!(read("Mon, 21 Oct 2999 07:28:00 GMT").unwrap() > Duration::from_hours(1));
+        assert_eq!(read("soon"), None);
+    }
+}

@@ -7,6 +7,7 @@ use bytes::Bytes;
 use futures::{Stream, StreamExt as _, stream};
 use reqwest::header::{CONTENT_LENGTH, CONTENT_TYPE, HeaderValue};
 use reqwest::{Body, Method, StatusCode};
+use tokio::runtime::Handle;
 use tokio::time::Instant;
 use url::Url;
 
@@ -39,7 +40,7 @@ impl Registry {
             StatusCode::ACCEPTED => {
                 // An upload was begun instead. It is not used: whether the caller has the bytes at hand is its affair.
                 if let Ok(upload) = self.location(&call.asked, &reply.url, reply.response.headers()) {
-                    self.cancel(&call, upload).await;
+                    self.cancel(cancelling(&call, upload)).await;
                 }
                 Ok(false)
             }
@@ -85,21 +86,26 @@ impl Registry {
                     continue;
                 }
             };
-            let upload = self.location(&begin.asked, &reply.url, reply.response.headers())?;
+            let url = self.location(&begin.asked, &reply.url, reply.response.headers())?;
             self.note_success();
-            let error = match self.put_blob(&begin, &upload, digest, size, &mut retry, &body).await {
-                Ok(()) => return Ok(()),
-                Err(error) => error,
-            };
-            self.cancel(&begin, upload).await;
-            retry.after(error).await?;
+            let upload = Upload { registry: self, cancel: Some(cancelling(&begin, url.clone())) };
+            match self.put_blob(&begin, url, digest, size, &mut retry, &body).await {
+                Ok(()) => {
+                    upload.committed();
+                    return Ok(());
+                }
+                Err(error) => {
+                    upload.give_up().await;
+                    retry.after(error).await?;
+                }
+            }
         }
     }
 
     async fn put_blob<F, S>(
         &self,
         begin: &Call,
-        upload: &Url,
+        mut url: Url,
         digest: &Digest,
         size: u64,
         retry: &mut Retry,
@@ -109,19 +115,25 @@ impl Registry {
         F: Fn() -> S,
         S: Stream<Item = io::Result<Bytes>> + Send + 'static,
     {
-        let mut url = upload.clone();
         url.query_pairs_mut().append_pair("digest", digest.as_str());
         let watch = Arc::new(Watch::new());
-        let failure = Arc::new(Mutex::new(None));
+        let failure = Failure::default();
         let mut call = Call::new(Method::PUT, url, begin.scopes.clone(), begin.asked.clone())
             .header(CONTENT_TYPE, HeaderValue::from_static("application/octet-stream"))
             .header(CONTENT_LENGTH, HeaderValue::from(size));
         call.watch = Some(watch.clone());
-        let result = self
-            .attempt(&call, || Some(Body::wrap_stream(exactly(body(), size, watch.clone(), failure.clone()))))
-            .await;
-        let failure = failure.lock().unwrap_or_else(PoisonError::into_inner).take();
-        if let Some(source) = failure {
+        let stream = || exactly(body(), size, watch.clone(), failure.clone());
+        let result = if size == 0 {
+            // No connection asks for the bytes of an empty body, and its end may still be an error.
+            let _ = stream().collect::<Vec<_>>().await;
+            match failed(&failure) {
+                Some(source) => return Err(RegistryError::Body { asked: begin.asked.clone(), source }),
+                None => self.attempt(&call, || Some(Body::from(Bytes::new()))).await,
+            }
+        } else {
+            self.attempt(&call, || Some(Body::wrap_stream(stream()))).await
+        };
+        if let Some(source) = failed(&failure) {
             return Err(RegistryError::Body { asked: begin.asked.clone(), source });
         }
         if watch.stage() != Stage::Waiting {
@@ -133,8 +145,7 @@ impl Registry {
     }
 
     /// Ends an upload that will not be committed. Registries sweep what is left, so a failure is of no account.
-    async fn cancel(&self, begin: &Call, upload: Url) {
-        let call = Call::new(Method::DELETE, upload, begin.scopes.clone(), begin.asked.clone());
+    async fn cancel(&self, call: Call) {
         let limit = self.patience().connect;
         if let Ok(Err(error)) = tokio::time::timeout(limit, self.attempt(&call, || None)).await {
             tracing::debug!(%error, "an upload was left behind");
@@ -142,12 +153,49 @@ impl Registry {
     }
 }
 
+fn cancelling(begin: &Call, url: Url) -> Call {
+    Call::new(Method::DELETE, url, begin.scopes.clone(), begin.asked.clone())
+}
+
+/// An upload that was begun. Whoever stops waiting for it leaves none behind.
+struct Upload<'a> {
+    registry: &'a Registry,
+    cancel: Option<Call>,
+}
+
+impl Upload<'_> {
+    fn committed(mut self) {
+        self.cancel = None;
+    }
+
+    async fn give_up(mut self) {
+        if let Some(call) = self.cancel.take() {
+            self.registry.cancel(call).await;
+        }
+    }
+}
+
+impl Drop for Upload<'_> {
+    fn drop(&mut self) {
+        if let (Some(call), Ok(runtime)) = (self.cancel.take(), Handle::try_current()) {
+            let registry = self.registry.clone();
+            runtime.spawn(async move { registry.cancel(call).await });
+        }
+    }
+}
+
+type Failure = Arc<Mutex<Option<io::Error>>>;
+
+fn failed(failure: &Failure) -> Option<io::Error> {
+    failure.lock().unwrap_or_else(PoisonError::into_inner).take()
+}
+
 /// `body`, held to `size` bytes; its error is put into `failure`, and the connection is cut.
 fn exactly<S>(
     body: S,
     size: u64,
     watch: Arc<Watch>,
-    failure: Arc<Mutex<Option<io::Error>>>,
+    failure: Failure,
 ) -> impl Stream<Item = io::Result<Bytes>> + Send + 'static
 where
     S: Stream<Item = io::Result<Bytes>> + Send + 'static,
