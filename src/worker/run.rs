@@ -229,6 +229,7 @@ fn payload_path(payloads: &Path, path: &str) -> Result<PathBuf, Refusal> {
     Ok(payloads.join(path))
 }
 
+#[allow(clippy::needless_pass_by_value)] // the shape that map_err takes
 fn invalid(error: crate::reference::ReferenceError) -> Refusal {
     (Reason::InvalidSpec, error.to_string())
 }
