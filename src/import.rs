@@ -12,7 +12,7 @@ use tokio::io::AsyncRead;
 use tracing::{info, warn};
 
 use crate::digest::Digest;
-use crate::payload::{Bill, FilePayload, Layout, PayloadError, StreamPayload};
+use crate::payload::{Bill, FilePayload, PayloadError, StreamPayload};
 use crate::progress::{Progress, Stage};
 use crate::reason::{self, Failure, Reason};
 use crate::registry::{Registry, RegistryError};
@@ -54,8 +54,8 @@ impl fmt::Debug for Source {
 /// A payload that was read, as far as it could be pushed.
 #[derive(Clone, Debug)]
 pub struct ImportReport {
-    /// The payload digest.
-    pub digest: Digest,
+    /// The payload digest; docker-charon's payloads have none.
+    pub digest: Option<Digest>,
     /// The payload's size in bytes.
     pub size: u64,
     /// The payload's bill.
@@ -106,7 +106,7 @@ pub enum ImportError {
         /// What was expected.
         expected: Digest,
         /// What the file has.
-        found: Digest,
+        found: String,
     },
     /// The registry does not answer, or not to us.
     #[error(transparent)]
@@ -182,17 +182,17 @@ impl Payload {
         }
     }
 
-    fn digest(&self) -> &Digest {
+    fn digest(&self) -> Option<&Digest> {
         match self {
             Self::File(payload) => payload.digest(),
-            Self::Stream(payload) => payload.digest(),
+            Self::Stream(payload) => Some(payload.digest()),
         }
     }
 
-    fn layout(&self) -> &Layout {
+    fn size(&self) -> u64 {
         match self {
-            Self::File(payload) => payload.layout(),
-            Self::Stream(payload) => payload.layout(),
+            Self::File(payload) => payload.size(),
+            Self::Stream(payload) => payload.layout().total_size(),
         }
     }
 
@@ -220,11 +220,14 @@ impl Payload {
 pub async fn import(request: ImportRequest, progress: &Arc<Progress>) -> Result<ImportReport, ImportError> {
     progress.enter(Stage::Checking);
     let mut payload = Payload::open(request.source).await?;
-    if let Some(expected) = request.expected_digest.filter(|expected| expected != payload.digest()) {
-        return Err(ImportError::WrongPayload { expected, found: payload.digest().clone() });
+    let digest = payload.digest().cloned();
+    if let Some(expected) = request.expected_digest.filter(|expected| Some(expected) != digest.as_ref()) {
+        let found = digest
+            .map_or_else(|| "none, since docker-charon made it".to_owned(), |digest| digest.to_string());
+        return Err(ImportError::WrongPayload { expected, found });
     }
     let bill = payload.bill().clone();
-    let (digest, size) = (payload.digest().clone(), payload.layout().total_size());
+    let size = payload.size();
     let prefix = request.repository_prefix.as_deref();
     let mut targets =
         target::targets(&bill, request.registry.host(), prefix, |digest| payload.manifest(digest))?;
@@ -269,20 +272,21 @@ async fn check(
 ) -> Result<(), ImportError> {
     let written: Vec<String> = targets.iter().map(|target| target.repository.clone()).collect();
     for target in targets.iter_mut().filter(|target| !target.has_failed()) {
-        let asked = if target.carried { target.tag.clone() } else { target.root.to_string() };
+        // What docker-charon only names, it names by its tag.
+        let by_digest = target.root.as_ref().filter(|_| !target.carried).map(ToString::to_string);
+        let asked = by_digest.unwrap_or_else(|| target.tag.clone());
         let found = delivery.manifest_digest(&target.repository, &asked).await;
         match found {
-            Ok(Some(found)) if found == target.root => {
+            Ok(Some(found)) if target.root.as_ref().is_none_or(|root| *root == found) => {
                 info!("{}:{} is already in the destination registry", target.repository, target.tag);
                 target.state = State::Present;
             }
             Ok(_) if !target.carried => {
                 warn!(
-                    "{} was declared already transferred, but {}/{} has no {}",
+                    "{} was declared already transferred, but {}/{} has no {asked}",
                     target.name,
                     delivery.host(),
-                    target.repository,
-                    target.root
+                    target.repository
                 );
                 target.state = State::AbsentBase;
             }

@@ -17,8 +17,8 @@ pub(super) struct Target {
     /// Where it goes.
     pub(super) repository: String,
     pub(super) tag: String,
-    /// The digest of its root manifest.
-    pub(super) root: Digest,
+    /// The digest of its root manifest, where it is known: see [`crate::payload::BillImage`].
+    pub(super) root: Option<Digest>,
     /// Whether the payload carries anything of it.
     pub(super) carried: bool,
     /// Its manifests in push order, the root last.
@@ -72,7 +72,9 @@ impl Target {
             reason: Reason::MissingBase,
             message: format!(
                 "{} was declared already transferred, but {} has no {}; transfer it first, or build the payload without declaring it",
-                self.name, self.repository, self.root
+                self.name,
+                self.repository,
+                self.root.as_ref().map_or(self.tag.as_str(), Digest::as_str)
             ),
         })
     }
@@ -170,7 +172,7 @@ pub(super) fn targets(
         let is_name = reference::is_repository(&repository);
         let mut target = Target {
             name: image.name.clone(),
-            tag: tag(&reference, &image.digest),
+            tag: tag(&reference, image.digest.as_ref()),
             root: image.digest.clone(),
             carried: image.carried,
             manifests: image.manifests.clone(),
@@ -188,8 +190,11 @@ pub(super) fn targets(
 }
 
 /// The image's tag; a reference by digest alone gets one, since registries collect what has none.
-fn tag(reference: &Reference, root: &Digest) -> String {
-    reference.tag().map_or_else(|| format!("charon-{}", &root.hex()[..32]), str::to_owned)
+fn tag(reference: &Reference, root: Option<&Digest>) -> String {
+    match (reference.tag(), reference.digest().or(root)) {
+        (None, Some(digest)) => format!("charon-{}", &digest.hex()[..32]),
+        (tag, _) => tag.unwrap_or("latest").to_owned(),
+    }
 }
 
 /// The bytes of all manifests that a payload carries.
@@ -236,9 +241,9 @@ mod tests {
         let digest = Digest::sha256(b"");
         let reference = |text: String| Reference::parse(&text, &Host::docker_hub()).unwrap();
         assert_eq!(
-            tag(&reference(format!("a@{digest}")), &digest),
+            tag(&reference(format!("a@{digest}")), Some(&digest)),
             "charon-e3b0c44298fc1c149afbf4c8996fb924"
         );
-        assert_eq!(tag(&reference(format!("a:1@{digest}")), &digest), "1");
+        assert_eq!(tag(&reference(format!("a:1@{digest}")), Some(&digest)), "1");
     }
 }

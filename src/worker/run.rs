@@ -61,7 +61,7 @@ async fn run_build(
     Ok(match build(request, progress).await {
         Ok(report) => Outcome {
             payload: Some(PayloadSummary {
-                digest: report.digest.clone(),
+                digest: Some(report.digest.clone()),
                 size_bytes: report.size,
                 format_version: report.format_version,
                 images: count(report.images),
