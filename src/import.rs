@@ -1,6 +1,7 @@
 //! Payload to registry: the payload is checked, blobs are pushed, manifests after them, tags last.
 
 mod deliver;
+mod names;
 mod target;
 
 use std::fmt;
@@ -17,6 +18,8 @@ use crate::progress::{Progress, Stage};
 use crate::reason::{self, Failure, Reason};
 use crate::registry::{Registry, RegistryError};
 use deliver::Delivery;
+use names::Names;
+pub use names::Naming;
 use target::{State, Target};
 
 /// A payload to push.
@@ -28,8 +31,14 @@ pub struct ImportRequest {
     pub expected_digest: Option<Digest>,
     /// The registry that it goes to.
     pub registry: Registry,
+    /// How images are called there.
+    pub naming: Naming,
     /// Goes in front of every repository.
     pub repository_prefix: Option<String>,
+    /// Repositories that are looked through, too, for what the payload requires.
+    pub base_repositories: Vec<String>,
+    /// Whether an image that was named by its digest alone gets a tag, `charon-<32 hex digits>`.
+    pub tag_digests: bool,
     /// Push nothing unless everything can be pushed.
     pub strict: bool,
 }
@@ -229,11 +238,11 @@ pub async fn import(request: ImportRequest, progress: &Arc<Progress>) -> Result<
     let bill = payload.bill().clone();
     let size = payload.size();
     let prefix = request.repository_prefix.as_deref();
-    let mut targets =
-        target::targets(&bill, request.registry.host(), prefix, |digest| payload.manifest(digest))?;
+    let names = Names::new(request.registry.host(), prefix, request.naming, request.tag_digests);
+    let mut targets = target::targets(&bill, &names, |digest| payload.manifest(digest))?;
     let mut delivery = Delivery::new(&request.registry, progress);
 
-    check(&bill, &mut targets, &mut delivery, prefix).await?;
+    check(&bill, &mut targets, &mut delivery, &names, &request.base_repositories).await?;
     let failed = |target: &Target| target.failure().cloned().or_else(|| target.missing_base());
     let failures: Vec<Failure> = targets.iter().filter_map(failed).collect();
     if request.strict && !failures.is_empty() {
@@ -254,7 +263,7 @@ pub async fn import(request: ImportRequest, progress: &Arc<Progress>) -> Result<
         .iter()
         .map(|target| ImportedImage {
             name: target.name.clone(),
-            target: format!("{}:{}", target.repository, target.tag),
+            target: target.far_name(),
             failure: target.failure().cloned().or_else(|| target.missing_base()),
             is_absent_base: target.missing_base().is_some(),
         })
@@ -268,17 +277,16 @@ async fn check(
     bill: &Bill,
     targets: &mut [Target],
     delivery: &mut Delivery<'_>,
-    prefix: Option<&str>,
+    names: &Names,
+    base_repositories: &[String],
 ) -> Result<(), ImportError> {
     let written: Vec<String> = targets.iter().map(|target| target.repository.clone()).collect();
     for target in targets.iter_mut().filter(|target| !target.has_failed()) {
-        // What docker-charon only names, it names by its tag.
-        let by_digest = target.root.as_ref().filter(|_| !target.carried).map(ToString::to_string);
-        let asked = by_digest.unwrap_or_else(|| target.tag.clone());
+        let asked = target.asked();
         let found = delivery.manifest_digest(&target.repository, &asked).await;
         match found {
             Ok(Some(found)) if target.root.as_ref().is_none_or(|root| *root == found) => {
-                info!("{}:{} is already in the destination registry", target.repository, target.tag);
+                info!("Skipping {} as it's already in the destination registry", target.far_name());
                 target.state = State::Present;
             }
             Ok(_) if !target.carried => {
@@ -297,12 +305,14 @@ async fn check(
     for target in targets.iter_mut().filter(|target| matches!(target.state, State::Wanted)) {
         let mut missing = Vec::new();
         for required in bill.required.iter().filter(|required| target.blobs.contains(&required.digest)) {
-            let sources = required
-                .sources
-                .iter()
-                .filter_map(|source| target::far_repository(&source.name, delivery.host(), prefix).ok());
-            let places: Vec<String> =
-                std::iter::once(target.repository.clone()).chain(sources).chain(written.clone()).collect();
+            let sources = required.sources.iter().filter_map(|source| {
+                let source = target::reference_of(&source.name, &source.reference).ok()?;
+                Some(names.repository(&source))
+            });
+            let places: Vec<String> = std::iter::once(target.repository.clone())
+                .chain(sources)
+                .chain(written.iter().chain(base_repositories).cloned())
+                .collect();
             match delivery.find(&required.digest, &places).await {
                 Ok(true) => {}
                 Ok(false) => missing.push(required),

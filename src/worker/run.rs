@@ -9,7 +9,7 @@ use super::contract::{
 };
 use super::failed;
 use crate::build::{BuildRequest, Output, build};
-use crate::import::{ImportReport, ImportRequest, Source, import};
+use crate::import::{ImportReport, ImportRequest, Naming, Source, import};
 use crate::progress::Progress;
 use crate::reason::{self, Failure, Reason};
 use crate::reference::{Host, Reference};
@@ -102,7 +102,10 @@ async fn run_import(
         source: Source::File(file),
         expected_digest: work.expected_digest.clone(),
         registry,
+        naming: Naming::default(),
         repository_prefix: work.repository_prefix.clone(),
+        base_repositories: Vec::new(),
+        tag_digests: true,
         strict: work.strict,
     };
     Ok(match import(request, progress).await {
