@@ -121,6 +121,8 @@ impl Reader {
                 self.source = Some(self.open().await?);
                 continue;
             };
+            // The consumer may have paused: what it did is no failure of the registry's.
+            self.retry.begin();
             let idle = self.registry.patience().idle;
             let error = match tokio::time::timeout(idle, source.body.next()).await {
                 Ok(Some(Ok(chunk))) => {

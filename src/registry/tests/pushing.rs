@@ -153,6 +153,23 @@ async fn an_upload_that_no_one_waits_for_any_more_is_cancelled() {
 }
 
 #[tokio::test]
+async fn an_upload_that_has_bytes_is_cancelled_where_the_registry_says_that_it_is() {
+    let server = Server::start(|seen, _| match (seen.method.as_str(), seen.target.as_str()) {
+        ("POST", _) => reply(202, &[("location", "/upload?offset=0")], ""),
+        ("PUT", _) => reply(400, &[], ""),
+        ("GET", _) => reply(204, &[("location", "/upload?offset=34")], ""),
+        ("DELETE", "/upload?offset=34") => reply(204, &[], ""),
+        _ => reply(416, &[], ""),
+    })
+    .await;
+    anonymous(&server).push_blob("x", &digest_of(CONTENT), SIZE, whole).await.unwrap_err();
+    assert_eq!(
+        server.lines()[2..],
+        ["DELETE /upload?offset=0", "GET /upload?offset=0", "DELETE /upload?offset=34"]
+    );
+}
+
+#[tokio::test]
 async fn a_mount_is_taken_or_refused_and_what_it_began_instead_is_cancelled() {
     for (status, expected, requests) in [
         (201, true, vec!["POST"]),

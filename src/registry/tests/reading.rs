@@ -140,6 +140,24 @@ async fn a_registry_that_wants_to_be_left_alone_for_longer_than_patience_lasts_i
 }
 
 #[tokio::test]
+async fn a_registry_that_was_of_use_is_waited_for_longer() {
+    let server = Server::start(|seen, nth| match (seen.target.contains("manifests"), nth % 2) {
+        (true, _) => reply(200, &[], "{}"),
+        (false, 0) => reply(503, &[], ""),
+        (false, _) => reply(200, &[], CONTENT),
+    })
+    .await;
+    let patience = Patience { before_anything_moved: Duration::ZERO, ..EAGER };
+    let registry = client(&server, patience, None);
+    registry.manifest("x", "1").await.unwrap();
+    assert_eq!(read(&registry, SIZE).await.unwrap(), CONTENT);
+    assert_eq!(
+        read(&client(&server, patience, None), SIZE).await.unwrap_err().reason(),
+        Reason::RegistryUnavailable
+    );
+}
+
+#[tokio::test]
 async fn more_than_five_redirects_are_not_followed() {
     let server = Server::start(|seen, nth| {
         let next = format!("{}?{nth}", seen.target.split('?').next().unwrap());
