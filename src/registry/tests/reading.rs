@@ -115,6 +115,12 @@ async fn an_empty_blob_is_never_asked_for_by_range() {
     let server = Server::start(|_, _| reply(200, &[], "")).await;
     assert_eq!(read(&anonymous(&server), 0).await.unwrap(), b"");
     assert_eq!(ranges(&server), [None]);
+    // Of a blob that is not empty, an empty part is not asked for at all.
+    for range in [0..0, 5..5, 34..34, 40..50] {
+        let part = anonymous(&server).blob_range("x", &digest_of(CONTENT), SIZE, range);
+        assert_eq!(part.try_collect::<Vec<_>>().await.unwrap().concat(), b"");
+    }
+    assert_eq!(ranges(&server).len(), 1);
 }
 
 #[tokio::test]
