@@ -224,3 +224,21 @@ async fn a_manifest_refused_for_what_is_missing_is_told_from_one_refused_for_wha
         );
     }
 }
+
+#[tokio::test]
+async fn blobs_can_be_moved_by_tasks_of_their_own() {
+    let server = Server::start(|seen, _| match seen.method.as_str() {
+        "POST" => reply(202, &[("location", "/upload")], ""),
+        "PUT" => reply(201, &[], ""),
+        _ => reply(200, &[], CONTENT),
+    })
+    .await;
+    let registry = anonymous(&server);
+    let task = tokio::spawn(async move {
+        let digest = digest_of(CONTENT);
+        registry.push_blob("x", &digest, SIZE, whole).await?;
+        let mut stream = Box::pin(registry.blob("x", &digest, SIZE));
+        stream.next().await.transpose()
+    });
+    assert_eq!(task.await.unwrap().unwrap().unwrap(), CONTENT);
+}
