@@ -125,7 +125,7 @@ pub async fn main() -> ExitCode {
         Command::Verify(command) => command.run(&context).await,
         Command::Completion(command) => command.run(),
         Command::Man(command) => command.run(),
-        Command::Worker(worker) => return ExitCode::from(worker.run().await),
+        Command::Worker(worker) => return ExitCode::from(Box::pin(worker.run()).await),
     };
     context.bar().finish_and_clear();
     match result {
