@@ -2,6 +2,7 @@
 //!
 //! ARCHITECTURE.md shows the house; each module is a room of it.
 
+pub mod api;
 pub mod digest;
 pub mod reason;
 pub mod reference;
