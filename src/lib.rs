@@ -4,6 +4,9 @@
 
 pub mod api;
 pub mod digest;
+pub mod payload;
 pub mod reason;
 pub mod reference;
+pub mod registry;
+pub mod storage;
 pub mod worker;

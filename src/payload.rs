@@ -1,0 +1,33 @@
+//! The payload: one zip that is an OCI image layout, too, and says in its first entry what it holds.
+//!
+//! [`Contents`] is a payload before it is written, [`PayloadWriter`] writes it in sequence,
+//! [`FilePayload`] and [`StreamPayload`] read it. Every offset follows from the bill alone
+//! ([`Layout`]), so a reader knows where each byte lies, and how long the file is, after one small
+//! read.
+
+mod bill;
+mod contents;
+mod descriptor;
+mod error;
+mod framing;
+mod layout;
+mod manifest;
+mod reader;
+mod stream;
+mod verified;
+mod writer;
+
+#[cfg(test)]
+mod tests;
+
+pub use bill::{
+    Bill, BillEntry, BillFile, BillImage, BillManifest, EntryKind, FORMAT_VERSION, Required, RequiredSource,
+};
+pub use contents::{Contents, ImagePlan, ManifestPlan};
+pub use error::PayloadError;
+pub use layout::{Layout, LayoutEntry};
+pub use manifest::{Descriptor, MANIFEST_LIMIT, MANIFESTS_LIMIT, ManifestContent};
+pub use reader::FilePayload;
+pub use stream::StreamPayload;
+pub use verified::Verified;
+pub use writer::{BlobError, PayloadWriter};

@@ -1,0 +1,315 @@
+use std::collections::{HashMap, HashSet};
+
+use serde::{Deserialize, Serialize};
+
+use super::PayloadError;
+use super::manifest::{MANIFEST_LIMIT, MANIFESTS_LIMIT};
+use crate::digest::Digest;
+
+/// The version of the payload format that this program writes and reads.
+pub const FORMAT_VERSION: u32 = 1;
+/// A bill is never larger.
+pub(super) const BILL_LIMIT: u64 = 16 << 20;
+/// A payload never has more entries.
+const ENTRIES_LIMIT: usize = 100_000;
+/// Sizes are JSON numbers, safe below this.
+const SIZE_LIMIT: u64 = 1 << 53;
+
+/// What a payload holds: its first entry, `charon.json`.
+///
+/// The sha256 of its bytes is the payload digest; it commits to every digest and size in the file.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub struct Bill {
+    /// [`FORMAT_VERSION`].
+    pub format_version: u32,
+    /// The images, in the order in which they were asked for.
+    pub images: Vec<BillImage>,
+    /// The entries that are no blobs.
+    pub files: Vec<BillFile>,
+    /// The entries under `blobs/`, in file order.
+    pub entries: Vec<BillEntry>,
+    /// Blobs that are not carried, since the far side has them; sorted by digest.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub required: Vec<Required>,
+}
+
+/// One image.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub struct BillImage {
+    /// What the user wrote.
+    pub name: String,
+    /// What it resolved to, `host/repository[:tag][@digest]`.
+    pub reference: String,
+    /// What the tag meant at that moment.
+    pub digest: Digest,
+    /// The root manifest's media type.
+    pub media_type: String,
+    /// The root manifest's size in bytes.
+    pub size: u64,
+    /// False: the image is itself already at the far side, and nothing of it is in the payload.
+    pub carried: bool,
+    /// All its manifests in push order: children first, the root last.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub manifests: Vec<BillManifest>,
+}
+
+/// One manifest of an image.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub struct BillManifest {
+    /// The manifest's digest.
+    pub digest: Digest,
+    /// Its media type: an OCI manifest may not carry its own.
+    pub media_type: String,
+    /// Its size in bytes.
+    pub size: u64,
+}
+
+/// One entry that is no blob.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct BillFile {
+    /// Its name in the zip.
+    pub path: String,
+    /// Its size in bytes.
+    pub size: u64,
+    /// The digest of its bytes.
+    pub digest: Digest,
+}
+
+/// One entry under `blobs/`.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct BillEntry {
+    /// The digest of its content.
+    pub digest: Digest,
+    /// The content's size in bytes.
+    pub size: u64,
+    /// What it is.
+    pub kind: EntryKind,
+    /// How it is stored; `identity` is as it is.
+    pub encoding: String,
+}
+
+/// What an entry is.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub enum EntryKind {
+    /// A manifest or an index.
+    Manifest,
+    /// A config or a layer.
+    Blob,
+}
+
+/// A blob that the far side must have.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Required {
+    /// The blob.
+    pub digest: Digest,
+    /// Its size in bytes.
+    pub size: u64,
+    /// The images that brought it.
+    pub sources: Vec<RequiredSource>,
+}
+
+/// An image that brought a required blob to the far side.
+#[derive(Clone, Debug, PartialEq, Eq, Hash, Serialize, Deserialize)]
+pub struct RequiredSource {
+    /// What the user wrote.
+    pub name: String,
+    /// What it resolved to.
+    pub reference: String,
+}
+
+/// Read alone and first, so that a bill of a later version is refused by its version.
+#[derive(Deserialize)]
+#[serde(rename_all = "camelCase")]
+struct Version {
+    format_version: u64,
+}
+
+impl Bill {
+    /// Reads and checks a bill: everything that can be known to be wrong without reading on.
+    pub fn parse(bytes: &[u8]) -> Result<Self, PayloadError> {
+        let corrupt = |why: String| PayloadError::Corrupt(format!("its bill, charon.json, {why}"));
+        let version: Version =
+            serde_json::from_slice(bytes).map_err(|error| corrupt(format!("cannot be read: {error}")))?;
+        if version.format_version != u64::from(FORMAT_VERSION) {
+            return Err(PayloadError::UnsupportedVersion { found: version.format_version });
+        }
+        let bill: Self =
+            serde_json::from_slice(bytes).map_err(|error| corrupt(format!("cannot be read: {error}")))?;
+        bill.check().map_err(|error| match error {
+            PayloadError::Corrupt(why) | PayloadError::TooLarge(why) => corrupt(why),
+            other => other,
+        })?;
+        Ok(bill)
+    }
+
+    /// The bytes of `charon.json`.
+    pub(super) fn to_bytes(&self) -> Result<Vec<u8>, PayloadError> {
+        let bytes = serde_json::to_vec(self)
+            .map_err(|error| PayloadError::Io { doing: "writing the bill", source: error.into() })?;
+        if bytes.len() as u64 > BILL_LIMIT {
+            return Err(PayloadError::TooLarge(format!("the bill would have {} bytes", bytes.len())));
+        }
+        Ok(bytes)
+    }
+
+    /// The entries that are blobs, in file order.
+    pub fn blobs(&self) -> impl Iterator<Item = &BillEntry> {
+        self.entries.iter().filter(|entry| entry.kind == EntryKind::Blob)
+    }
+
+    /// What holds for every bill, whoever wrote it.
+    pub(super) fn check(&self) -> Result<(), PayloadError> {
+        let corrupt = |why: String| Err(PayloadError::Corrupt(why));
+        if self.entries.len() > ENTRIES_LIMIT {
+            return Err(PayloadError::TooLarge(format!(
+                "it has {} entries, and at most {ENTRIES_LIMIT} are allowed",
+                self.entries.len()
+            )));
+        }
+        let mut manifests_size = 0_u64;
+        let mut entries = HashMap::new();
+        for entry in &self.entries {
+            if entry.encoding != "identity" {
+                return Err(PayloadError::UnsupportedEncoding {
+                    digest: entry.digest.clone(),
+                    encoding: entry.encoding.clone(),
+                });
+            }
+            if entry.size >= SIZE_LIMIT {
+                return corrupt(format!("says that {} has {} bytes", entry.digest, entry.size));
+            }
+            if entry.kind == EntryKind::Manifest {
+                manifests_size = manifests_size.saturating_add(entry.size);
+                if entry.size > MANIFEST_LIMIT || manifests_size > MANIFESTS_LIMIT {
+                    return Err(PayloadError::TooLarge(format!(
+                        "its manifests are larger than {MANIFEST_LIMIT} bytes each or {MANIFESTS_LIMIT} together"
+                    )));
+                }
+            }
+            if entries.insert(&entry.digest, entry).is_some() {
+                return corrupt(format!("names {} twice", entry.digest));
+            }
+        }
+        self.check_images(&entries)?;
+        self.check_files()?;
+        for required in &self.required {
+            if entries.contains_key(&required.digest) {
+                return corrupt(format!("both carries and requires {}", required.digest));
+            }
+        }
+        Ok(())
+    }
+
+    fn check_images(&self, entries: &HashMap<&Digest, &BillEntry>) -> Result<(), PayloadError> {
+        let corrupt = |why: String| Err(PayloadError::Corrupt(why));
+        let mut names = HashSet::new();
+        for image in &self.images {
+            if !names.insert(&image.name) {
+                return corrupt(format!("names the image {} twice", image.name));
+            }
+            match (image.carried, image.manifests.last()) {
+                (true, Some(root)) if root.digest == image.digest => {}
+                (false, None) => {}
+                _ => return corrupt(format!("does not tell which manifests {} has", image.name)),
+            }
+            for manifest in &image.manifests {
+                let entry = entries.get(&manifest.digest);
+                if !entry
+                    .is_some_and(|entry| entry.kind == EntryKind::Manifest && entry.size == manifest.size)
+                {
+                    return corrupt(format!("lacks the manifest {} of {}", manifest.digest, image.name));
+                }
+            }
+        }
+        Ok(())
+    }
+
+    fn check_files(&self) -> Result<(), PayloadError> {
+        let paths: Vec<&str> = self.files.iter().map(|file| file.path.as_str()).collect();
+        match paths.as_slice() {
+            ["oci-layout", "index.json"] | ["oci-layout", "index.json", "payload_descriptor.json"] => {}
+            _ => return Err(PayloadError::Corrupt(format!("names the files {paths:?}"))),
+        }
+        if self.files.iter().any(|file| file.size > BILL_LIMIT) {
+            return Err(PayloadError::TooLarge(format!("a file is larger than {BILL_LIMIT} bytes")));
+        }
+        Ok(())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn bill() -> Bill {
+        let digest = Digest::sha256(b"root");
+        let manifest = BillManifest { digest: digest.clone(), media_type: "m".into(), size: 4 };
+        let file = |path: &str| BillFile { path: path.into(), size: 1, digest: Digest::sha256(b"f") };
+        Bill {
+            format_version: FORMAT_VERSION,
+            images: vec![BillImage {
+                name: "a".into(),
+                reference: "docker.io/library/a:latest".into(),
+                digest: digest.clone(),
+                media_type: "m".into(),
+                size: 4,
+                carried: true,
+                manifests: vec![manifest],
+            }],
+            files: vec![file("oci-layout"), file("index.json")],
+            entries: vec![BillEntry {
+                digest,
+                size: 4,
+                kind: EntryKind::Manifest,
+                encoding: "identity".into(),
+            }],
+            required: vec![],
+        }
+    }
+
+    fn refusal(change: impl FnOnce(&mut Bill)) -> String {
+        let mut bill = bill();
+        change(&mut bill);
+        Bill::parse(&serde_json::to_vec(&bill).unwrap()).unwrap_err().to_string()
+    }
+
+    #[test]
+    fn a_bill_is_read_as_it_was_written() {
+        let bytes = bill().to_bytes().unwrap();
+        assert_eq!(Bill::parse(&bytes).unwrap(), bill());
+    }
+
+    #[test]
+    fn a_bill_that_contradicts_itself_is_refused_with_what_is_wrong() {
+        assert!(refusal(|bill| bill.format_version = 2).contains("format version 2"));
+        assert!(refusal(|bill| bill.entries.push(bill.entries[0].clone())).contains("twice"));
+        assert!(refusal(|bill| bill.images.push(bill.images[0].clone())).contains("twice"));
+        assert!(refusal(|bill| bill.entries.clear()).contains("lacks the manifest"));
+        assert!(refusal(|bill| bill.entries[0].kind = EntryKind::Blob).contains("lacks the manifest"));
+        assert!(refusal(|bill| bill.entries[0].encoding = "zstd".into()).contains("\"zstd\""));
+        assert!(refusal(|bill| bill.entries[0].size = 1 << 60).contains("bytes"));
+        assert!(refusal(|bill| bill.images[0].manifests.clear()).contains("which manifests"));
+        assert!(
+            refusal(|bill| bill.files.push(BillFile {
+                path: "../evil".into(),
+                size: 1,
+                digest: Digest::sha256(b"f")
+            }))
+            .contains("../evil")
+        );
+        assert!(Bill::parse(b"{}").is_err());
+        assert!(Bill::parse(b"not json").is_err());
+    }
+
+    #[test]
+    fn what_a_later_minor_version_adds_is_ignored() {
+        let mut value = serde_json::to_value(bill()).unwrap();
+        value["new"] = serde_json::json!({"a": 1});
+        value["images"][0]["referrers"] = serde_json::json!([]);
+        assert_eq!(Bill::parse(&serde_json::to_vec(&value).unwrap()).unwrap(), bill());
+    }
+}

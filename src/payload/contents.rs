@@ -1,0 +1,203 @@
+use std::collections::HashMap;
+
+use bytes::Bytes;
+use serde::Serialize;
+
+use super::bill::{Bill, BillEntry, BillFile, BillImage, BillManifest, EntryKind, FORMAT_VERSION, Required};
+use super::{Layout, PayloadError, descriptor};
+use crate::digest::Digest;
+use crate::reference::Reference;
+
+/// A payload before it is written: its bill, its layout, and all that is held in memory.
+#[derive(Debug)]
+pub struct Contents {
+    bill: Bill,
+    digest: Digest,
+    layout: Layout,
+    /// What goes into each entry of the layout; `None` is a blob, which is fetched.
+    inline: Vec<Option<Bytes>>,
+}
+
+/// An image that is to go into a payload.
+#[derive(Clone, Debug)]
+pub struct ImagePlan {
+    /// Where it comes from.
+    pub reference: Reference,
+    /// The root manifest's digest.
+    pub digest: Digest,
+    /// The root manifest's media type.
+    pub media_type: String,
+    /// The root manifest's size in bytes.
+    pub size: u64,
+    /// All its manifests in push order, the root last; empty if the far side has the image itself.
+    pub manifests: Vec<ManifestPlan>,
+}
+
+impl ImagePlan {
+    /// Whether the payload carries anything of the image.
+    #[must_use]
+    pub fn carried(&self) -> bool {
+        !self.manifests.is_empty()
+    }
+}
+
+/// A manifest that is to go into a payload.
+#[derive(Clone, Debug)]
+pub struct ManifestPlan {
+    /// Its digest.
+    pub digest: Digest,
+    /// Its media type.
+    pub media_type: String,
+    /// Its bytes, as the registry gave them.
+    pub bytes: Bytes,
+}
+
+impl Contents {
+    /// Lays a payload out: all manifests of `images`, then `blobs` in the order given, each digest
+    /// once. `required` are the blobs that the far side has.
+    pub fn new(
+        images: &[ImagePlan],
+        blobs: &[(Digest, u64)],
+        mut required: Vec<Required>,
+    ) -> Result<Self, PayloadError> {
+        required.sort_by(|a, b| a.digest.cmp(&b.digest));
+        let mut bytes_of: HashMap<&Digest, &Bytes> = HashMap::new();
+        let mut entries = Vec::new();
+        for manifest in images.iter().flat_map(|image| &image.manifests) {
+            if bytes_of.insert(&manifest.digest, &manifest.bytes).is_none() {
+                entries.push((manifest.digest.clone(), manifest.bytes.len() as u64, EntryKind::Manifest));
+            }
+        }
+        let blobs = blobs.iter().filter(|(digest, _)| !bytes_of.contains_key(digest));
+        entries.extend(blobs.map(|(digest, size)| (digest.clone(), *size, EntryKind::Blob)));
+
+        let mut files = vec![("oci-layout", br#"{"imageLayoutVersion":"1.0.0"}"#.to_vec())];
+        files.push(("index.json", index_json(images)?));
+        if let Some(bytes) = descriptor::bytes(images, &entries, &required) {
+            files.push(("payload_descriptor.json", bytes));
+        }
+        let bill = Bill {
+            format_version: FORMAT_VERSION,
+            images: images.iter().map(bill_image).collect(),
+            files: files
+                .iter()
+                .map(|(path, bytes)| BillFile {
+                    path: (*path).to_owned(),
+                    size: bytes.len() as u64,
+                    digest: Digest::sha256(bytes),
+                })
+                .collect(),
+            entries: entries
+                .iter()
+                .map(|(digest, size, kind)| BillEntry {
+                    digest: digest.clone(),
+                    size: *size,
+                    kind: *kind,
+                    encoding: "identity".to_owned(),
+                })
+                .collect(),
+            required,
+        };
+        bill.check()?;
+        let bill_bytes = Bytes::from(bill.to_bytes()?);
+        let layout = Layout::new(&bill, bill_bytes.len() as u64)
+            .ok_or_else(|| PayloadError::TooLarge("the payload would be longer than any file".to_owned()))?;
+
+        let mut files = files.into_iter().map(|(_, bytes)| Some(Bytes::from(bytes)));
+        let digest = Digest::sha256(&bill_bytes);
+        let mut inline = vec![Some(bill_bytes)];
+        inline.extend(files.by_ref().take(2));
+        inline
+            .extend(entries.iter().map(|(digest, _, _)| bytes_of.get(digest).map(|bytes| (*bytes).clone())));
+        inline.extend(files);
+        Ok(Self { bill, digest, layout, inline })
+    }
+
+    /// The bill.
+    #[must_use]
+    pub fn bill(&self) -> &Bill {
+        &self.bill
+    }
+
+    /// The payload digest.
+    #[must_use]
+    pub fn digest(&self) -> &Digest {
+        &self.digest
+    }
+
+    /// Where everything lies.
+    #[must_use]
+    pub fn layout(&self) -> &Layout {
+        &self.layout
+    }
+
+    /// What is in memory of the layout's entry `index`; `None`: a blob.
+    pub(super) fn inline(&self, index: usize) -> Option<&Bytes> {
+        self.inline.get(index).and_then(Option::as_ref)
+    }
+}
+
+fn bill_image(image: &ImagePlan) -> BillImage {
+    BillImage {
+        name: image.reference.written().to_owned(),
+        reference: image.reference.to_string(),
+        digest: image.digest.clone(),
+        media_type: image.media_type.clone(),
+        size: image.size,
+        carried: image.carried(),
+        manifests: image
+            .manifests
+            .iter()
+            .map(|manifest| BillManifest {
+                digest: manifest.digest.clone(),
+                media_type: manifest.media_type.clone(),
+                size: manifest.bytes.len() as u64,
+            })
+            .collect(),
+    }
+}
+
+/// The index of the OCI image layout: a descriptor an image, under the names that other tools look up.
+fn index_json(images: &[ImagePlan]) -> Result<Vec<u8>, PayloadError> {
+    #[derive(Serialize)]
+    #[serde(rename_all = "camelCase")]
+    struct Index<'a> {
+        schema_version: u32,
+        media_type: &'a str,
+        manifests: Vec<Descriptor<'a>>,
+    }
+    #[derive(Serialize)]
+    #[serde(rename_all = "camelCase")]
+    struct Descriptor<'a> {
+        media_type: &'a str,
+        digest: &'a Digest,
+        size: u64,
+        annotations: Annotations,
+    }
+    #[derive(Serialize)]
+    struct Annotations {
+        #[serde(rename = "org.opencontainers.image.ref.name")]
+        ref_name: String,
+        #[serde(rename = "io.containerd.image.name")]
+        containerd_name: String,
+    }
+    let index = Index {
+        schema_version: 2,
+        media_type: "application/vnd.oci.image.index.v1+json",
+        manifests: images
+            .iter()
+            .filter(|image| image.carried())
+            .map(|image| Descriptor {
+                media_type: &image.media_type,
+                digest: &image.digest,
+                size: image.size,
+                annotations: Annotations {
+                    ref_name: image.reference.to_string(),
+                    containerd_name: image.reference.to_string(),
+                },
+            })
+            .collect(),
+    };
+    serde_json::to_vec(&index)
+        .map_err(|error| PayloadError::Io { doing: "writing index.json", source: error.into() })
+}

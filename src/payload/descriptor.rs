@@ -1,0 +1,63 @@
+use std::collections::{BTreeMap, HashSet};
+
+use serde::Serialize;
+
+use super::bill::{EntryKind, Required};
+use super::contents::ImagePlan;
+use super::layout::blob_name;
+use crate::digest::Digest;
+use crate::reference::{Host, Reference};
+
+/// The only kind of manifest that docker-charon asks for and sends.
+const DOCKER_MANIFEST: &str = "application/vnd.docker.distribution.manifest.v2+json";
+
+/// docker-charon's table of contents, `payload_descriptor.json`.
+#[derive(Serialize)]
+struct Descriptor {
+    manifests_paths: BTreeMap<String, Option<String>>,
+    blobs_paths: BTreeMap<String, BlobPath>,
+}
+
+#[derive(Serialize)]
+#[serde(untagged)]
+enum BlobPath {
+    InZip { zip_path: String },
+    InRegistry { repository: String },
+}
+
+/// The bytes of the descriptor, or `None` where docker-charon could not push the payload: unless
+/// every image is one Docker manifest with a tag, all of one registry.
+pub(super) fn bytes(
+    images: &[ImagePlan],
+    blobs: &[(Digest, u64, EntryKind)],
+    required: &[Required],
+) -> Option<Vec<u8>> {
+    let hosts: HashSet<&Host> = images.iter().map(|image| image.reference.host()).collect();
+    if hosts.len() != 1 {
+        return None;
+    }
+    let mut manifests_paths = BTreeMap::new();
+    for image in images {
+        let tag = image.reference.tag().filter(|_| image.reference.digest().is_none())?;
+        if image.media_type != DOCKER_MANIFEST || image.manifests.len() > 1 {
+            return None;
+        }
+        let path = image.carried().then(|| blob_name(&image.digest));
+        let name = format!("{}:{tag}", image.reference.far_repository());
+        if manifests_paths.insert(name, path).is_some() {
+            return None;
+        }
+    }
+    let mut blobs_paths = BTreeMap::new();
+    for (digest, _, kind) in blobs {
+        if *kind == EntryKind::Blob {
+            blobs_paths.insert(digest.to_string(), BlobPath::InZip { zip_path: blob_name(digest) });
+        }
+    }
+    for blob in required {
+        let source = Reference::parse(&blob.sources.first()?.name, &Host::docker_hub()).ok()?;
+        let repository = source.far_repository().to_owned();
+        blobs_paths.insert(blob.digest.to_string(), BlobPath::InRegistry { repository });
+    }
+    serde_json::to_vec(&Descriptor { manifests_paths, blobs_paths }).ok()
+}

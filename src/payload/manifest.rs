@@ -1,0 +1,108 @@
+use serde::Deserialize;
+
+use super::PayloadError;
+use crate::digest::Digest;
+
+/// A manifest may have this many bytes (registries accept no more).
+pub const MANIFEST_LIMIT: u64 = 4 << 20;
+/// All manifests of a payload together may have this many bytes: they are held in memory.
+pub const MANIFESTS_LIMIT: u64 = 64 << 20;
+/// JSON's largest safe integer: no blob is larger.
+const SIZE_LIMIT: u64 = 1 << 53;
+
+/// What a manifest or an index says of content that it names.
+#[derive(Clone, Debug, PartialEq, Eq, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub struct Descriptor {
+    /// The content's media type.
+    #[serde(default)]
+    pub media_type: String,
+    /// The content's digest.
+    pub digest: Digest,
+    /// The content's size in bytes.
+    pub size: u64,
+}
+
+/// What a manifest or an index names, of Docker's and of OCI's types alike.
+///
+/// Only what Charon must know is read; the bytes are carried as they are.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct ManifestContent {
+    /// The manifests that an index names.
+    pub children: Vec<Descriptor>,
+    /// The config, where there is one.
+    pub config: Option<Descriptor>,
+    /// The layers, in their order.
+    pub layers: Vec<Descriptor>,
+}
+
+#[derive(Deserialize)]
+struct Raw {
+    #[serde(default)]
+    manifests: Option<Vec<Descriptor>>,
+    #[serde(default)]
+    config: Option<Descriptor>,
+    #[serde(default)]
+    layers: Option<Vec<Descriptor>>,
+    #[serde(default)]
+    blobs: Option<Vec<Descriptor>>,
+}
+
+impl ManifestContent {
+    /// Reads the manifest `bytes`, whose digest is `digest`.
+    pub fn parse(digest: &Digest, bytes: &[u8]) -> Result<Self, PayloadError> {
+        let refused = |why: String| PayloadError::Manifest { digest: digest.clone(), why };
+        let raw: Raw = serde_json::from_slice(bytes).map_err(|error| refused(error.to_string()))?;
+        if raw.manifests.is_none() && raw.config.is_none() && raw.layers.is_none() && raw.blobs.is_none() {
+            return Err(refused("it has neither manifests nor a config nor layers".to_owned()));
+        }
+        let mut layers = raw.layers.unwrap_or_default();
+        layers.extend(raw.blobs.unwrap_or_default());
+        let content = Self { children: raw.manifests.unwrap_or_default(), config: raw.config, layers };
+        let descriptors = content.children.iter().chain(content.blobs());
+        if let Some(large) = descriptors.into_iter().find(|descriptor| descriptor.size >= SIZE_LIMIT) {
+            return Err(refused(format!("it says that {} has {} bytes", large.digest, large.size)));
+        }
+        Ok(content)
+    }
+
+    /// The config and the layers.
+    pub fn blobs(&self) -> impl Iterator<Item = &Descriptor> {
+        self.config.iter().chain(&self.layers)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn parse(json: &str) -> Result<ManifestContent, PayloadError> {
+        ManifestContent::parse(&Digest::sha256(json.as_bytes()), json.as_bytes())
+    }
+
+    #[test]
+    fn a_manifest_names_its_config_and_layers_and_an_index_its_children() {
+        let digest = Digest::sha256(b"x");
+        let descriptor = format!(r#"{{"mediaType":"m","digest":"{digest}","size":7}}"#);
+        let image = parse(&format!(r#"{{"config":{descriptor},"layers":[{descriptor}]}}"#)).unwrap();
+        assert_eq!(image.blobs().count(), 2);
+        let index = parse(&format!(r#"{{"manifests":[{descriptor}]}}"#)).unwrap();
+        assert_eq!(index.children[0].size, 7);
+    }
+
+    #[test]
+    fn what_is_no_manifest_is_refused() {
+        let digest = Digest::sha256(b"x");
+        for json in [
+            "",
+            "[]",
+            "{}",
+            r#"{"manifests":[{}]}"#,
+            r#"{"layers":[{"digest":"sha256:..","size":1}]}"#,
+            &format!(r#"{{"layers":[{{"digest":"{digest}","size":-1}}]}}"#),
+            &format!(r#"{{"layers":[{{"digest":"{digest}","size":9007199254740992}}]}}"#),
+        ] {
+            assert!(parse(json).is_err(), "{json}");
+        }
+    }
+}

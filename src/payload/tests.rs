@@ -1,0 +1,212 @@
+//! Written and read again, by Charon's readers and by one that is not ours.
+
+use std::io::{Cursor, Read, Write};
+
+use bytes::Bytes;
+use futures::StreamExt;
+
+use super::*;
+use crate::digest::Digest;
+use crate::reason::Reason;
+use crate::reference::{Host, Reference};
+
+const DOCKER: &str = "application/vnd.docker.distribution.manifest.v2+json";
+
+struct Sample {
+    contents: Contents,
+    blobs: Vec<Vec<u8>>,
+}
+
+fn sample(media_type: &str) -> Sample {
+    let blobs: Vec<Vec<u8>> = vec![b"{\"config\":1}".to_vec(), vec![7; 300_000], Vec::new()];
+    let named: Vec<String> = blobs
+        .iter()
+        .map(|blob| format!(r#"{{"digest":"{}","size":{}}}"#, Digest::sha256(blob), blob.len()))
+        .collect();
+    let far = br"far".as_slice();
+    let json = format!(
+        r#"{{"schemaVersion":2,"config":{},"layers":[{},{},{{"digest":"{}","size":3}}]}}"#,
+        named[0],
+        named[1],
+        named[2],
+        Digest::sha256(far)
+    );
+    let bytes = Bytes::from(json);
+    let digest = Digest::sha256(&bytes);
+    let manifest =
+        ManifestPlan { digest: digest.clone(), media_type: media_type.into(), bytes: bytes.clone() };
+    let image = ImagePlan {
+        reference: Reference::parse("app:1", &Host::docker_hub()).unwrap(),
+        digest,
+        media_type: media_type.into(),
+        size: bytes.len() as u64,
+        manifests: vec![manifest],
+    };
+    let required = Required {
+        digest: Digest::sha256(far),
+        size: 3,
+        sources: vec![RequiredSource { name: "base:1".into(), reference: "docker.io/library/base:1".into() }],
+    };
+    let blob_sizes: Vec<_> = blobs.iter().map(|blob| (Digest::sha256(blob), blob.len() as u64)).collect();
+    Sample { contents: Contents::new(&[image], &blob_sizes, vec![required]).unwrap(), blobs }
+}
+
+async fn write(sample: &Sample) -> Vec<u8> {
+    let mut writer = PayloadWriter::begin(&sample.contents, Vec::new()).await.unwrap();
+    for blob in &sample.blobs {
+        let (digest, _) = writer.next_blob().unwrap();
+        assert!(digest.matches(blob));
+        let body = futures::stream::iter(
+            blob.chunks(1000).map(|part| Ok::<_, String>(Bytes::copy_from_slice(part))),
+        );
+        writer.blob(body, |_| ()).await.unwrap();
+    }
+    assert!(writer.next_blob().is_none());
+    writer.finish().await.unwrap()
+}
+
+fn open(bytes: &[u8]) -> Result<FilePayload, PayloadError> {
+    let mut file = tempfile::tempfile().unwrap();
+    file.write_all(bytes).unwrap();
+    FilePayload::open(file)
+}
+
+async fn read(bytes: &[u8]) -> Result<Vec<u8>, PayloadError> {
+    let mut payload = StreamPayload::open(Cursor::new(bytes)).await?;
+    let (sender, mut receiver) = tokio::sync::mpsc::channel(100);
+    for _ in payload.bill().blobs().cloned().collect::<Vec<_>>() {
+        payload.next_blob(Some(sender.clone())).await?;
+    }
+    payload.finish().await?;
+    drop(sender);
+    let mut all = Vec::new();
+    while let Some(part) = receiver.recv().await {
+        all.extend(part.unwrap());
+    }
+    Ok(all)
+}
+
+#[tokio::test]
+async fn what_was_written_is_read_again_by_position_and_in_sequence() {
+    let sample = sample(DOCKER);
+    let bytes = write(&sample).await;
+    assert_eq!(bytes.len() as u64, sample.contents.layout().total_size());
+    let payload = open(&bytes).unwrap();
+    assert_eq!(payload.digest(), sample.contents.digest());
+    assert_eq!(payload.bill(), sample.contents.bill());
+    for blob in &sample.blobs {
+        let parts: Vec<_> = payload.blob(&Digest::sha256(blob)).collect().await;
+        assert_eq!(parts.into_iter().map(Result::unwrap).collect::<Vec<_>>().concat(), *blob);
+    }
+    let root = &payload.bill().images[0].digest;
+    assert!(root.matches(&payload.manifest(root).unwrap()));
+    assert_eq!(read(&bytes).await.unwrap(), sample.blobs.concat());
+}
+
+#[tokio::test]
+async fn another_programs_zip_reader_finds_every_entry_whole() {
+    let bytes = write(&sample(DOCKER)).await;
+    let mut archive = zip::ZipArchive::new(Cursor::new(&bytes)).unwrap();
+    let names: Vec<String> = archive.file_names().map(|name| name.unwrap().into_owned()).collect();
+    assert_eq!(names[..3], ["charon.json", "oci-layout", "index.json"]);
+    assert_eq!(names.last().unwrap(), "payload_descriptor.json");
+    for index in 0..archive.len() {
+        // The reader checks the CRC at the end.
+        std::io::copy(&mut archive.by_index(index).unwrap(), &mut std::io::sink()).unwrap();
+    }
+    let mut descriptor = String::new();
+    archive.by_name("payload_descriptor.json").unwrap().read_to_string(&mut descriptor).unwrap();
+    assert!(descriptor.contains(r#""app:1":"blobs/sha256/"#), "{descriptor}");
+    assert!(descriptor.contains(r#"{"repository":"base"}"#), "{descriptor}");
+}
+
+#[tokio::test]
+async fn the_descriptor_of_docker_charon_is_left_out_where_it_could_not_push() {
+    let bytes = write(&sample("application/vnd.oci.image.manifest.v1+json")).await;
+    let archive = zip::ZipArchive::new(Cursor::new(&bytes)).unwrap();
+    assert!(archive.file_names().all(|name| name.unwrap() != "payload_descriptor.json"));
+    open(&bytes).unwrap();
+    read(&bytes).await.unwrap();
+}
+
+#[tokio::test]
+async fn the_same_images_give_the_same_bytes() {
+    assert_eq!(write(&sample(DOCKER)).await, write(&sample(DOCKER)).await);
+}
+
+#[tokio::test]
+async fn a_payload_cut_anywhere_is_incomplete_and_never_whole() {
+    let bytes = write(&sample(DOCKER)).await;
+    for length in (0..3000).chain([bytes.len() / 2, bytes.len() - 1]) {
+        let from_file = open(&bytes[..length]).unwrap_err();
+        assert_eq!(from_file.reason(), Reason::SourceIncomplete, "{length}: {from_file}");
+        let from_stream = read(&bytes[..length]).await.unwrap_err();
+        assert_eq!(from_stream.reason(), Reason::SourceIncomplete, "{length}: {from_stream}");
+    }
+}
+
+#[tokio::test]
+async fn a_byte_altered_anywhere_is_found() {
+    let sample = sample(DOCKER);
+    let bytes = write(&sample).await;
+    let blob = sample.contents.layout().entries().iter().find(|entry| entry.size() == 300_000).unwrap();
+    let inside = blob.data_offset() + 10..blob.data_offset() + blob.size() - 10;
+    for at in (0..bytes.len())
+        .filter(|at| !inside.contains(&(*at as u64)))
+        .step_by(3)
+        .chain([usize::try_from(blob.data_offset()).unwrap() + 1000])
+    {
+        let mut altered = bytes.clone();
+        altered[at] ^= 0x40;
+        assert!(read(&altered).await.is_err(), "stream, byte {at}");
+    }
+    let mut altered = bytes.clone();
+    altered[usize::try_from(blob.data_offset()).unwrap() + 1000] ^= 1;
+    let payload = open(&altered).unwrap();
+    let parts: Vec<_> = payload.blob(&Digest::sha256(&sample.blobs[1])).collect().await;
+    assert!(parts.last().unwrap().as_ref().is_err_and(|error| error.to_string().contains("corrupt")));
+    let mut directory = bytes.clone();
+    let last = directory.len() - 30;
+    directory[last] ^= 1;
+    assert_eq!(open(&directory).unwrap_err().reason(), Reason::PayloadCorrupt);
+}
+
+#[tokio::test]
+async fn what_stands_behind_a_payload_is_refused() {
+    let mut bytes = write(&sample(DOCKER)).await;
+    bytes.push(0);
+    assert_eq!(open(&bytes).unwrap_err().reason(), Reason::PayloadCorrupt);
+    assert_eq!(read(&bytes).await.unwrap_err().reason(), Reason::PayloadCorrupt);
+}
+
+#[tokio::test]
+async fn what_is_no_payload_is_told_from_a_copy_in_progress() {
+    let zip = {
+        let mut zip = zip::ZipWriter::new(Cursor::new(Vec::new()));
+        zip.start_file("some/other/file/with/a/long/name.txt", zip::write::SimpleFileOptions::default())
+            .unwrap();
+        zip.finish().unwrap().into_inner()
+    };
+    for bytes in [b"hello, this is a text".to_vec(), b"<html>".to_vec(), zip] {
+        assert_eq!(open(&bytes).unwrap_err().reason(), Reason::PayloadCorrupt);
+        assert_eq!(read(&bytes).await.unwrap_err().reason(), Reason::PayloadCorrupt);
+    }
+    for bytes in [vec![], vec![0; 5000]] {
+        assert_eq!(open(&bytes).unwrap_err().reason(), Reason::SourceIncomplete);
+    }
+}
+
+#[tokio::test]
+async fn a_blob_that_is_not_what_was_asked_for_never_ends_up_in_a_payload() {
+    let sample = sample(DOCKER);
+    for (body, expected) in [
+        (b"{\"config\":2}".to_vec(), "have the digest"),
+        (b"{\"config\":1".to_vec(), "has 11 bytes"),
+        (b"{\"config\":1}}".to_vec(), "has 13 bytes"),
+    ] {
+        let mut writer = PayloadWriter::begin(&sample.contents, Vec::new()).await.unwrap();
+        let body = futures::stream::iter([Ok::<_, String>(Bytes::from(body))]);
+        let error = writer.blob(body, |_| ()).await.unwrap_err().to_string();
+        assert!(error.contains(expected), "{error}");
+    }
+}

@@ -1,0 +1,19 @@
+//! The OCI distribution protocol: asking a registry for manifests and blobs, and giving it some.
+//!
+//! A [`Registry`] is a client of one host. It signs in when it is asked to (anonymous, basic, bearer tokens), keeps
+//! what it learned, tries again what may pass, and never holds a whole blob in memory. Credentials go to the host that
+//! they were given for and to the token service that this host names, and nowhere else.
+//!
+//! The module knows nothing of what its callers move, or why.
+
+mod auth;
+mod blobs;
+mod client;
+mod docker_config;
+mod error;
+mod manifests;
+
+pub use client::{Access, Credentials, Patience, Registry};
+pub use docker_config::{DockerConfig, DockerConfigError};
+pub use error::{Answer, Asked, RegistryError};
+pub use manifests::Manifest;

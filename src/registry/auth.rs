@@ -1,0 +1,299 @@
+//! Signing in: anonymous, basic, and the bearer tokens of the distribution's token specification.
+
+use std::collections::HashMap;
+use std::fmt::Write as _;
+use std::time::Duration;
+
+use base64::Engine as _;
+use base64::engine::general_purpose::STANDARD;
+use http_auth::ChallengeRef;
+use reqwest::StatusCode;
+use reqwest::header::{AUTHORIZATION, HeaderValue};
+use secrecy::ExposeSecret as _;
+use serde::Deserialize;
+use tokio::sync::Mutex;
+use tokio::time::Instant;
+use url::Url;
+
+use super::client::{Call, Credentials, Registry, Reply, SMALL_BODY, authority};
+use super::error::{RegistryError, plain};
+
+/// A token that says nothing of its life lives so long (token specification, `expires_in`).
+const TOKEN_LIFE: u64 = 60;
+/// A token is left so long before it ends.
+const TOKEN_MARGIN: Duration = Duration::from_secs(10);
+
+/// What a request needs to be allowed, as the token specification writes it.
+#[derive(Clone, Debug, PartialEq, Eq, Hash)]
+pub(super) struct Scopes(Vec<String>);
+
+impl Scopes {
+    pub(super) fn pull(repository: &str) -> Self {
+        Self(vec![format!("repository:{repository}:pull")])
+    }
+
+    pub(super) fn push(repository: &str) -> Self {
+        Self(vec![format!("repository:{repository}:pull,push")])
+    }
+
+    pub(super) fn mount(repository: &str, from: &str) -> Self {
+        Self(vec![format!("repository:{repository}:pull,push"), format!("repository:{from}:pull")])
+    }
+}
+
+/// How the registry wants to be signed in to.
+#[derive(Clone, Debug, PartialEq, Eq)]
+enum Challenge {
+    Basic,
+    Bearer { realm: Url, service: Option<String>, further_scope: Option<String> },
+}
+
+/// What is known of a host's ways, and the tokens that it gave.
+pub(super) struct Auth {
+    credentials: Option<Credentials>,
+    known: Mutex<Known>,
+}
+
+#[derive(Default)]
+struct Known {
+    latest: Option<Challenge>,
+    by_scopes: HashMap<Scopes, (Challenge, Option<Token>)>,
+}
+
+struct Token {
+    header: HeaderValue,
+    ends: Instant,
+}
+
+impl Auth {
+    pub(super) fn new(credentials: Option<Credentials>) -> Self {
+        Self { credentials, known: Mutex::default() }
+    }
+
+    /// What to send at once: nothing before the registry has asked for something.
+    pub(super) async fn authorization(
+        &self,
+        registry: &Registry,
+        call: &Call,
+    ) -> Result<Option<HeaderValue>, RegistryError> {
+        let mut known = self.known.lock().await;
+        let challenge = match known.by_scopes.get(&call.scopes) {
+            Some((_, Some(token))) if token.ends > Instant::now() => return Ok(Some(token.header.clone())),
+            Some((challenge, _)) => challenge.clone(),
+            None => match &known.latest {
+                Some(challenge) => challenge.clone(),
+                None => return Ok(None),
+            },
+        };
+        // The lock is kept meanwhile, so that many requests at once ask for one token.
+        self.answer(registry, call, challenge, &mut known).await.map(Some)
+    }
+
+    /// What to send after a 401: the answer to its challenge, by a new token if one was used.
+    pub(super) async fn renew(
+        &self,
+        registry: &Registry,
+        call: &Call,
+        challenges: Vec<HeaderValue>,
+        used: Option<&HeaderValue>,
+        refused: RegistryError,
+    ) -> Result<HeaderValue, RegistryError> {
+        let mut known = self.known.lock().await;
+        match known.by_scopes.get(&call.scopes) {
+            // Another request was faster, and what it got is not what was refused.
+            Some((_, Some(token))) if used != Some(&token.header) && token.ends > Instant::now() => {
+                return Ok(token.header.clone());
+            }
+            _ => {}
+        }
+        known.by_scopes.remove(&call.scopes);
+        let Some(challenge) = self.choose(registry, call, &challenges)? else {
+            return Err(self.failed(call, &refused));
+        };
+        if challenge == Challenge::Basic && (self.credentials.is_none() || used.is_some()) {
+            return Err(self.failed(call, &refused));
+        }
+        known.latest = Some(challenge.clone());
+        self.answer(registry, call, challenge, &mut known).await
+    }
+
+    /// The error for a request that is refused whatever is sent.
+    pub(super) fn failed(&self, call: &Call, refused: &RegistryError) -> RegistryError {
+        let answer = match refused {
+            RegistryError::Refused { answer, .. } => answer.to_string(),
+            other => other.to_string(),
+        };
+        let advice = if self.credentials.is_some() {
+            "check the credentials for this registry and what they allow"
+        } else {
+            // Docker Hub and others answer so to those whom they do not know.
+            "the image does not exist, or credentials for this registry are needed"
+        };
+        RegistryError::Authentication { asked: call.asked.clone(), problem: answer, advice }
+    }
+
+    fn choose(
+        &self,
+        registry: &Registry,
+        call: &Call,
+        headers: &[HeaderValue],
+    ) -> Result<Option<Challenge>, RegistryError> {
+        let texts: Vec<&str> = headers.iter().filter_map(|value| value.to_str().ok()).collect();
+        let challenges: Vec<ChallengeRef<'_>> =
+            texts.iter().filter_map(|text| http_auth::parse_challenges(text).ok()).flatten().collect();
+        let of = |scheme: &str| challenges.iter().find(|found| found.scheme.eq_ignore_ascii_case(scheme));
+        if let Some(bearer) = of("Bearer") {
+            return self.bearer(registry, call, bearer).map(Some);
+        }
+        Ok(of("Basic").map(|_| Challenge::Basic))
+    }
+
+    fn bearer(
+        &self,
+        registry: &Registry,
+        call: &Call,
+        challenge: &ChallengeRef<'_>,
+    ) -> Result<Challenge, RegistryError> {
+        let parameter = |name: &str| {
+            let found = challenge.params.iter().find(|(key, _)| key.eq_ignore_ascii_case(name));
+            found.map(|(_, value)| value.to_unescaped())
+        };
+        let refused = |problem: String| RegistryError::Authentication {
+            asked: call.asked.clone(),
+            problem,
+            advice: "check the registry's token settings",
+        };
+        let text = parameter("realm").unwrap_or_default();
+        let realm =
+            Url::parse(&text).ok().filter(|url| matches!(url.scheme(), "http" | "https") && url.has_host());
+        let realm = realm.ok_or_else(|| {
+            refused(format!("{} names no token service that can be asked", registry.host()))
+        })?;
+        if registry.is_https() && realm.scheme() != "https" {
+            return Err(refused(format!(
+                "{} names the token service {} on plain HTTP, which no credential is sent to",
+                registry.host(),
+                authority(&realm)
+            )));
+        }
+        Ok(Challenge::Bearer {
+            realm,
+            service: parameter("service"),
+            further_scope: parameter("scope").map(|text| further_scope(&text, &call.scopes)),
+        })
+    }
+
+    async fn answer(
+        &self,
+        registry: &Registry,
+        call: &Call,
+        challenge: Challenge,
+        known: &mut Known,
+    ) -> Result<HeaderValue, RegistryError> {
+        match &challenge {
+            Challenge::Basic => match &self.credentials {
+                Some(credentials) => Ok(basic(credentials)),
+                None => Err(RegistryError::Authentication {
+                    asked: call.asked.clone(),
+                    problem: format!("{} asks for a user and a password", registry.host()),
+                    advice: "give credentials for this registry",
+                }),
+            },
+            Challenge::Bearer { realm, service, further_scope } => {
+                let token =
+                    self.token(registry, call, realm, service.as_deref(), further_scope.as_deref()).await?;
+                let header = token.header.clone();
+                known.by_scopes.insert(call.scopes.clone(), (challenge, Some(token)));
+                Ok(header)
+            }
+        }
+    }
+
+    async fn token(
+        &self,
+        registry: &Registry,
+        call: &Call,
+        realm: &Url,
+        service: Option<&str>,
+        further_scope: Option<&str>,
+    ) -> Result<Token, RegistryError> {
+        let mut url = realm.clone();
+        {
+            let mut query = url.query_pairs_mut();
+            if let Some(service) = service {
+                query.append_pair("service", service);
+            }
+            for scope in
+                call.scopes.0.iter().map(String::as_str).chain(further_scope.filter(|s| !s.is_empty()))
+            {
+                query.append_pair("scope", scope);
+            }
+        }
+        let mut request = registry.client().get(url.clone());
+        if let Some(credentials) = &self.credentials {
+            request = request.header(AUTHORIZATION, basic(credentials));
+        }
+        let asked_at = Instant::now();
+        // No redirect is followed here: the credential is for this service alone.
+        let response = registry.exchange(call, &url, request).await?;
+        let status = response.status();
+        if !status.is_success() {
+            let refused = registry.refused(call, Reply { response, url, is_own: false }).await;
+            let is_about_credentials = matches!(
+                status,
+                StatusCode::UNAUTHORIZED
+                    | StatusCode::FORBIDDEN
+                    | StatusCode::BAD_REQUEST
+                    | StatusCode::NOT_FOUND
+            );
+            return Err(if is_about_credentials { self.failed(call, &refused) } else { refused });
+        }
+        let body = registry
+            .capped(response, SMALL_BODY)
+            .await
+            .map_err(|error| registry.broken(call, &url, error))?;
+        let unusable = || RegistryError::Protocol {
+            asked: call.asked.clone(),
+            problem: format!("the token service {} answered without a usable token", authority(&url)),
+        };
+        let answer: TokenAnswer = serde_json::from_slice(&body).map_err(|_| unusable())?;
+        let text =
+            answer.token.or(answer.access_token).filter(|text| !text.is_empty()).ok_or_else(unusable)?;
+        let mut header = HeaderValue::try_from(format!("Bearer {text}")).map_err(|_| unusable())?;
+        header.set_sensitive(true);
+        let life = answer.expires_in.filter(|seconds| *seconds > 0).unwrap_or(TOKEN_LIFE);
+        let life = Duration::from_secs(life.min(24 * 3600)).saturating_sub(TOKEN_MARGIN);
+        Ok(Token { header, ends: asked_at + life })
+    }
+}
+
+#[derive(Deserialize)]
+struct TokenAnswer {
+    token: Option<String>,
+    access_token: Option<String>,
+    expires_in: Option<u64>,
+}
+
+/// What the challenge wants beyond the request's own scopes; some registries have words of their own here.
+fn further_scope(text: &str, own: &Scopes) -> String {
+    let name = |scope: &str| scope.rsplit_once(':').map(|(name, _)| name.to_owned());
+    let mut further = String::new();
+    for word in text.split(' ').filter(|word| !word.is_empty()) {
+        let is_own =
+            own.0.iter().any(|scope| scope == word || (name(scope).is_some() && name(scope) == name(word)));
+        if !is_own {
+            let separator = if further.is_empty() { "" } else { " " };
+            let _ = write!(further, "{separator}{}", plain(word));
+        }
+    }
+    further
+}
+
+fn basic(credentials: &Credentials) -> HeaderValue {
+    let pair = format!("{}:{}", credentials.username, credentials.password.expose_secret());
+    // Base64 is always fit for a header.
+    let mut header = HeaderValue::try_from(format!("Basic {}", STANDARD.encode(pair)))
+        .unwrap_or_else(|_| HeaderValue::from_static("Basic"));
+    header.set_sensitive(true);
+    header
+}

@@ -1,0 +1,196 @@
+//! Manifests: small, held whole, checked against their digest.
+
+use bytes::Bytes;
+use reqwest::header::{ACCEPT, CONTENT_TYPE, HeaderMap, HeaderValue};
+use reqwest::{Method, StatusCode};
+use serde::Deserialize;
+
+use super::auth::Scopes;
+use super::client::{Call, CappedError, Registry};
+use super::error::{Asked, RegistryError, plain};
+use crate::digest::Digest;
+
+/// The distribution specification has registries take manifests up to here, at least.
+const MANIFEST_CAP: usize = 4 * 1024 * 1024;
+
+/// The kinds of manifest that are asked for. Schema 1 is not: its digest changes when it is converted.
+const ACCEPTED: &str = "application/vnd.oci.image.index.v1+json, application/vnd.oci.image.manifest.v1+json, \
+    application/vnd.docker.distribution.manifest.list.v2+json, application/vnd.docker.distribution.manifest.v2+json, \
+    application/vnd.oci.artifact.manifest.v1+json";
+
+/// A manifest or an index as the registry sent it.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Manifest {
+    /// Its bytes, unchanged.
+    pub bytes: Bytes,
+    /// The digest of the bytes: sha256 where it was asked for by tag, else by the algorithm that was asked for.
+    pub digest: Digest,
+    /// Its media type, without parameters.
+    pub media_type: String,
+}
+
+impl Registry {
+    /// The manifest that a tag or a digest names.
+    ///
+    /// At most 4 MiB; one that was asked for by digest is checked against it. Schema 1 manifests are refused.
+    pub async fn manifest(&self, repository: &str, tag_or_digest: &str) -> Result<Manifest, RegistryError> {
+        let call = self.manifest_call(Method::GET, repository, tag_or_digest)?;
+        let mut retry = self.retry();
+        loop {
+            let reply = self.send(&call, &mut retry).await?;
+            if reply.status() != StatusCode::OK {
+                return Err(self.refused(&call, reply).await);
+            }
+            let content_type = content_type(reply.response.headers());
+            let url = reply.url;
+            match self.capped(reply.response, MANIFEST_CAP).await {
+                Ok(bytes) => return read(&call.asked, bytes, content_type, tag_or_digest.parse().ok()),
+                Err(CappedError::TooLong) => {
+                    return Err(RegistryError::Unsupported {
+                        asked: call.asked.clone(),
+                        problem: format!("the manifest is longer than {MANIFEST_CAP} bytes"),
+                    });
+                }
+                Err(error) => retry.after(self.broken(&call, &url, error)).await?,
+            }
+        }
+    }
+
+    /// The digest that a tag or a digest has in the registry, or none if it has no such manifest.
+    pub async fn manifest_digest(
+        &self,
+        repository: &str,
+        tag_or_digest: &str,
+    ) -> Result<Option<Digest>, RegistryError> {
+        let call = self.manifest_call(Method::HEAD, repository, tag_or_digest)?;
+        let reply = self.send(&call, &mut self.retry()).await?;
+        match reply.status() {
+            StatusCode::NOT_FOUND => return Ok(None),
+            StatusCode::OK => {
+                let header = reply.response.headers().get("docker-content-digest");
+                let digest = header.and_then(|value| value.to_str().ok()?.trim().parse().ok());
+                if digest.is_some() {
+                    return Ok(digest);
+                }
+            }
+            StatusCode::METHOD_NOT_ALLOWED => {}
+            _ => return Err(self.refused(&call, reply).await),
+        }
+        match self.manifest(repository, tag_or_digest).await {
+            Ok(manifest) => Ok(Some(manifest.digest)),
+            Err(error) if error.is_not_found() => Ok(None),
+            Err(error) => Err(error),
+        }
+    }
+
+    /// Stores a manifest under a tag or under its digest.
+    ///
+    /// A refusal for what the registry lacks is told by [`RegistryError::is_blob_unknown`], one for what the manifest
+    /// says by [`RegistryError::is_manifest_invalid`].
+    pub async fn put_manifest(
+        &self,
+        repository: &str,
+        tag_or_digest: &str,
+        media_type: &str,
+        bytes: Bytes,
+    ) -> Result<(), RegistryError> {
+        let asked = Asked::pushing(self.host(), repository, tag_or_digest);
+        let content_type = HeaderValue::try_from(media_type).map_err(|_| RegistryError::Unsupported {
+            asked: asked.clone(),
+            problem: format!("{:?} is no media type", plain(media_type)),
+        })?;
+        let url = self.url(repository, &["manifests", tag_or_digest])?;
+        let mut call =
+            Call::new(Method::PUT, url, Scopes::push(repository), asked).header(CONTENT_TYPE, content_type);
+        call.bytes = Some(bytes);
+        let reply = self.send(&call, &mut self.retry()).await?;
+        if reply.status().is_success() { Ok(()) } else { Err(self.refused(&call, reply).await) }
+    }
+
+    fn manifest_call(
+        &self,
+        method: Method,
+        repository: &str,
+        tag_or_digest: &str,
+    ) -> Result<Call, RegistryError> {
+        let url = self.url(repository, &["manifests", tag_or_digest])?;
+        let asked = Asked::reading(self.host(), repository, tag_or_digest);
+        let call = Call::new(method, url, Scopes::pull(repository), asked);
+        Ok(call.header(ACCEPT, HeaderValue::from_static(ACCEPTED)))
+    }
+}
+
+/// What tells the kind of a manifest when its sender does not.
+#[derive(Default, Deserialize)]
+#[serde(rename_all = "camelCase")]
+struct Fields {
+    schema_version: Option<u64>,
+    media_type: Option<String>,
+    manifests: Option<serde::de::IgnoredAny>,
+    config: Option<Config>,
+}
+
+#[derive(Deserialize)]
+#[serde(rename_all = "camelCase")]
+struct Config {
+    media_type: Option<String>,
+}
+
+fn read(
+    asked: &Asked,
+    bytes: Bytes,
+    content_type: Option<String>,
+    wanted: Option<Digest>,
+) -> Result<Manifest, RegistryError> {
+    let digest = match wanted {
+        Some(wanted) if wanted.matches(&bytes) => wanted,
+        Some(wanted) => {
+            let mut hasher = wanted.hasher();
+            hasher.update(&bytes);
+            let problem =
+                format!("the registry sent {} bytes whose digest is {}", bytes.len(), hasher.finish());
+            return Err(RegistryError::DigestMismatch { asked: asked.clone(), problem });
+        }
+        None => Digest::sha256(&bytes),
+    };
+    let unsupported =
+        |problem: &str| RegistryError::Unsupported { asked: asked.clone(), problem: problem.to_owned() };
+    let fields: Fields =
+        serde_json::from_slice(&bytes).map_err(|_| unsupported("what was sent is no manifest"))?;
+    let is_generic = |kind: &str| {
+        matches!(
+            kind,
+            "" | "application/json" | "application/octet-stream" | "binary/octet-stream" | "text/plain"
+        )
+    };
+    let media_type = content_type
+        .filter(|kind| !is_generic(kind))
+        .or_else(|| fields.media_type.clone())
+        .unwrap_or_else(|| told_by_fields(&fields).to_owned());
+    if fields.schema_version == Some(1)
+        || media_type.starts_with("application/vnd.docker.distribution.manifest.v1+")
+    {
+        return Err(unsupported(
+            "it is a manifest of schema 1, which Docker gave up in 2017; push the image anew",
+        ));
+    }
+    Ok(Manifest { bytes, digest, media_type })
+}
+
+fn told_by_fields(fields: &Fields) -> &'static str {
+    let is_docker = fields
+        .config
+        .as_ref()
+        .and_then(|config| config.media_type.as_deref())
+        .is_some_and(|kind| kind.starts_with("application/vnd.docker."));
+    match (&fields.manifests, is_docker) {
+        (Some(_), _) => "application/vnd.oci.image.index.v1+json",
+        (None, true) => "application/vnd.docker.distribution.manifest.v2+json",
+        (None, false) => "application/vnd.oci.image.manifest.v1+json",
+    }
+}
+
+fn content_type(headers: &HeaderMap) -> Option<String> {
+    let text = headers.get(CONTENT_TYPE)?.to_str().ok()?;
+    text.split(';').next().map(|kind| kind.trim().to_ascii_lowercase())
+}
