@@ -3,6 +3,7 @@
 //! ARCHITECTURE.md shows the house; each module is a room of it.
 
 pub mod api;
+pub mod controller;
 pub mod digest;
 pub mod payload;
 pub mod reason;
