@@ -14,7 +14,7 @@ use std::time::Duration;
 use jiff::{SignedDuration, Timestamp};
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::Time;
 
-use super::job::{Plan, plan};
+use super::job::{FINAL_EXIT_CODES, Plan, plan};
 use super::observe::{JobView, Observed, Phase, PodView};
 use super::outcome::{End, Failure, end_of, exit_code_in};
 use super::settings::Settings;
@@ -204,7 +204,7 @@ impl Scene<'_> {
     }
 
     fn with_job(&self, mut run: Run, job: &JobView) -> Result<Decision, Invalid> {
-        run.pod_failures = (job.failed_pods > 0).then_some(job.failed_pods);
+        run.pod_failures = Some(self.failed_pods(job)).filter(|count| *count > 0);
         if let Some(completed) = job.complete {
             return Ok(self.completed(run, job, completed));
         }
@@ -215,6 +215,11 @@ impl Scene<'_> {
         let mut decision = if let Some(failed) = &job.failed {
             let reason = self.cause_of_failed_job(&mut run, &failed.message, failed.time);
             self.end(run, reason, job, failed.time)
+        } else if let Some(pod) = self.observed.pods.iter().find(|pod| ends_the_job(pod)) {
+            // The Job will say so in a moment: its pod failure policy is ours.
+            let time = pod.ended_or_created();
+            let reason = self.cause_of_failed_job(&mut run, "", time);
+            self.end(run, reason, job, time)
         } else if self.time_is_up(&run) {
             if let Some(failure) = self.trouble(job) {
                 run.last_failure = Some(last_failure(&failure, self.now));
@@ -260,6 +265,12 @@ impl Scene<'_> {
                 self.end(run, Reason::ResultLost, job, completed)
             }
         }
+    }
+
+    /// How many pods of `job` have failed. Its own count comes a moment after the pods tell.
+    fn failed_pods(&self, job: &JobView) -> u32 {
+        let seen = self.observed.pods.iter().filter(|pod| pod.phase == Phase::Failed && !pod.disrupted);
+        job.failed_pods.max(seen.count().try_into().unwrap_or(u32::MAX))
     }
 
     /// Why a pod of `job` failed last, and what its worker said.
@@ -338,7 +349,7 @@ impl Scene<'_> {
     fn active(&self, run: Run, job: &JobView) -> Result<Decision, Invalid> {
         let trouble = self.trouble(job);
         let is_older = job.generation.is_some_and(|generation| generation < self.subject.generation);
-        if is_older && !job.terminating && (trouble.is_some() || job.failed_pods > 0) {
+        if is_older && !job.terminating && (trouble.is_some() || self.failed_pods(job) > 0) {
             // It does not go well, and a person changed something: a Job cannot be changed, but replaced.
             let next = run.attempt + 1;
             return self.begin(run, next);
@@ -451,6 +462,12 @@ fn planned(run: Run, plan: &Plan) -> Run {
 
 fn last_failure(failure: &Failure, time: Timestamp) -> LastFailure {
     LastFailure { reason: failure.reason.as_str().into(), message: failure.message.clone(), time: Time(time) }
+}
+
+/// Whether the pod's exit code ends its Job, whatever is left of the backoff limit.
+fn ends_the_job(pod: &PodView) -> bool {
+    let exit_code = pod.terminated.as_ref().map(|end| end.exit_code);
+    pod.phase == Phase::Failed && exit_code.is_some_and(|code| FINAL_EXIT_CODES.contains(&code))
 }
 
 fn key(job: &JobView) -> JobKey {

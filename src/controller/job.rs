@@ -42,6 +42,9 @@ pub(super) const GENERATION_ANNOTATION: &str = "charon.dev/generation";
 
 /// The biggest run configuration: all annotations of a pod together may have 256 KiB.
 const RUN_CONFIG_LIMIT: usize = 200 * 1024;
+/// The exit codes that end a Job at once: the final ones, and 76 and 77, after which the controller
+/// paces what follows.
+pub(super) const FINAL_EXIT_CODES: [i32; 12] = [64, 65, 66, 67, 68, 69, 70, 71, 72, 73, 76, 77];
 /// How long a worker has to stop.
 const GRACE_SECONDS: i64 = 30;
 
@@ -159,8 +162,7 @@ fn failure_policy() -> PodFailurePolicy {
     let on_exit_codes = PodFailurePolicyOnExitCodesRequirement {
         container_name: Some(CONTAINER.into()),
         operator: "In".into(),
-        // Final ones, and 76 and 77, after which the controller paces what follows.
-        values: (64..=73).chain([76, 77]).collect(),
+        values: FINAL_EXIT_CODES.into(),
     };
     let on_disruption =
         PodFailurePolicyOnPodConditionsPattern { type_: "DisruptionTarget".into(), status: "True".into() };

@@ -263,12 +263,12 @@ fn verified(run: &Run) -> Option<Condition> {
 fn success(status: &Status, news: &News) -> String {
     let Some(payload) = &status.payload else { return "done".into() };
     let images = match payload.images {
-        1 => "1 image".to_owned(),
-        count => format!("{count} images"),
+        1 => "1 image is".to_owned(),
+        count => format!("{count} images are"),
     };
     match news.registry {
-        Some(registry) => format!("{images} of {} are in {registry}", payload.location),
-        None => format!("{images} are in {}, {}", payload.location, size(payload.size_bytes)),
+        Some(registry) => format!("{images} in {registry}, from {}", payload.location),
+        None => format!("{images} in {}, {}", payload.location, size(payload.size_bytes)),
     }
 }
 
