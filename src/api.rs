@@ -9,6 +9,8 @@
 mod build;
 #[allow(unreachable_pub)]
 mod import;
+#[cfg(test)]
+mod rules;
 mod schema;
 #[allow(unreachable_pub)]
 mod shared;

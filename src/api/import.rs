@@ -107,7 +107,7 @@ pub struct TargetRegistry {
     /// host or host:port.
     #[schemars(length(min = 1, max = 255))]
     #[x_kube(
-        validation = Rule::new("self.matches('^([A-Za-z0-9._-]+|[[][0-9a-fA-F:.]+[]])(:[0-9]{1,5})?$')")
+        validation = Rule::new("self.matches('^([A-Za-z0-9._-]+|\\\\[[0-9a-fA-F:.]+\\\\])(:[0-9]{1,5})?$')")
             .message("host must be host or host:port, without a scheme and without a path")
     )]
     pub host: String,

@@ -55,7 +55,7 @@ pub struct RegistryAccess {
     /// The registry as image names spell it, host or host:port; Docker Hub is docker.io.
     #[schemars(length(min = 1, max = 255))]
     #[x_kube(
-        validation = Rule::new("self.matches('^([A-Za-z0-9._-]+|[[][0-9a-fA-F:.]+[]])(:[0-9]{1,5})?$')")
+        validation = Rule::new("self.matches('^([A-Za-z0-9._-]+|\\\\[[0-9a-fA-F:.]+\\\\])(:[0-9]{1,5})?$')")
             .message("host must be host or host:port, without a scheme and without a path")
     )]
     pub host: String,
