@@ -7,7 +7,7 @@ use k8s_openapi::api::batch::v1::{
     PodFailurePolicyOnPodConditionsPattern, PodFailurePolicyRule,
 };
 use k8s_openapi::api::core::v1::{
-    Capabilities, Container, ContainerPort, DownwardAPIVolumeFile, DownwardAPIVolumeSource, KeyToPath,
+    Capabilities, Container, ContainerPort, DownwardAPIProjection, DownwardAPIVolumeFile, KeyToPath,
     ObjectFieldSelector, PersistentVolumeClaimVolumeSource, PodSecurityContext, PodSpec, PodTemplateSpec,
     ProjectedVolumeSource, SeccompProfile, SecretProjection, SecurityContext, Volume, VolumeMount,
     VolumeProjection,
@@ -184,15 +184,8 @@ fn failure_policy() -> PodFailurePolicy {
 
 fn pod(valid: &Valid, defaults: &WorkerDefaults) -> PodSpec {
     let ids = ids(valid.worker.security_context.as_ref(), defaults.ids.as_ref());
-    let (mut volumes, mut mounts) = (Vec::new(), Vec::new());
-    volumes.push(run_config_volume());
-    mounts.push(VolumeMount {
-        name: "run".into(),
-        mount_path: RUN_CONFIG_PATH.rsplit_once('/').map_or("/", |(folder, _)| folder).to_owned(),
-        read_only: Some(true),
-        ..VolumeMount::default()
-    });
-    volumes.push(Volume {
+    let (settings, folder) = settings_volume(&valid.registries);
+    let payload = Volume {
         name: "payload".into(),
         // A source is read-only by its mount: a read-only claim source would skip fsGroup.
         persistent_volume_claim: Some(PersistentVolumeClaimVolumeSource {
@@ -200,24 +193,14 @@ fn pod(valid: &Valid, defaults: &WorkerDefaults) -> PodSpec {
             read_only: None,
         }),
         ..Volume::default()
-    });
-    mounts.push(VolumeMount {
-        name: "payload".into(),
-        mount_path: PAYLOAD_MOUNT.into(),
-        read_only: valid.read_only().then_some(true),
+    };
+    let mount = |volume: &Volume, path: &str, read_only: bool| VolumeMount {
+        name: volume.name.clone(),
+        mount_path: path.into(),
+        read_only: read_only.then_some(true),
         ..VolumeMount::default()
-    });
-    for (index, registry) in valid.registries.iter().enumerate() {
-        if let Some(volume) = secrets_volume(index, registry) {
-            mounts.push(VolumeMount {
-                name: volume.name.clone(),
-                mount_path: format!("{REGISTRY_SECRETS}/{index}"),
-                read_only: Some(true),
-                ..VolumeMount::default()
-            });
-            volumes.push(volume);
-        }
-    }
+    };
+    let mounts = vec![mount(&settings, folder, true), mount(&payload, PAYLOAD_MOUNT, valid.read_only())];
     let seccomp = || SeccompProfile { type_: "RuntimeDefault".into(), localhost_profile: None };
     PodSpec {
         restart_policy: Some("Never".into()),
@@ -258,39 +241,51 @@ fn pod(valid: &Valid, defaults: &WorkerDefaults) -> PodSpec {
             volume_mounts: Some(mounts),
             ..Container::default()
         }],
-        volumes: Some(volumes),
+        volumes: Some(vec![settings, payload]),
         ..PodSpec::default()
     }
 }
 
-/// The run configuration lives and dies with the pod, as its annotation.
-fn run_config_volume() -> Volume {
-    let file = RUN_CONFIG_PATH.rsplit_once('/').map_or(RUN_CONFIG_PATH, |(_, file)| file);
-    Volume {
-        name: "run".into(),
-        downward_api: Some(DownwardAPIVolumeSource {
-            items: Some(vec![DownwardAPIVolumeFile {
-                path: file.into(),
-                field_ref: Some(ObjectFieldSelector {
-                    field_path: format!("metadata.annotations['{RUN_ANNOTATION}']"),
-                    api_version: None,
-                }),
-                ..DownwardAPIVolumeFile::default()
-            }]),
-            default_mode: None,
+/// All that a worker is told, and the folder where it looks for that: the run configuration, which
+/// lives and dies with the pod as its annotation, and the Secrets of the registries. One volume for
+/// all, since nothing can be mounted inside another read-only one.
+fn settings_volume(registries: &[Registry]) -> (Volume, &'static str) {
+    let (folder, file) = RUN_CONFIG_PATH.rsplit_once('/').expect("it is an absolute path");
+    let run = DownwardAPIVolumeFile {
+        path: file.into(),
+        field_ref: Some(ObjectFieldSelector {
+            field_path: format!("metadata.annotations['{RUN_ANNOTATION}']"),
+            api_version: None,
+        }),
+        ..DownwardAPIVolumeFile::default()
+    };
+    let run = VolumeProjection {
+        downward_api: Some(DownwardAPIProjection { items: Some(vec![run]) }),
+        ..VolumeProjection::default()
+    };
+    let secrets = registries.iter().enumerate().flat_map(|(index, registry)| {
+        let secrets = REGISTRY_SECRETS.strip_prefix(folder).expect("it is below the same folder");
+        secret_sources(&format!("{}/{index}", secrets.trim_start_matches('/')), registry)
+    });
+    let volume = Volume {
+        name: "settings".into(),
+        projected: Some(ProjectedVolumeSource {
+            sources: Some(std::iter::once(run).chain(secrets).collect()),
+            default_mode: Some(0o444),
         }),
         ..Volume::default()
-    }
+    };
+    (volume, folder)
 }
 
-/// The Secrets of one registry. Only the keys that are known are mounted, and the one that must be
-/// there is in a source of its own that is not optional: a Secret of another kind stops the pod
-/// instead of being read.
-fn secrets_volume(index: usize, registry: &Registry) -> Option<Volume> {
+/// The Secrets of one registry, below `folder`. Only the keys that are known are mounted, and the one
+/// that must be there is in a source of its own that is not optional: a Secret of another kind stops
+/// the pod instead of being read.
+fn secret_sources(folder: &str, registry: &Registry) -> Vec<VolumeProjection> {
     let source = |name: &String, keys: &[&str], optional: bool| VolumeProjection {
         secret: Some(SecretProjection {
             name: name.clone(),
-            items: Some(keys.iter().map(|key| key_as_itself(key)).collect()),
+            items: Some(keys.iter().map(|key| key_below(folder, key)).collect()),
             optional: Some(optional),
         }),
         ..VolumeProjection::default()
@@ -298,14 +293,118 @@ fn secrets_volume(index: usize, registry: &Registry) -> Option<Volume> {
     let credentials = registry.credentials.iter().map(|name| source(name, &[".dockerconfigjson"], false));
     let certificates =
         registry.certificates.iter().map(|name| source(name, &["ca.crt", "tls.crt", "tls.key"], true));
-    let sources: Vec<_> = credentials.chain(certificates).collect();
-    (!sources.is_empty()).then(|| Volume {
-        name: format!("registry-{index}"),
-        projected: Some(ProjectedVolumeSource { sources: Some(sources), default_mode: Some(0o444) }),
-        ..Volume::default()
-    })
+    credentials.chain(certificates).collect()
 }
 
-fn key_as_itself(key: &str) -> KeyToPath {
-    KeyToPath { key: key.into(), path: key.into(), mode: None }
+fn key_below(folder: &str, key: &str) -> KeyToPath {
+    KeyToPath { key: key.into(), path: format!("{folder}/{key}"), mode: None }
+}
+#[cfg(test)]
+mod tests {
+    use serde_json::{Value, json};
+
+    use super::*;
+    use crate::controller::validate;
+
+    fn subject() -> Subject {
+        Subject {
+            kind: "PayloadBuild",
+            letter: 'b',
+            name: "app".into(),
+            namespace: "ns".into(),
+            uid: "0f1e".into(),
+            generation: 3,
+            requested_at: None,
+        }
+    }
+
+    fn job_of(valid: &Valid) -> Job {
+        let defaults = WorkerDefaults::with_image("registry.example/charon:1");
+        let plan = plan(&subject(), valid, "c0ffee", 2, &defaults).unwrap();
+        job(&subject(), valid, &plan, &defaults)
+    }
+
+    fn build(fields: Value) -> Valid {
+        let mut spec = json!({
+            "images": [{ "image": "python:3" }],
+            "output": { "persistentVolumeClaim": { "claimName": "transfer", "path": "out/app.zip" } },
+        });
+        spec.as_object_mut().unwrap().extend(fields.as_object().unwrap().clone());
+        validate::build(&serde_json::from_value(spec).unwrap()).unwrap()
+    }
+
+    #[test]
+    fn the_job_of_a_build() {
+        let valid = build(json!({
+            "registries": [
+                { "host": "quay.io" },
+                { "host": "docker.io", "secretRef": { "name": "pull" }, "certSecretRef": { "name": "corp-ca" } },
+            ],
+        }));
+        insta::assert_snapshot!(serde_saphyr::to_string(&job_of(&valid)).unwrap());
+    }
+
+    #[test]
+    fn an_import_reads_its_claim_only_by_the_mount() {
+        let spec = json!({
+            "source": { "persistentVolumeClaim": { "claimName": "inbox", "path": "app.zip" } },
+            "registry": { "host": "registry.infra:5000" },
+        });
+        let valid = validate::import(&serde_json::from_value(spec).unwrap()).unwrap();
+        let pod = serde_json::to_value(job_of(&valid)).unwrap()["spec"]["template"]["spec"].take();
+        let mount = |name: &str| {
+            let mounts = pod["containers"][0]["volumeMounts"].as_array().unwrap();
+            mounts.iter().find(|mount| mount["name"] == name).unwrap().clone()
+        };
+        assert_eq!(mount("payload")["readOnly"], json!(true));
+        let volumes = pod["volumes"].as_array().unwrap();
+        let volume = volumes.iter().find(|volume| volume["name"] == "payload").unwrap();
+        assert_eq!(volume["persistentVolumeClaim"], json!({ "claimName": "inbox" }));
+    }
+
+    #[test]
+    fn the_worker_has_no_token_and_stands_before_the_restricted_standard() {
+        let pod = job_of(&build(json!({}))).spec.unwrap().template.spec.unwrap();
+        assert_eq!(pod.automount_service_account_token, Some(false));
+        let text = serde_json::to_string(&pod.volumes).unwrap();
+        assert!(!text.contains("serviceAccountToken"), "{text}");
+        let container = pod.containers[0].security_context.clone().unwrap();
+        assert_eq!(container.allow_privilege_escalation, Some(false));
+        assert_eq!(container.read_only_root_filesystem, Some(true));
+        assert_eq!(pod.security_context.unwrap().run_as_non_root, Some(true));
+    }
+
+    #[test]
+    fn the_run_configuration_is_the_workers_and_its_digest_is_that_of_its_bytes() {
+        let valid = build(json!({}));
+        let plan = plan(&subject(), &valid, "c0ffee", 2, &WorkerDefaults::with_image("i")).unwrap();
+        let config: RunConfig = serde_json::from_str(&plan.config).unwrap();
+        assert_eq!((config.run_id.as_str(), config.version), ("c0ffee", CONTRACT_VERSION));
+        assert_eq!(config.work, valid.work);
+        assert_eq!(plan.input_digest, Digest::sha256(plan.config.as_bytes()).hex());
+        let annotations = job_of(&valid).spec.unwrap().template.metadata.unwrap().annotations.unwrap();
+        assert_eq!(annotations[RUN_ANNOTATION], plan.config);
+    }
+
+    #[test]
+    fn more_names_than_an_annotation_holds_are_refused() {
+        let images: Vec<Value> = (0..1000)
+            .map(|index| json!({ "image": format!("r.example/{}{index}", "a".repeat(230)) }))
+            .collect();
+        let valid = build(json!({ "images": images }));
+        let refusal = plan(&subject(), &valid, "c0ffee", 2, &WorkerDefaults::with_image("i")).unwrap_err();
+        assert!(refusal.0.contains("divide them into several payloads"), "{refusal}");
+    }
+
+    #[test]
+    fn every_final_and_every_waiting_reason_ends_the_job() {
+        use crate::reason::{Class, Reason};
+        for reason in
+            [Reason::SourceNotFound, Reason::RateLimited, Reason::AuthenticationFailed, Reason::StorageFull]
+        {
+            assert_ne!(reason.class(), Class::Again);
+            assert!(FINAL_EXIT_CODES.contains(&i32::from(reason.exit_code())), "{reason}");
+        }
+        assert!(!FINAL_EXIT_CODES.contains(&i32::from(Reason::ImageNotFound.exit_code())));
+    }
 }

@@ -168,3 +168,68 @@ fn amount(amount: &IntOrString) -> f64 {
     };
     number.parse::<f64>().unwrap_or_default() * factor.unwrap_or_default()
 }
+
+#[cfg(test)]
+mod tests {
+    use serde_json::json;
+
+    use super::*;
+
+    fn merged(wanted: serde_json::Value) -> serde_json::Value {
+        let wanted: WorkerResources = serde_json::from_value(wanted).unwrap();
+        let defaults = WorkerDefaults::with_image("i").resources;
+        serde_json::to_value(resources(Some(&wanted), &defaults)).unwrap()
+    }
+
+    #[test]
+    fn requests_and_limits_are_always_set() {
+        let defaults = json!({
+            "requests": { "cpu": "100m", "memory": "128Mi" },
+            "limits": { "cpu": "2", "memory": "512Mi" },
+        });
+        assert_eq!(merged(json!({})), defaults);
+    }
+
+    #[test]
+    fn a_persons_amounts_win_and_a_default_gives_way_to_them() {
+        assert_eq!(
+            merged(json!({ "requests": { "memory": "1Gi", "cpu": 1 } })),
+            json!({
+                "requests": { "cpu": "1", "memory": "1Gi" },
+                "limits": { "cpu": "2", "memory": "1Gi" },
+            })
+        );
+        assert_eq!(
+            merged(json!({ "limits": { "memory": "64Mi", "ephemeral-storage": "1G" } })),
+            json!({
+                "requests": { "cpu": "100m", "memory": "64Mi" },
+                "limits": { "cpu": "2", "memory": "64Mi", "ephemeral-storage": "1G" },
+            })
+        );
+    }
+
+    #[test]
+    fn amounts_are_compared_whatever_their_suffix() {
+        let of = |text: &str| amount(&IntOrString::String(text.into()));
+        for (less, more) in
+            [("100m", "1"), ("1", "1k"), ("1M", "1Mi"), ("1e3", "1Ki"), ("0.5", "501m"), ("1Gi", "2G")]
+        {
+            assert!(of(less) < of(more), "{less} {more}");
+        }
+        assert!((amount(&IntOrString::Int(2)) - of("2000m")).abs() < 1e-9);
+    }
+
+    #[test]
+    fn a_user_that_is_given_alone_stands_for_the_groups() {
+        let defaults = WorkerDefaults::with_image("i").ids;
+        let user = PodIds { run_as_user: Some(1000), ..PodIds::default() };
+        let merged = ids(Some(&user), defaults.as_ref());
+        assert_eq!(
+            (merged.run_as_user, merged.run_as_group, merged.fs_group),
+            (Some(1000), Some(1000), Some(1000))
+        );
+        let merged = ids(None, defaults.as_ref());
+        assert_eq!((merged.run_as_user, merged.fs_group), (Some(65532), Some(65532)));
+        assert_eq!(ids(None, None), PodIds::default());
+    }
+}

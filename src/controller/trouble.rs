@@ -174,8 +174,8 @@ mod tests {
             message: message.into(),
             last: NOW + Duration::from_secs(seconds),
         };
-        let secret = "MountVolume.SetUp failed for volume \"registry-0\" : secret \"pull\" not found";
-        let key = "MountVolume.SetUp failed for volume \"registry-0\" : references non-existent secret key: .dockerconfigjson";
+        let secret = "MountVolume.SetUp failed for volume \"settings\" : secret \"pull\" not found";
+        let key = "MountVolume.SetUp failed for volume \"settings\" : references non-existent secret key: .dockerconfigjson";
         let busy = "Multi-Attach error for volume \"pvc-1\" Volume is already used by pod(s) x";
         let gone = "MountVolume.SetUp failed for volume \"pv\" : stat /mnt/pv: no such file or directory";
         for (events, expected) in [

@@ -234,3 +234,122 @@ fn timeout(text: Option<&str>) -> Result<Option<Duration>, Invalid> {
     }
     Ok(Some(Duration::from_secs(seconds)))
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn build_of(spec: Value) -> Result<Valid, String> {
+        build(&serde_json::from_value(spec).unwrap()).map_err(|invalid| invalid.0)
+    }
+
+    fn import_of(spec: Value) -> Result<Valid, String> {
+        import(&serde_json::from_value(spec).unwrap()).map_err(|invalid| invalid.0)
+    }
+
+    fn spec() -> Value {
+        json!({
+            "images": [{ "image": "python:3" }],
+            "output": { "persistentVolumeClaim": { "claimName": "transfer", "path": "out/app.zip" } },
+        })
+    }
+
+    fn import_spec() -> Value {
+        json!({
+            "source": { "persistentVolumeClaim": { "claimName": "inbox", "path": "app.zip" } },
+            "registry": { "host": "registry.infra:5000" },
+        })
+    }
+
+    fn with(mut spec: Value, field: &str, value: Value) -> Value {
+        spec[field] = value;
+        spec
+    }
+
+    #[test]
+    fn a_build_becomes_work_with_the_defaults_filled_in() {
+        let valid = build_of(spec()).unwrap();
+        let work = BuildWork {
+            images: vec!["python:3".into()],
+            already_transferred: vec![],
+            path: "out/app.zip".into(),
+        };
+        assert_eq!(valid.work, Work::Build(work));
+        assert_eq!((valid.backoff_limit, valid.timeout), (6, None));
+        assert_eq!((valid.location().as_str(), valid.read_only()), ("transfer/out/app.zip", false));
+    }
+
+    #[test]
+    fn an_import_has_its_target_as_the_first_registry() {
+        let spec = with(
+            import_spec(),
+            "registry",
+            json!({ "host": "r:5000", "insecure": true, "secretRef": { "name": "s" }, "certSecretRef": { "name": "c" } }),
+        );
+        let valid = import_of(spec).unwrap();
+        let access = contract::RegistryAccess { host: "r:5000".into(), insecure: true, certificates: true };
+        let registry = Registry { access, credentials: Some("s".into()), certificates: Some("c".into()) };
+        assert_eq!(valid.registries, [registry]);
+        assert!(valid.read_only());
+    }
+
+    #[test]
+    fn what_the_schema_cannot_see_is_refused_with_its_field() {
+        let images = |images: &[&str]| {
+            let images: Vec<Value> = images.iter().map(|image| json!({ "image": image })).collect();
+            with(spec(), "images", images.into())
+        };
+        let path = |path: &str| {
+            with(spec(), "output", json!({ "persistentVolumeClaim": { "claimName": "c", "path": path } }))
+        };
+        let registries = |hosts: [&str; 2]| {
+            with(spec(), "registries", hosts.map(|host| json!({ "host": host })).to_vec().into())
+        };
+        for (spec, words) in [
+            (images(&[]), "spec.images is empty"),
+            (images(&["a", "A"]), "spec.images[1].image: \"A\" is no image name"),
+            (
+                images(&["q.io/a:1", "g.io/a:1"]),
+                "spec.images has q.io/a:1 and g.io/a:1, which would both arrive as a:1",
+            ),
+            (images(&["a", "q.io/a:latest"]), "both arrive as a:latest"),
+            (
+                with(spec(), "alreadyTransferred", json!({ "images": ["b:c:d"] })),
+                "spec.alreadyTransferred.images[0]",
+            ),
+            (path("../x"), "spec.output.persistentVolumeClaim.path \"../x\""),
+            (path("/x"), "without '.', '..' and empty parts"),
+            (with(spec(), "output", json!({})), "spec.output has no persistentVolumeClaim"),
+            (registries(["docker.io", "index.docker.io"]), "are the same registry"),
+            (registries(["a.b", "a.b/c"]), "spec.registries[1].host"),
+            (with(spec(), "timeout", json!("1d")), "spec.timeout \"1d\""),
+            (with(spec(), "timeout", json!("0s")), "spec.timeout \"0s\""),
+            (with(spec(), "timeout", json!("5")), "spec.timeout \"5\""),
+            (with(spec(), "timeout", json!("99999999999999999999h")), "spec.timeout"),
+        ] {
+            let refusal = build_of(spec.clone()).unwrap_err();
+            assert!(refusal.contains(words), "{spec}: {refusal}");
+        }
+        for (spec, words) in [
+            (with(import_spec(), "source", json!({})), "spec.source has no persistentVolumeClaim"),
+            (with(import_spec(), "expectedDigest", json!("sha256:1")), "spec.expectedDigest"),
+            (with(import_spec(), "registry", json!({ "host": "a.b/c" })), "spec.registry.host"),
+        ] {
+            let refusal = import_of(spec.clone()).unwrap_err();
+            assert!(refusal.contains(words), "{spec}: {refusal}");
+        }
+    }
+
+    #[test]
+    fn one_image_written_in_two_ways_is_no_conflict() {
+        let images = json!([{ "image": "python:3" }, { "image": "docker.io/python:3" }]);
+        assert!(build_of(with(spec(), "images", images)).is_ok());
+    }
+
+    #[test]
+    fn a_timeout_is_the_sum_of_its_parts() {
+        for (text, seconds) in [("72h", 259_200), ("1h30m", 5400), ("1m1s", 61)] {
+            assert_eq!(timeout(Some(text)).unwrap(), Some(Duration::from_secs(seconds)));
+        }
+    }
+}

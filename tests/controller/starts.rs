@@ -36,7 +36,7 @@ async fn a_missing_secret_is_named_until_it_is_there() {
     let pod = with_pod(&world, "app").await;
     world.bind(&pod).await;
     world.waits(&pod, "ContainerCreating", "").await;
-    let why = "MountVolume.SetUp failed for volume \"registry-0\" : secret \"pull\" not found";
+    let why = "MountVolume.SetUp failed for volume \"settings\" : secret \"pull\" not found";
     world.event(&pod, "FailedMount", why).await;
     is_held_up(&world, "app", Reason::SecretNotFound, "Secret \"pull\"").await;
 
