@@ -15,6 +15,8 @@ mod reconcile;
 mod redact;
 mod run_id;
 mod settings;
+#[cfg(test)]
+mod simulation;
 mod summarise;
 mod trouble;
 mod validate;

@@ -478,3 +478,6 @@ fn key(job: &JobView) -> JobKey {
 pub(super) fn parse(text: &str) -> Option<Reason> {
     serde_json::from_value(text.into()).ok()
 }
+
+#[cfg(test)]
+mod tests;

@@ -187,7 +187,7 @@ fn conditions(status: &Status, news: &News) -> Vec<Condition> {
             let waits = cause.is_some_and(|cause| cause.class() == crate::reason::Class::Wait);
             let reason = cause.filter(|_| waits).unwrap_or(Reason::ProgressingWithRetry);
             let message = format!("attempt {} failed; the next one is due at {due}", run.attempt);
-            conditions.extend(failed_before());
+            conditions.push(failed_before().unwrap_or_else(|| failed(reason.as_str(), &message)));
             conditions.push(reconciling(reason, &message));
         }
         Verdict::Stalled => stalled(&run, &mut conditions),
@@ -295,3 +295,6 @@ fn new(type_: &str, status: &str, reason: &str, message: &str) -> Condition {
         last_transition_time: Time(Timestamp::UNIX_EPOCH),
     }
 }
+
+#[cfg(test)]
+mod tests;
