@@ -79,7 +79,7 @@ pub async fn run(args: ControllerArgs) -> Result<(), ControllerCommandError> {
         }
         tracing::info!("stopping");
         stop.cancel();
-        std::future::pending::<()>().await
+        std::future::pending::<()>().await;
     };
     tokio::select! {
         result = running => Ok(result?),

@@ -33,8 +33,8 @@ pub(super) async fn missing(client: &Client) -> Missing {
     let names: Vec<String> = names.filter_map(|crd| crd.metadata.name).collect();
     (!names.is_empty()).then(|| {
         format!(
-            "CustomResourceDefinition {} is not installed in version {VERSION}; apply the files in crds/",
-            names.join(" and ")
+            "not installed in version {VERSION}: CustomResourceDefinition {}; apply the files in crds/",
+            names.join(", ")
         )
     })
 }
@@ -69,5 +69,26 @@ async fn ready(State(missing): State<Arc<watch::Receiver<Missing>>>) -> (StatusC
     match &*missing.borrow() {
         None => (StatusCode::OK, "ok\n".into()),
         Some(missing) => (StatusCode::SERVICE_UNAVAILABLE, format!("{missing}\n")),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[tokio::test]
+    async fn it_lives_while_it_is_not_ready_and_says_what_is_missing() {
+        let (tell, missing) = watch::channel(Some("not installed: x".to_owned()));
+        let listener = tokio::net::TcpListener::bind("127.0.0.1:0").await.unwrap();
+        let address = listener.local_addr().unwrap();
+        tokio::spawn(async move { axum::serve(listener, router(missing)).await });
+        let get = async |path: &str| {
+            let answer = reqwest::get(format!("http://{address}{path}")).await.unwrap();
+            (answer.status().as_u16(), answer.text().await.unwrap())
+        };
+        assert_eq!(get("/healthz").await, (200, "ok\n".into()));
+        assert_eq!(get("/readyz").await, (503, "not installed: x\n".into()));
+        tell.send_replace(None);
+        assert_eq!(get("/readyz").await, (200, "ok\n".into()));
     }
 }

@@ -300,6 +300,7 @@ fn key_below(folder: &str, key: &str) -> KeyToPath {
     KeyToPath { key: key.into(), path: format!("{folder}/{key}"), mode: None }
 }
 #[cfg(test)]
+#[allow(clippy::needless_pass_by_value)] // json! makes values
 mod tests {
     use serde_json::{Value, json};
 
