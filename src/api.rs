@@ -4,8 +4,8 @@
 //! comment is what `kubectl explain` shows. Specs have no schema defaults (they make GitOps tools see
 //! drift); a default is told in the field's comment and lives in the controller.
 
-// The schema derive repeats each type inside a function, where its `pub` reaches nobody; and each printer
-// column has the same attributes, which clippy takes for a mistake.
+// The schema derive repeats each type inside a function, where its `pub` reaches nobody; and each
+// printer column names its type and path, which are no duplicates.
 #[allow(unreachable_pub, clippy::duplicated_attributes)]
 mod build;
 #[allow(unreachable_pub, clippy::duplicated_attributes)]

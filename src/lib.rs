@@ -3,11 +3,20 @@
 //! ARCHITECTURE.md shows the house; each module is a room of it.
 
 pub mod api;
+pub mod build;
+pub mod cli;
 pub mod controller;
 pub mod digest;
+pub mod import;
+pub mod library;
 pub mod payload;
+pub mod progress;
 pub mod reason;
 pub mod reference;
 pub mod registry;
 pub mod storage;
 pub mod worker;
+
+pub use library::{
+    MakePayload, PushPayload, RegistryOptions, make_payload, make_payload_to, push_payload, push_payload_from,
+};

@@ -183,6 +183,34 @@ impl Reason {
     }
 }
 
+/// One thing that went wrong.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Failure {
+    /// The image or file that it is about.
+    pub item: String,
+    /// Why.
+    pub reason: Reason,
+    /// The same in words: what was being done, what came back, what to do.
+    pub message: String,
+}
+
+/// The one reason for several failures: one that may pass if there is any, else the most frequent.
+///
+/// Of nothing it is [`Reason::WorkerFailed`].
+#[must_use]
+pub fn of_all(failures: &[Failure]) -> Reason {
+    let count = |reason: Reason| failures.iter().filter(|failure| failure.reason == reason).count();
+    let rank = |reason: Reason| match reason.class() {
+        Class::Wait => 3,
+        Class::Again => 2,
+        Class::Twice => 1,
+        Class::Final => 0,
+    };
+    // Of equals the first in the list: `max_by_key` would take the last.
+    let reasons = failures.iter().rev().map(|failure| failure.reason);
+    reasons.max_by_key(|reason| (rank(*reason), count(*reason))).unwrap_or(Reason::WorkerFailed)
+}
+
 impl fmt::Display for Reason {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.write_str(self.as_str())
@@ -198,6 +226,17 @@ mod tests {
         for reason in [Reason::Succeeded, Reason::StorageAccessDenied, Reason::ResultLost] {
             assert_eq!(serde_json::to_string(&reason).unwrap(), format!("{:?}", reason.as_str()));
         }
+    }
+
+    #[test]
+    fn several_failures_are_one_that_may_pass_or_else_the_most_frequent() {
+        let failure = |reason| Failure { item: "a".into(), reason, message: "b".into() };
+        let all = |reasons: &[Reason]| of_all(&reasons.iter().copied().map(failure).collect::<Vec<_>>());
+        assert_eq!(all(&[Reason::AccessDenied, Reason::RateLimited]), Reason::RateLimited);
+        assert_eq!(all(&[Reason::AccessDenied, Reason::ImageNotFound]), Reason::ImageNotFound);
+        let denied_twice = [Reason::UnsupportedImage, Reason::AccessDenied, Reason::AccessDenied];
+        assert_eq!(all(&denied_twice), Reason::AccessDenied);
+        assert_eq!(all(&[Reason::MissingBase, Reason::AccessDenied]), Reason::MissingBase);
     }
 
     #[test]

@@ -6,14 +6,21 @@
 //!
 //! The module knows nothing of what its callers move, or why.
 
+mod access;
 mod auth;
 mod blobs;
 mod client;
 mod docker_config;
 mod error;
 mod manifests;
+mod retry;
+#[cfg(test)]
+mod tests;
+mod uploads;
 
-pub use client::{Access, Credentials, Patience, Registry};
+pub use access::{Access, Credentials};
+pub use client::Registry;
 pub use docker_config::{DockerConfig, DockerConfigError};
 pub use error::{Answer, Asked, RegistryError};
 pub use manifests::Manifest;
+pub use retry::Patience;

@@ -1,3 +1,142 @@
 //! The worker: one attempt of a run, in a pod of its own, without access to the Kubernetes API.
+//!
+//! It reads its run configuration once, moves the bytes, and leaves its outcome in the termination
+//! message and the exit code.
 
 pub mod contract;
+mod run;
+mod serve;
+
+use std::path::PathBuf;
+use std::sync::Arc;
+
+use clap::Args;
+use tokio::net::TcpListener;
+use tokio::signal::unix::{SignalKind, signal};
+use tracing::{error, info, warn};
+
+use crate::digest::Digest;
+use crate::progress::Progress;
+use crate::reason::Reason;
+use contract::{
+    CONTRACT_VERSION, Outcome, PAYLOAD_MOUNT, PROGRESS_PORT, REGISTRY_SECRETS, RUN_CONFIG_PATH, RunConfig,
+};
+
+/// The exit code of a run that was told to stop: never a final one.
+const TERMINATED: u8 = 143;
+
+/// Do one attempt of a run.
+#[derive(Debug, Args)]
+pub struct Worker {
+    /// The run configuration
+    #[arg(long, default_value = RUN_CONFIG_PATH)]
+    config: PathBuf,
+    /// The folder that payloads are in
+    #[arg(long, default_value = PAYLOAD_MOUNT)]
+    payloads: PathBuf,
+    /// The folder with the registries' credentials and certificates
+    #[arg(long, default_value = REGISTRY_SECRETS)]
+    registry_secrets: PathBuf,
+    /// Where the outcome goes
+    #[arg(long, default_value = "/dev/termination-log")]
+    termination_log: PathBuf,
+    /// The port of the progress report
+    #[arg(long, default_value_t = PROGRESS_PORT)]
+    progress_port: u16,
+}
+
+impl Worker {
+    /// Does the attempt; gives the process' exit code.
+    pub async fn run(self) -> u8 {
+        let outcome = tokio::select! {
+            outcome = self.attempt() => outcome,
+            () = terminated() => {
+                warn!("told to stop; the next attempt begins anew");
+                return TERMINATED;
+            }
+        };
+        match outcome.reason {
+            Reason::Succeeded => info!("{}", outcome.message),
+            reason => {
+                for failure in &outcome.failures {
+                    error!("{}: {}", failure.reason, failure.message);
+                }
+                error!("{reason}: {}", outcome.message);
+            }
+        }
+        if let Err(error) = tokio::fs::write(&self.termination_log, outcome.to_message()).await {
+            error!("cannot write the outcome to {}: {error}", self.termination_log.display());
+        }
+        outcome.reason.exit_code()
+    }
+
+    async fn attempt(&self) -> Outcome {
+        let bytes = match tokio::fs::read(&self.config).await {
+            Ok(bytes) => bytes,
+            Err(error) => {
+                let message = format!("cannot read the run configuration {}: {error}", self.config.display());
+                return failed(Reason::WorkerFailed, message);
+            }
+        };
+        let input_digest = Digest::sha256(&bytes).hex().to_owned();
+        let config = match parse(&bytes) {
+            Ok(config) => config,
+            Err(message) => return Outcome { input_digest, ..failed(Reason::WorkerFailed, message) },
+        };
+        let progress = Arc::new(Progress::default());
+        match TcpListener::bind(("::", self.progress_port)).await {
+            Ok(listener) => {
+                // It ends with the process.
+                tokio::spawn(serve::serve(
+                    listener,
+                    config.run_id.clone(),
+                    config.nonce.clone(),
+                    Arc::clone(&progress),
+                ));
+            }
+            Err(error) => warn!("cannot report progress on port {}: {error}", self.progress_port),
+        }
+        let outcome = run::run(&config, &self.payloads, &self.registry_secrets, &progress).await;
+        Outcome { run_id: config.run_id, input_digest, ..outcome }
+    }
+}
+
+fn parse(bytes: &[u8]) -> Result<RunConfig, String> {
+    let config: RunConfig = serde_json::from_slice(bytes).map_err(|error| {
+        format!("cannot read the run configuration: {error}; are controller and worker of one version?")
+    })?;
+    if config.version != CONTRACT_VERSION {
+        return Err(format!(
+            "the run configuration has version {}, this worker reads {CONTRACT_VERSION}; controller and worker must be of one version",
+            config.version
+        ));
+    }
+    Ok(config)
+}
+
+fn failed(reason: Reason, message: String) -> Outcome {
+    Outcome {
+        version: CONTRACT_VERSION,
+        run_id: String::new(),
+        input_digest: String::new(),
+        reason,
+        message,
+        payload: None,
+        result: None,
+        failures: Vec::new(),
+        failures_total: 0,
+    }
+}
+
+/// Waits for SIGTERM.
+async fn terminated() {
+    match signal(SignalKind::terminate()) {
+        Ok(mut terminate) => {
+            terminate.recv().await;
+        }
+        Err(error) => {
+            warn!("cannot listen for SIGTERM: {error}");
+            std::future::pending::<()>().await;
+        }
+    }
+}

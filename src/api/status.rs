@@ -149,8 +149,9 @@ pub struct Payload {
     pub run_id: String,
     /// Where it lies: claim/path.
     pub location: String,
-    /// Its digest, which an import can expect.
-    pub digest: String,
+    /// Its digest, which an import can expect. docker-charon's payloads have none.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub digest: Option<String>,
     /// The file's size.
     pub size_bytes: u64,
     /// The version of its format.

@@ -1,75 +1,63 @@
-//! `charon controller`: looks after the resources of a cluster.
-
 use std::net::SocketAddr;
 use std::time::Duration;
 
 use tokio::signal::unix::{SignalKind, signal};
 use tokio_util::sync::CancellationToken;
 
+use super::CliError;
 use crate::api::WorkerResources;
-use crate::controller::{self, ControllerError, Pace, Settings, WorkerDefaults};
+use crate::controller::{self, Pace, Settings, WorkerDefaults};
 
 /// Look after the PayloadBuilds and PayloadImports of a cluster
 #[derive(Debug, Clone, clap::Args)]
-pub struct ControllerArgs {
+pub(super) struct ControllerArgs {
     /// Image of the worker pods: the image that this program is in
     #[arg(long, env = "CHARON_WORKER_IMAGE", value_name = "IMAGE")]
-    pub worker_image: String,
+    pub(super) worker_image: String,
     /// When the worker's image is pulled; by default as Kubernetes chooses by its tag
     #[arg(long, env = "CHARON_WORKER_IMAGE_PULL_POLICY", value_name = "POLICY", value_parser = ["Always", "IfNotPresent", "Never"])]
-    pub worker_image_pull_policy: Option<String>,
+    pub(super) worker_image_pull_policy: Option<String>,
     /// Requests and limits of worker pods, as JSON; a resource's own win
     #[arg(long, env = "CHARON_WORKER_RESOURCES", value_name = "JSON", value_parser = resources)]
-    pub worker_resources: Option<WorkerResources>,
+    pub(super) worker_resources: Option<WorkerResources>,
     /// User and groups of worker pods: 65532, or those that the cluster gives (OpenShift)
     #[arg(long, env = "CHARON_WORKER_SECURITY_CONTEXT", value_enum, default_value = "auto")]
-    pub worker_security_context: Ids,
+    pub(super) worker_security_context: Ids,
     /// Namespace to look after; by default all
     #[arg(long, env = "CHARON_NAMESPACE", value_name = "NAMESPACE")]
-    pub namespace: Option<String>,
+    pub(super) namespace: Option<String>,
     /// Resources of a kind that are looked at at once
     #[arg(long, env = "CHARON_CONCURRENCY", value_name = "COUNT", default_value = "8", value_parser = clap::value_parser!(u16).range(1..))]
-    pub concurrency: u16,
+    pub(super) concurrency: u16,
     /// Pause before another attempt where time may help, such as for a source that has not arrived
     #[arg(long, env = "CHARON_WAIT_INTERVAL", value_name = "DURATION", default_value = "5m", value_parser = duration)]
-    pub wait_interval: Duration,
+    pub(super) wait_interval: Duration,
     /// Pause before the second and last attempt with credentials that were refused
     #[arg(long, env = "CHARON_AUTH_RETRY_INTERVAL", value_name = "DURATION", default_value = "1m", value_parser = duration)]
-    pub auth_retry_interval: Duration,
+    pub(super) auth_retry_interval: Duration,
     /// Where /healthz and /readyz answer
-    #[arg(long, env = "CHARON_HEALTH_ADDRESS", value_name = "ADDRESS", default_value = "0.0.0.0:8081")]
-    pub health_address: SocketAddr,
+    #[arg(long, env = "CHARON_HEALTH_ADDRESS", value_name = "ADDRESS", default_value = "[::]:8081")]
+    pub(super) health_address: SocketAddr,
 }
 
 /// Who chooses the user and the groups of worker pods.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, clap::ValueEnum)]
-pub enum Ids {
+pub(super) enum Ids {
     /// Charon: 65532.
     Auto,
     /// The cluster.
     None,
 }
 
-/// Why the controller could not be started, or ended.
-#[derive(Debug, thiserror::Error)]
-pub enum ControllerCommandError {
-    /// It does not know its cluster.
-    #[error("cannot find out how to reach the cluster: {0}")]
-    Cluster(#[source] Box<kube::Error>),
-    /// Signals cannot be received.
-    #[error("cannot wait for signals: {0}")]
-    Signal(#[source] std::io::Error),
-    /// It ended.
-    #[error(transparent)]
-    Controller(#[from] ControllerError),
-}
-
 /// Looks after the cluster that the environment names until SIGTERM or SIGINT.
-pub async fn run(args: ControllerArgs) -> Result<(), ControllerCommandError> {
+pub(super) async fn run(args: ControllerArgs) -> Result<(), CliError> {
+    let failed = |what: &str, error: &dyn std::error::Error| CliError::Failed(format!("{what}: {error}"));
     let client = kube::Client::try_default().await;
-    let client = client.map_err(|error| ControllerCommandError::Cluster(Box::new(error)))?;
-    let mut terminate = signal(SignalKind::terminate()).map_err(ControllerCommandError::Signal)?;
-    let mut interrupt = signal(SignalKind::interrupt()).map_err(ControllerCommandError::Signal)?;
+    let client = client.map_err(|error| failed("cannot find out how to reach the cluster", &error))?;
+    let mut terminate =
+        signal(SignalKind::terminate()).map_err(|error| failed("cannot wait for signals", &error))?;
+    let mut interrupt =
+        signal(SignalKind::interrupt()).map_err(|error| failed("cannot wait for signals", &error))?;
     let stop = CancellationToken::new();
     let running = controller::run(client, args.into_settings(), stop.clone());
     let signals = async {
@@ -82,7 +70,7 @@ pub async fn run(args: ControllerArgs) -> Result<(), ControllerCommandError> {
         std::future::pending::<()>().await;
     };
     tokio::select! {
-        result = running => Ok(result?),
+        result = running => result.map_err(|error| CliError::Failed(error.to_string())),
         () = signals => Ok(()),
     }
 }

@@ -1,6 +1,6 @@
 //! `/healthz` says that the process lives, `/readyz` that it can work, or what is missing.
 
-use std::net::SocketAddr;
+use std::net::{Ipv4Addr, Ipv6Addr, SocketAddr};
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -54,7 +54,13 @@ pub(super) async fn look_for_definitions(client: &Client, tell: &watch::Sender<M
 
 /// Answers on `address` until it is dropped.
 pub(super) async fn serve(address: SocketAddr, missing: watch::Receiver<Missing>) -> std::io::Result<()> {
-    let listener = tokio::net::TcpListener::bind(address).await?;
+    let listener = match tokio::net::TcpListener::bind(address).await {
+        // `[::]` is every address of both kinds, but not where the kernel has no IPv6.
+        Err(_) if address.ip() == Ipv6Addr::UNSPECIFIED => {
+            tokio::net::TcpListener::bind((Ipv4Addr::UNSPECIFIED, address.port())).await?
+        }
+        listener => listener?,
+    };
     axum::serve(listener, router(missing)).await
 }
 

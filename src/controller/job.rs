@@ -299,6 +299,7 @@ fn secret_sources(folder: &str, registry: &Registry) -> Vec<VolumeProjection> {
 fn key_below(folder: &str, key: &str) -> KeyToPath {
     KeyToPath { key: key.into(), path: format!("{folder}/{key}"), mode: None }
 }
+
 #[cfg(test)]
 #[allow(clippy::needless_pass_by_value)] // json! makes values
 mod tests {

@@ -76,7 +76,7 @@ fn take_outcome(status: &mut Status, outcome: &Outcome, news: &News) {
         status.payload = Some(Payload {
             run_id: run.id.clone(),
             location: news.location.to_owned(),
-            digest: payload.digest.to_string(),
+            digest: payload.digest.as_ref().map(ToString::to_string),
             size_bytes: payload.size_bytes,
             format_version: payload.format_version,
             images: payload.images,
@@ -241,7 +241,9 @@ fn existing(status: &Status, news: &News, ready: &Condition) -> Condition {
     match &status.payload {
         Some(payload) => {
             let what = if news.is_import { "was imported from" } else { "lies at" };
-            let message = format!("payload {} {what} {}", payload.digest, payload.location);
+            // docker-charon's payloads have no digest.
+            let digest = payload.digest.as_deref().map(|digest| format!(" {digest}")).unwrap_or_default();
+            let message = format!("payload{digest} {what} {}", payload.location);
             new(type_, "True", Reason::Succeeded.as_str(), &message)
         }
         None => new(type_, "False", &ready.reason, "there is none yet"),

@@ -15,7 +15,8 @@ use tokio::sync::Mutex;
 use tokio::time::Instant;
 use url::Url;
 
-use super::client::{Call, Credentials, Registry, Reply, SMALL_BODY, authority};
+use super::access::Credentials;
+use super::client::{Call, Registry, Reply, SMALL_BODY, authority};
 use super::error::{RegistryError, plain};
 
 /// A token that says nothing of its life lives so long (token specification, `expires_in`).
@@ -46,6 +47,16 @@ impl Scopes {
 enum Challenge {
     Basic,
     Bearer { realm: Url, service: Option<String>, further_scope: Option<String> },
+}
+
+impl Challenge {
+    /// What a registry asks for one repository it does not ask for the next.
+    fn for_another_repository(mut self) -> Self {
+        if let Self::Bearer { further_scope, .. } = &mut self {
+            further_scope.take_if(|scope| scope.contains("repository:"));
+        }
+        self
+    }
 }
 
 /// What is known of a host's ways, and the tokens that it gave.
@@ -81,7 +92,7 @@ impl Auth {
             Some((_, Some(token))) if token.ends > Instant::now() => return Ok(Some(token.header.clone())),
             Some((challenge, _)) => challenge.clone(),
             None => match &known.latest {
-                Some(challenge) => challenge.clone(),
+                Some(challenge) => challenge.clone().for_another_repository(),
                 None => return Ok(None),
             },
         };
@@ -107,7 +118,7 @@ impl Auth {
             _ => {}
         }
         known.by_scopes.remove(&call.scopes);
-        let Some(challenge) = self.choose(registry, call, &challenges)? else {
+        let Some(challenge) = choose(registry, call, &challenges)? else {
             return Err(self.failed(call, &refused));
         };
         if challenge == Challenge::Basic && (self.credentials.is_none() || used.is_some()) {
@@ -130,57 +141,6 @@ impl Auth {
             "the image does not exist, or credentials for this registry are needed"
         };
         RegistryError::Authentication { asked: call.asked.clone(), problem: answer, advice }
-    }
-
-    fn choose(
-        &self,
-        registry: &Registry,
-        call: &Call,
-        headers: &[HeaderValue],
-    ) -> Result<Option<Challenge>, RegistryError> {
-        let texts: Vec<&str> = headers.iter().filter_map(|value| value.to_str().ok()).collect();
-        let challenges: Vec<ChallengeRef<'_>> =
-            texts.iter().filter_map(|text| http_auth::parse_challenges(text).ok()).flatten().collect();
-        let of = |scheme: &str| challenges.iter().find(|found| found.scheme.eq_ignore_ascii_case(scheme));
-        if let Some(bearer) = of("Bearer") {
-            return self.bearer(registry, call, bearer).map(Some);
-        }
-        Ok(of("Basic").map(|_| Challenge::Basic))
-    }
-
-    fn bearer(
-        &self,
-        registry: &Registry,
-        call: &Call,
-        challenge: &ChallengeRef<'_>,
-    ) -> Result<Challenge, RegistryError> {
-        let parameter = |name: &str| {
-            let found = challenge.params.iter().find(|(key, _)| key.eq_ignore_ascii_case(name));
-            found.map(|(_, value)| value.to_unescaped())
-        };
-        let refused = |problem: String| RegistryError::Authentication {
-            asked: call.asked.clone(),
-            problem,
-            advice: "check the registry's token settings",
-        };
-        let text = parameter("realm").unwrap_or_default();
-        let realm =
-            Url::parse(&text).ok().filter(|url| matches!(url.scheme(), "http" | "https") && url.has_host());
-        let realm = realm.ok_or_else(|| {
-            refused(format!("{} names no token service that can be asked", registry.host()))
-        })?;
-        if registry.is_https() && realm.scheme() != "https" {
-            return Err(refused(format!(
-                "{} names the token service {} on plain HTTP, which no credential is sent to",
-                registry.host(),
-                authority(&realm)
-            )));
-        }
-        Ok(Challenge::Bearer {
-            realm,
-            service: parameter("service"),
-            further_scope: parameter("scope").map(|text| further_scope(&text, &call.scopes)),
-        })
     }
 
     async fn answer(
@@ -248,10 +208,7 @@ impl Auth {
             );
             return Err(if is_about_credentials { self.failed(call, &refused) } else { refused });
         }
-        let body = registry
-            .capped(response, SMALL_BODY)
-            .await
-            .map_err(|error| registry.broken(call, &url, error))?;
+        let body = registry.capped(response, SMALL_BODY).await.map_err(|error| error.of(call, &url))?;
         let unusable = || RegistryError::Protocol {
             asked: call.asked.clone(),
             problem: format!("the token service {} answered without a usable token", authority(&url)),
@@ -265,6 +222,55 @@ impl Auth {
         let life = Duration::from_secs(life.min(24 * 3600)).saturating_sub(TOKEN_MARGIN);
         Ok(Token { header, ends: asked_at + life })
     }
+}
+
+/// The challenge that is answered: a token where one can be had.
+fn choose(
+    registry: &Registry,
+    call: &Call,
+    headers: &[HeaderValue],
+) -> Result<Option<Challenge>, RegistryError> {
+    let texts: Vec<&str> = headers.iter().filter_map(|value| value.to_str().ok()).collect();
+    let challenges: Vec<ChallengeRef<'_>> =
+        texts.iter().filter_map(|text| http_auth::parse_challenges(text).ok()).flatten().collect();
+    let of = |scheme: &str| challenges.iter().find(|found| found.scheme.eq_ignore_ascii_case(scheme));
+    if let Some(found) = of("Bearer") {
+        return bearer(registry, call, found).map(Some);
+    }
+    Ok(of("Basic").map(|_| Challenge::Basic))
+}
+
+fn bearer(
+    registry: &Registry,
+    call: &Call,
+    challenge: &ChallengeRef<'_>,
+) -> Result<Challenge, RegistryError> {
+    let parameter = |name: &str| {
+        let found = challenge.params.iter().find(|(key, _)| key.eq_ignore_ascii_case(name));
+        found.map(|(_, value)| value.to_unescaped())
+    };
+    let refused = |problem: String| RegistryError::Authentication {
+        asked: call.asked.clone(),
+        problem,
+        advice: "check the registry's token settings",
+    };
+    let text = parameter("realm").unwrap_or_default();
+    let realm =
+        Url::parse(&text).ok().filter(|url| matches!(url.scheme(), "http" | "https") && url.has_host());
+    let realm = realm
+        .ok_or_else(|| refused(format!("{} names no token service that can be asked", registry.host())))?;
+    if registry.is_https() && realm.scheme() != "https" {
+        return Err(refused(format!(
+            "{} names the token service {} on plain HTTP, which no credential is sent to",
+            registry.host(),
+            authority(&realm)
+        )));
+    }
+    Ok(Challenge::Bearer {
+        realm,
+        service: parameter("service"),
+        further_scope: parameter("scope").map(|text| further_scope(&text, &call.scopes)),
+    })
 }
 
 #[derive(Deserialize)]
@@ -296,4 +302,46 @@ fn basic(credentials: &Credentials) -> HeaderValue {
         .unwrap_or_else(|_| HeaderValue::from_static("Basic"));
     header.set_sensitive(true);
     header
+}
+
+#[cfg(test)]
+mod tests {
+    use reqwest::Method;
+
+    use super::super::access::Access;
+    use super::super::error::Asked;
+    use super::*;
+
+    fn chosen(insecure: bool, header: &'static str) -> Result<Option<Challenge>, RegistryError> {
+        let access = Access { insecure, ..Access::default() };
+        let registry = Registry::new("a.b".parse().unwrap(), access).unwrap();
+        let url = registry.url("x", &["manifests", "1"]).unwrap();
+        let asked = Asked::reading(registry.host(), "x", "1");
+        let call = Call::new(Method::GET, url, Scopes::pull("x"), asked);
+        choose(&registry, &call, &[HeaderValue::from_static(header)])
+    }
+
+    #[test]
+    fn a_token_service_on_plain_http_is_refused_where_the_registry_has_tls() {
+        let header = r#"Bearer realm="http://c.d/token""#;
+        let error = chosen(false, header).unwrap_err();
+        assert_eq!(
+            error.to_string(),
+            "cannot read a.b/x:1: a.b names the token service c.d on plain HTTP, which no credential is sent to; \
+             check the registry's token settings"
+        );
+        assert!(chosen(true, header).is_ok());
+        assert!(chosen(false, r#"Bearer realm="https://c.d/token""#).is_ok());
+        for header in ["Bearer", r#"Bearer realm="file:///x""#, r#"Bearer realm="token""#] {
+            assert!(chosen(true, header).is_err(), "{header}");
+        }
+    }
+
+    #[test]
+    fn a_token_is_preferred_to_a_password() {
+        let both = r#"Basic realm="x", Bearer realm="https://c.d/token",service="s""#;
+        assert!(matches!(chosen(false, both), Ok(Some(Challenge::Bearer { .. }))));
+        assert!(matches!(chosen(false, "basic realm=x"), Ok(Some(Challenge::Basic))));
+        assert!(matches!(chosen(false, "Negotiate"), Ok(None)));
+    }
 }

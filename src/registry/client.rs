@@ -1,99 +1,24 @@
 //! Requests: how a host is reached, what is tried again and for how long, where a redirect may lead.
 
 use std::fmt;
+use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
-use std::sync::{Arc, Mutex};
-use std::time::Duration;
 
 use bytes::{Bytes, BytesMut};
-use reqwest::header::{
-    ACCEPT_ENCODING, AUTHORIZATION, HeaderMap, HeaderValue, LOCATION, RETRY_AFTER, WWW_AUTHENTICATE,
-};
-use reqwest::{Body, Certificate, Client, ClientBuilder, Identity, Method, Response, StatusCode};
-use secrecy::SecretString;
+use reqwest::header::{AUTHORIZATION, HeaderMap, HeaderValue, LOCATION, WWW_AUTHENTICATE};
+use reqwest::{Body, Client, Method, Response, StatusCode};
 use tokio::time::Instant;
 use url::Url;
 
+use super::access::{Access, clients, setup};
 use super::auth::{Auth, Scopes};
 use super::error::{self, Answer, Asked, RegistryError};
+use super::retry::{Patience, Retry, Watch, retry_after};
 use crate::reference::{Host, is_repository};
 
 /// Error bodies and tokens are read up to here.
 pub(super) const SMALL_BODY: usize = 64 * 1024;
 const REDIRECTS: usize = 5;
-
-/// A user and a password, or what a registry takes for one.
-#[derive(Clone)]
-pub struct Credentials {
-    /// The user.
-    pub username: String,
-    /// The password or token.
-    pub password: SecretString,
-}
-
-impl fmt::Debug for Credentials {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_struct("Credentials").field("username", &self.username).finish_non_exhaustive()
-    }
-}
-
-/// How a registry is reached.
-#[derive(Clone, Default)]
-pub struct Access {
-    /// Plain HTTP.
-    pub insecure: bool,
-    /// What to sign in with; without, the registry is asked anonymously.
-    pub credentials: Option<Credentials>,
-    /// Certificate authorities in PEM, beside those of the system.
-    pub ca_pem: Option<Vec<u8>>,
-    /// The client's certificate and its key in PEM.
-    pub identity_pem: Option<Vec<u8>>,
-}
-
-impl fmt::Debug for Access {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_struct("Access")
-            .field("insecure", &self.insecure)
-            .field("credentials", &self.credentials)
-            .finish_non_exhaustive()
-    }
-}
-
-/// For how long a registry is waited for.
-#[derive(Clone, Copy, Debug)]
-pub struct Patience {
-    /// Tries end so long after the first failure, while this client never had an answer of use.
-    pub before_anything_moved: Duration,
-    /// Tries end so long after the last success, once something moved.
-    pub once_moving: Duration,
-    /// The first pause between two tries; each further one is twice as long.
-    pub first_pause: Duration,
-    /// No pause is longer, unless the registry asks for it.
-    pub longest_pause: Duration,
-    /// What a registry asks for in `Retry-After` is honoured up to here.
-    pub longest_retry_after: Duration,
-    /// For a connection to be made.
-    pub connect: Duration,
-    /// For the next bytes of an exchange, in either direction.
-    pub idle: Duration,
-    /// For the answer once a whole blob was sent: object stores copy it before they answer.
-    pub commit: Duration,
-}
-
-impl Default for Patience {
-    fn default() -> Self {
-        Self {
-            before_anything_moved: Duration::from_secs(30),
-            once_moving: Duration::from_secs(15 * 60),
-            first_pause: Duration::from_millis(500),
-            longest_pause: Duration::from_secs(20),
-            longest_retry_after: Duration::from_secs(120),
-            connect: Duration::from_secs(10),
-            idle: Duration::from_secs(60),
-            commit: Duration::from_secs(5 * 60),
-        }
-    }
-}
 
 /// A client of one registry. Clones share connections, tokens and what is known of the host.
 #[derive(Clone)]
@@ -166,7 +91,16 @@ impl Registry {
     }
 
     pub(super) fn retry(&self) -> Retry {
-        Retry { registry: self.clone(), tries: 0, failing_since: None }
+        Retry::new(self.clone())
+    }
+
+    /// The registry was of use: from now on it is worth a longer wait.
+    pub(super) fn note_success(&self) {
+        self.inner.has_moved.store(true, Ordering::Relaxed);
+    }
+
+    pub(super) fn has_moved(&self) -> bool {
+        self.inner.has_moved.load(Ordering::Relaxed)
     }
 
     /// Asks until there is an answer that another try would not change, or patience ends.
@@ -176,7 +110,7 @@ impl Registry {
             match self.attempt(call, || call.bytes.clone().map(Body::from)).await {
                 Ok(reply) => {
                     if reply.status().is_success() || reply.status() == StatusCode::NOT_FOUND {
-                        retry.succeeded();
+                        self.note_success();
                     }
                     return Ok(reply);
                 }
@@ -246,7 +180,7 @@ impl Registry {
     fn redirect(&self, call: &Call, url: &Url, response: &Response) -> Result<Option<Url>, RegistryError> {
         let status = response.status().as_u16();
         let is_read = call.method == Method::GET || call.method == Method::HEAD;
-        let leads_on = matches!(status, 307 | 308) || (is_read && matches!(status, 301 | 302 | 303));
+        let leads_on = matches!(status, 307 | 308) || (is_read && matches!(status, 301..=303));
         if !leads_on || !response.headers().contains_key(LOCATION) {
             return Ok(None);
         }
@@ -289,21 +223,17 @@ impl Registry {
         request: reqwest::RequestBuilder,
     ) -> Result<Response, RegistryError> {
         let start = Instant::now();
+        let patience = self.patience();
+        let deadline = || match &call.watch {
+            Some(watch) => watch.deadline(start, patience),
+            None => start + patience.idle,
+        };
         let mut answer = std::pin::pin!(request.send());
         loop {
-            let (from, limit) = match &call.watch {
-                Some(watch) => watch.wait(self.patience()),
-                None => (start, self.patience().idle),
-            };
-            let deadline = from.max(start) + limit;
-            match tokio::time::timeout_at(deadline, &mut answer).await {
-                Ok(result) => {
-                    return result.map_err(|error| {
-                        error::unreachable(&call.asked, &authority(url), url.scheme() == "https", error)
-                    });
-                }
-                Err(_) if call.watch.as_ref().is_some_and(|watch| watch.has_moved_since(from)) => {}
-                Err(_) => return Err(silent(&call.asked, url, limit)),
+            match tokio::time::timeout_at(deadline(), &mut answer).await {
+                Ok(result) => return result.map_err(|error| error::unreachable(&call.asked, url, error)),
+                Err(_) if deadline() > Instant::now() => {}
+                Err(_) => return Err(silent(&call.asked, url)),
             }
         }
     }
@@ -338,22 +268,9 @@ impl Registry {
         let from = authority(&reply.url);
         // An error without readable words is still an error.
         let body = self.capped(reply.response, SMALL_BODY).await.unwrap_or_default();
-        let answer = Answer::new(from, status, retry_after, &body);
+        let answer = Box::new(Answer::new(from, status, retry_after, &body));
         let advice = error::advice(&call.asked, &answer);
         RegistryError::Refused { asked: call.asked.clone(), answer, advice, tries: 1 }
-    }
-
-    pub(super) fn broken(&self, call: &Call, url: &Url, error: CappedError) -> RegistryError {
-        match error {
-            CappedError::Cut(error) => {
-                error::unreachable(&call.asked, &authority(url), url.scheme() == "https", error)
-            }
-            CappedError::Silent => silent(&call.asked, url, self.patience().idle),
-            CappedError::TooLong => RegistryError::Protocol {
-                asked: call.asked.clone(),
-                problem: format!("the answer of {} is too long", authority(url)),
-            },
-        }
     }
 }
 
@@ -365,6 +282,20 @@ pub(super) enum CappedError {
     Cut(reqwest::Error),
     /// Nothing came any more.
     Silent,
+}
+
+impl CappedError {
+    /// The error of a call whose answer comes from `url`.
+    pub(super) fn of(self, call: &Call, url: &Url) -> RegistryError {
+        match self {
+            Self::Cut(error) => error::unreachable(&call.asked, url, error),
+            Self::Silent => silent(&call.asked, url),
+            Self::TooLong => RegistryError::Protocol {
+                asked: call.asked.clone(),
+                problem: format!("the answer of {} is too long", authority(url)),
+            },
+        }
+    }
 }
 
 /// One thing to ask for.
@@ -405,170 +336,19 @@ impl Reply {
     }
 }
 
-/// When a streamed body last moved.
-pub(super) struct Watch(Mutex<(Instant, bool)>);
-
-impl Watch {
-    pub(super) fn new() -> Self {
-        Self(Mutex::new((Instant::now(), false)))
-    }
-
-    /// The connection took bytes; `last` of all.
-    pub(super) fn moved(&self, last: bool) {
-        *self.lock() = (Instant::now(), last);
-    }
-
-    fn wait(&self, patience: &Patience) -> (Instant, Duration) {
-        let (at, is_sent) = *self.lock();
-        (at, if is_sent { patience.commit } else { patience.idle })
-    }
-
-    fn has_moved_since(&self, time: Instant) -> bool {
-        self.lock().0 > time
-    }
-
-    fn lock(&self) -> std::sync::MutexGuard<'_, (Instant, bool)> {
-        self.0.lock().unwrap_or_else(std::sync::PoisonError::into_inner)
-    }
-}
-
-/// The tries of one operation.
-pub(super) struct Retry {
-    registry: Registry,
-    tries: u32,
-    failing_since: Option<Instant>,
-}
-
-impl Retry {
-    /// A try begins.
-    pub(super) fn begin(&mut self) {
-        self.failing_since.get_or_insert_with(Instant::now);
-    }
-
-    /// Something of use came back.
-    pub(super) fn succeeded(&mut self) {
-        self.tries = 0;
-        self.failing_since = None;
-        self.registry.inner.has_moved.store(true, Ordering::Relaxed);
-    }
-
-    /// Waits before the next try, or gives the error back if there is to be none.
-    pub(super) async fn after(&mut self, error: RegistryError) -> Result<(), RegistryError> {
-        self.tries += 1;
-        if !error.is_transient() {
-            return Err(error);
-        }
-        let patience = &self.registry.inner.patience;
-        let has_moved = self.registry.inner.has_moved.load(Ordering::Relaxed);
-        let limit = if has_moved { patience.once_moving } else { patience.before_anything_moved };
-        let pause = pause(patience, self.tries, error.retry_after());
-        let since = *self.failing_since.get_or_insert_with(Instant::now);
-        if since.elapsed() + pause >= limit {
-            return Err(error.after(self.tries));
-        }
-        tracing::debug!(%error, tries = self.tries, ?pause, "trying again");
-        tokio::time::sleep(pause).await;
-        Ok(())
-    }
-}
-
-/// Twice as long after each try, less a random part up to a half so that many do not come back at once.
-fn pause(patience: &Patience, tries: u32, retry_after: Option<Duration>) -> Duration {
-    let doubled = patience.first_pause.saturating_mul(1 << tries.saturating_sub(1).min(16));
-    let backoff = doubled.min(patience.longest_pause).mul_f64(0.5 + fastrand::f64() / 2.0);
-    match retry_after {
-        Some(asked) => asked.min(patience.longest_retry_after).max(backoff),
-        None => backoff,
-    }
-}
-
-/// RFC 9110, section 10.2.3: seconds or a date.
-fn retry_after(headers: &HeaderMap) -> Option<Duration> {
-    let text = headers.get(RETRY_AFTER)?.to_str().ok()?.trim();
-    if let Ok(seconds) = text.parse() {
-        return Some(Duration::from_secs(seconds));
-    }
-    let date = jiff::fmt::rfc2822::parse(text).ok()?;
-    Some(date.timestamp().duration_since(jiff::Timestamp::now()).try_into().unwrap_or_default())
-}
-
 /// `host[:port]`, as messages name it.
 pub(super) fn authority(url: &Url) -> String {
     let host = url.host_str().unwrap_or_default();
     url.port().map_or_else(|| host.to_owned(), |port| format!("{host}:{port}"))
 }
 
-pub(super) fn silent(asked: &Asked, url: &Url, limit: Duration) -> RegistryError {
+pub(super) fn silent(asked: &Asked, url: &Url) -> RegistryError {
     RegistryError::Unreachable {
         asked: asked.clone(),
-        problem: format!("{} sent nothing for {} s", authority(url), limit.as_secs()),
+        problem: format!("{} went silent", authority(url)),
         advice: "",
         transient: true,
         tries: 1,
         source: None,
     }
-}
-
-fn setup(
-    host: &Host,
-    problem: &str,
-    error: impl Into<Box<dyn std::error::Error + Send + Sync>>,
-) -> RegistryError {
-    let source = error.into();
-    let problem = format!("{problem}: {source}");
-    RegistryError::Setup { host: host.clone(), problem, source: Some(source) }
-}
-
-/// A client for the registry, and one for the hosts that it redirects to.
-fn clients(host: &Host, access: &Access, patience: &Patience) -> Result<(Client, Client), RegistryError> {
-    let authorities = match &access.ca_pem {
-        Some(pem) => Certificate::from_pem_bundle(pem)
-            .map_err(|error| setup(host, "the certificate authority is no PEM certificate", error))?,
-        None => Vec::new(),
-    };
-    let Some(pem) = &access.identity_pem else {
-        let client = client(host, access, patience, &authorities, None)?;
-        return Ok((client.clone(), client));
-    };
-    let identity = Identity::from_pem(pem)
-        .map_err(|error| setup(host, "the client certificate and key are no PEM of both", error))?;
-    Ok((
-        client(host, access, patience, &authorities, Some(identity))?,
-        client(host, access, patience, &authorities, None)?,
-    ))
-}
-
-fn client(
-    host: &Host,
-    access: &Access,
-    patience: &Patience,
-    authorities: &[Certificate],
-    identity: Option<Identity>,
-) -> Result<Client, RegistryError> {
-    let start = || {
-        let mut headers = HeaderMap::new();
-        headers.insert(ACCEPT_ENCODING, HeaderValue::from_static("identity"));
-        let builder = ClientBuilder::new()
-            .user_agent(concat!("charon/", env!("CARGO_PKG_VERSION")))
-            .default_headers(headers)
-            .redirect(reqwest::redirect::Policy::none())
-            // Retries are counted here, by `Retry`.
-            .retry(reqwest::retry::never())
-            // Several blobs move at once: each on a connection of its own, none behind another's window.
-            .http1_only()
-            .connect_timeout(patience.connect);
-        match identity.clone() {
-            Some(identity) => builder.identity(identity),
-            None => builder,
-        }
-    };
-    let with_system = start().tls_certs_merge(authorities.iter().cloned()).build();
-    // An image FROM scratch has no root certificates, and then this fails. Plain HTTP and a private authority need none.
-    let result = match with_system {
-        Err(_) if access.insecure || !authorities.is_empty() => {
-            start().tls_certs_only(authorities.iter().cloned()).build()
-        }
-        result => result,
-    };
-    result.map_err(|error| setup(host, "its certificates cannot be checked", error))
 }

@@ -10,7 +10,7 @@ use base64::engine::general_purpose::{GeneralPurpose, GeneralPurposeConfig};
 use secrecy::SecretString;
 use serde::Deserialize;
 
-use super::client::Credentials;
+use super::access::Credentials;
 use crate::reference::Host;
 
 /// The credentials of a `config.json`, by registry.
@@ -75,9 +75,9 @@ impl DockerConfig {
             .map_err(|error| DockerConfigError::Syntax { line: error.line(), column: error.column() })?;
         let mut by_host = BTreeMap::new();
         for (key, entry) in file.auths {
-            // Two spellings of one host: the exact one was written by hand, and is taken.
             let host = host_of(&key);
-            let is_exact = host == key;
+            // Of two spellings of one host, the one that Docker itself would write is taken.
+            let is_exact = if host == "docker.io" { key == DOCKER_HUB_KEY } else { host == key };
             if let Some(credentials) = entry.credentials(&key)?
                 && (is_exact || !by_host.contains_key(&host))
             {
@@ -87,15 +87,12 @@ impl DockerConfig {
         Ok(Self { by_host })
     }
 
-    /// The configuration of the user: `$DOCKER_CONFIG/config.json`, `~/.docker/config.json` or `$REGISTRY_AUTH_FILE`,
-    /// the first that is there.
+    /// The configuration of the user: `$DOCKER_CONFIG/config.json`, without that variable `~/.docker/config.json`, or
+    /// else `$REGISTRY_AUTH_FILE`: the first that is there.
     pub fn load_default() -> Result<Option<Self>, DockerConfigError> {
         let of = |name: &str| env::var_os(name).filter(|value| !value.is_empty()).map(PathBuf::from);
-        let places = [
-            of("DOCKER_CONFIG").map(|folder| folder.join("config.json")),
-            of("HOME").map(|home| home.join(".docker/config.json")),
-            of("REGISTRY_AUTH_FILE"),
-        ];
+        let docker = of("DOCKER_CONFIG").or_else(|| of("HOME").map(|home| home.join(".docker")));
+        let places = [docker.map(|folder| folder.join("config.json")), of("REGISTRY_AUTH_FILE")];
         Self::load_first(places.into_iter().flatten())
     }
 
@@ -141,6 +138,9 @@ impl Entry {
     }
 }
 
+/// Docker keeps its Hub's credentials under the address of an API that is long gone.
+const DOCKER_HUB_KEY: &str = "https://index.docker.io/v1/";
+
 /// People write `auth` by hand, with and without the padding.
 const ANY_PADDING: GeneralPurpose = GeneralPurpose::new(
     &base64::alphabet::STANDARD,
@@ -152,4 +152,93 @@ fn host_of(key: &str) -> String {
     let rest = key.strip_prefix("https://").or_else(|| key.strip_prefix("http://")).unwrap_or(key);
     let host = rest.split('/').next().unwrap_or(rest);
     host.parse::<Host>().map_or_else(|_| host.to_owned(), |host| host.as_str().to_owned())
+}
+
+#[cfg(test)]
+mod tests {
+    use secrecy::ExposeSecret as _;
+
+    use super::*;
+
+    fn found(json: &str, host: &str) -> Option<String> {
+        let config = DockerConfig::parse(json.as_bytes()).unwrap();
+        let credentials = config.credentials(&host.parse().unwrap())?;
+        Some(format!("{} {}", credentials.username, credentials.password.expose_secret()))
+    }
+
+    #[test]
+    fn a_host_is_found_however_docker_spelled_it() {
+        // user:secret
+        let auth = r#"{"auth":"dXNlcjpzZWNyZXQ="}"#;
+        for (key, host) in [
+            ("quay.io", "quay.io"),
+            ("https://quay.io", "quay.io"),
+            ("https://quay.io/v1/", "quay.io"),
+            ("http://quay.io/v2/", "quay.io"),
+            ("quay.io/v2", "quay.io"),
+            ("localhost:5000", "localhost:5000"),
+            ("https://index.docker.io/v1/", "docker.io"),
+            ("docker.io", "docker.io"),
+            ("registry-1.docker.io", "docker.io"),
+        ] {
+            let json = format!(r#"{{"auths":{{"{key}":{auth}}}}}"#);
+            assert_eq!(found(&json, host).as_deref(), Some("user secret"), "{key}");
+            assert_eq!(found(&json, "other.example"), None);
+            assert_eq!(found(&json, "quay.io:5000"), None);
+        }
+    }
+
+    #[test]
+    fn of_two_spellings_dockers_own_is_taken() {
+        let json = r#"{"auths":{
+            "docker.io":{"username":"a","password":"1"},
+            "https://index.docker.io/v1/":{"username":"b","password":"2"},
+            "https://quay.io/v2/":{"username":"c","password":"3"},
+            "quay.io":{"username":"d","password":"4"}}}"#;
+        assert_eq!(found(json, "docker.io").as_deref(), Some("b 2"));
+        assert_eq!(found(json, "quay.io").as_deref(), Some("d 4"));
+    }
+
+    #[test]
+    fn a_password_may_hold_colons_and_padding_may_be_missing() {
+        // user:a:b
+        for auth in ["dXNlcjphOmI=", "dXNlcjphOmI"] {
+            let json = format!(r#"{{"auths":{{"a.b":{{"auth":"{auth}"}}}},"credsStore":"x"}}"#);
+            assert_eq!(found(&json, "a.b").as_deref(), Some("user a:b"));
+        }
+        assert_eq!(found(r#"{"auths":{"a.b":{}}}"#, "a.b"), None);
+        assert_eq!(found("{}", "a.b"), None);
+    }
+
+    #[test]
+    fn what_cannot_be_read_is_told_without_its_secrets() {
+        for (json, text) in [
+            (
+                "{\"auths\": \n [secret",
+                "the Docker configuration cannot be read: at line 2, column 1, it is no JSON of the right shape",
+            ),
+            (
+                r#"{"auths":{"a.b":{"auth":"c2VjcmV0"}}}"#,
+                "the Docker configuration cannot be read: \"auth\" of \"a.b\" is no base64 of user:password",
+            ),
+        ] {
+            let error = DockerConfig::parse(json.as_bytes()).err().unwrap();
+            assert_eq!(error.to_string(), text);
+            assert!(!format!("{error:?}").contains("secret"));
+        }
+    }
+
+    #[test]
+    fn the_first_file_that_is_there_is_read() {
+        let folder = tempfile::tempdir().unwrap();
+        let (absent, there) = (folder.path().join("absent.json"), folder.path().join("there.json"));
+        fs::write(&there, r#"{"auths":{"a.b":{"username":"u","password":"p"}}}"#).unwrap();
+        let config = DockerConfig::load_first([absent.clone(), there]).unwrap().unwrap();
+        assert!(config.credentials(&"a.b".parse().unwrap()).is_some());
+        assert!(DockerConfig::load_first([absent]).unwrap().is_none());
+        let broken = folder.path().join("broken.json");
+        fs::write(&broken, "no").unwrap();
+        let error = DockerConfig::load_first([broken.clone()]).err().unwrap();
+        assert!(error.to_string().starts_with(&format!("{}: the Docker configuration", broken.display())));
+    }
 }

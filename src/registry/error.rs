@@ -7,7 +7,9 @@ use std::time::Duration;
 
 use reqwest::StatusCode;
 use serde::Deserialize;
+use url::Url;
 
+use super::client::authority;
 use crate::digest::Digest;
 use crate::reason::Reason;
 use crate::reference::Host;
@@ -53,7 +55,7 @@ pub enum RegistryError {
         /// What was asked.
         asked: Asked,
         /// What came back.
-        answer: Answer,
+        answer: Box<Answer>,
         /// What to do.
         advice: &'static str,
         /// How often it was tried.
@@ -164,7 +166,10 @@ impl RegistryError {
     pub(super) fn is_transient(&self) -> bool {
         match self {
             Self::Unreachable { transient, .. } => *transient,
-            Self::Refused { answer, .. } => is_transient(answer.status),
+            // An upload that the registry forgot, in a restart or behind a load balancer, is begun anew.
+            Self::Refused { answer, .. } => {
+                is_transient(answer.status) || answer.codes.iter().any(|code| code == "BLOB_UPLOAD_UNKNOWN")
+            }
             _ => false,
         }
     }
@@ -228,6 +233,11 @@ pub(super) fn advice(asked: &Asked, answer: &Answer) -> &'static str {
         }
         Reason::AccessDenied if asked.pushes => {
             "check that the registry takes pushes and that the tag may be changed"
+        }
+        _ if answer.status == StatusCode::BAD_REQUEST
+            && answer.text.as_ref().is_some_and(|text| text.contains("HTTP request to an HTTPS server")) =>
+        {
+            "it speaks TLS: leave out --insecure or insecure: true"
         }
         _ if answer.status == StatusCode::PAYLOAD_TOO_LARGE => {
             "raise the request size limit of the registry or of the proxy before it"
@@ -361,31 +371,21 @@ fn after(count: u32) -> String {
     if count > 1 { format!(" (tried {count} times)") } else { String::new() }
 }
 
-/// What a failed exchange with `host` was, in words, and whether another try may pass.
-pub(super) fn unreachable(asked: &Asked, host: &str, is_https: bool, error: reqwest::Error) -> RegistryError {
+/// What a failed exchange was, in words, and whether another try may pass.
+pub(super) fn unreachable(asked: &Asked, url: &Url, error: reqwest::Error) -> RegistryError {
+    let host = authority(url);
     let words = plain(&root_cause(&error));
-    let certificate = [
-        "certificate",
-        "CertificateRequired",
-        "BadCertificate",
-        "UnknownCA",
-        "CertificateUnknown",
-        "CertificateExpired",
-    ]
-    .iter()
-    .any(|word| words.contains(word));
-    let (problem, advice, transient) = if certificate {
+    let (problem, advice, transient) = if words.contains("invalid peer certificate") {
         (
-            format!("the certificates of {host} and of this side do not fit: {words}"),
-            "give the registry's certificate authority, or the client certificate that it asks for",
+            format!("the certificate of {host} is not trusted: {words}"),
+            "give the certificate authority that signed it",
             false,
         )
-    } else if is_https && words.contains("InvalidContentType") {
-        (
-            format!("{host} does not speak TLS: {words}"),
-            "use --insecure or insecure: true if it is a plain HTTP registry",
-            false,
-        )
+    } else if CERTIFICATE_ALERTS.iter().any(|alert| words.contains(alert)) {
+        (format!("{host} wants a client certificate that it trusts: {words}"), "give one with its key", false)
+    } else if url.scheme() == "https" && words.contains("InvalidContentType") {
+        // What a server of plain HTTP answers is no TLS message.
+        (format!("{host} does not speak TLS"), "if it is meant to, use --insecure or insecure: true", false)
     } else if error.is_connect() {
         (format!("cannot connect to {host}: {words}"), "check the host, the port and the network", true)
     } else {
@@ -402,7 +402,18 @@ pub(super) fn unreachable(asked: &Asked, host: &str, is_https: bool, error: reqw
     }
 }
 
-fn root_cause(error: &dyn Error) -> String {
+/// What a server says of a client's certificate; rustls has these TLS alerts in words only.
+const CERTIFICATE_ALERTS: [&str; 6] = [
+    "BadCertificate",
+    "CertificateExpired",
+    "CertificateRequired",
+    "CertificateRevoked",
+    "CertificateUnknown",
+    "UnknownCA",
+];
+
+/// The innermost error: the outer ones say no more than that there was one.
+pub(super) fn root_cause(error: &(dyn Error + 'static)) -> String {
     let mut deepest = error;
     while let Some(source) = deepest.source() {
         deepest = source;

@@ -51,7 +51,7 @@ impl Registry {
                         problem: format!("the manifest is longer than {MANIFEST_CAP} bytes"),
                     });
                 }
-                Err(error) => retry.after(self.broken(&call, &url, error)).await?,
+                Err(error) => retry.after(error.of(&call, &url)).await?,
             }
         }
     }

@@ -9,6 +9,9 @@ use serde::{Deserialize, Serialize};
 use crate::digest::Digest;
 use crate::reason::Reason;
 
+pub use crate::progress::Stage;
+pub use crate::reason::Failure;
+
 /// The version of this contract. A worker refuses another one.
 pub const CONTRACT_VERSION: u32 = 1;
 /// The annotation of the pod template that holds the run configuration.
@@ -137,8 +140,9 @@ pub struct Outcome {
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase")]
 pub struct PayloadSummary {
-    /// The payload digest: the sha256 of the bill's bytes.
-    pub digest: Digest,
+    /// The payload digest: the sha256 of the bill's bytes. docker-charon's payloads have none.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub digest: Option<Digest>,
     /// The file's size.
     pub size_bytes: u64,
     /// The payload format's version.
@@ -169,18 +173,6 @@ pub struct ImportResult {
     pub bytes_pushed: u64,
 }
 
-/// One thing that went wrong.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(rename_all = "camelCase")]
-pub struct Failure {
-    /// The image or file that it is about.
-    pub item: String,
-    /// Why.
-    pub reason: Reason,
-    /// The same in words, at most [`FAILURE_MESSAGE_LIMIT`] bytes.
-    pub message: String,
-}
-
 /// What a worker does at the moment: the answer to `GET /progress`.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase")]
@@ -202,20 +194,6 @@ pub struct Progress {
     /// The last failure that was retried.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub last_error: Option<String>,
-}
-
-/// The stages of a run, in their order.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize, schemars::JsonSchema)]
-pub enum Stage {
-    /// References become digests and manifests.
-    #[default]
-    Resolving,
-    /// The payload, the free space or the base is checked.
-    Checking,
-    /// Blobs move.
-    Transferring,
-    /// Manifests and tags are pushed, or the file is synced and renamed.
-    Finishing,
 }
 
 /// `text` cut to at most `limit` bytes, on a character.

@@ -1,0 +1,210 @@
+use std::collections::{BTreeMap, HashMap, HashSet};
+
+use tracing::info;
+
+use super::resolve::Resolved;
+use crate::digest::Digest;
+use crate::payload::{Descriptor, ImagePlan, ManifestContent, PayloadError, Required, RequiredSource};
+use crate::reason::Failure;
+use crate::reference::Host;
+
+/// What a payload is to hold, and where each blob of it is to be had.
+#[derive(Debug)]
+pub(super) struct Plan {
+    pub(super) images: Vec<ImagePlan>,
+    /// The blobs to carry, each once: configs first, then layers, as the images name them.
+    pub(super) blobs: Vec<BlobPlan>,
+    /// The blobs that the far side has, of those that the images need.
+    pub(super) required: Vec<Required>,
+    /// The blobs of each image, by its place in `images`.
+    needs: Vec<HashSet<Digest>>,
+}
+
+/// A blob to carry.
+#[derive(Clone, Debug)]
+pub(super) struct BlobPlan {
+    pub(super) digest: Digest,
+    pub(super) size: u64,
+    pub(super) host: Host,
+    pub(super) repository: String,
+}
+
+/// The blobs of an image: its configs, and its layers.
+struct Blobs {
+    configs: Vec<Descriptor>,
+    layers: Vec<Descriptor>,
+}
+
+impl Plan {
+    /// Plans a payload: a pure function of what the registries said.
+    pub(super) fn new(resolved: Resolved) -> Result<Self, Vec<Failure>> {
+        let mut failures = Vec::new();
+        let mut blobs_of = |image: &ImagePlan| match Blobs::of(image) {
+            Ok(blobs) => blobs,
+            Err(error) => {
+                failures.push(failure(image, &error));
+                Blobs { configs: Vec::new(), layers: Vec::new() }
+            }
+        };
+        let far: Vec<Blobs> = resolved.already_transferred.iter().map(&mut blobs_of).collect();
+        let images: Vec<Blobs> = resolved.images.iter().map(&mut blobs_of).collect();
+
+        let mut there: HashMap<&Digest, Vec<RequiredSource>> = HashMap::new();
+        for (image, blobs) in resolved.already_transferred.iter().zip(&far) {
+            let source = RequiredSource {
+                name: image.reference.written().to_owned(),
+                reference: image.reference.to_string(),
+            };
+            for digest in blobs.all().map(|blob| &blob.digest).collect::<HashSet<_>>() {
+                there.entry(digest).or_default().push(source.clone());
+            }
+        }
+
+        let mut sizes: HashMap<&Digest, u64> = HashMap::new();
+        let mut plans = Vec::new();
+        let mut required: BTreeMap<&Digest, Required> = BTreeMap::new();
+        let each = |pick: fn(&Blobs) -> &Vec<Descriptor>| {
+            let images = resolved.images.iter().zip(&images);
+            images.flat_map(move |(image, blobs)| pick(blobs).iter().map(move |blob| (image, blob)))
+        };
+        for (image, blob) in each(|blobs| &blobs.configs).chain(each(|blobs| &blobs.layers)) {
+            if let Some(size) = sizes.insert(&blob.digest, blob.size) {
+                if size != blob.size {
+                    let (digest, one, other) = (blob.digest.clone(), size, blob.size);
+                    failures.push(failure(image, &PayloadError::Sizes { digest, one, other }));
+                }
+                continue;
+            }
+            let repository = image.reference.repository();
+            if let Some(sources) = there.get(&blob.digest) {
+                info!(
+                    "Skipping {repository}/{} because it's already in the destination registry",
+                    blob.digest
+                );
+                let (digest, size, sources) = (blob.digest.clone(), blob.size, sources.clone());
+                required.insert(&blob.digest, Required { digest, size, sources });
+                continue;
+            }
+            plans.push(BlobPlan {
+                digest: blob.digest.clone(),
+                size: blob.size,
+                host: image.reference.host().clone(),
+                repository: repository.to_owned(),
+            });
+        }
+        let required = required.into_values().collect();
+        let needs =
+            images.iter().map(|blobs| blobs.all().map(|blob| blob.digest.clone()).collect()).collect();
+        if failures.is_empty() {
+            Ok(Self { images: resolved.images, blobs: plans, required, needs })
+        } else {
+            Err(failures)
+        }
+    }
+
+    /// The blobs to carry, as the payload names them.
+    pub(super) fn blob_sizes(&self) -> Vec<(Digest, u64)> {
+        self.blobs.iter().map(|blob| (blob.digest.clone(), blob.size)).collect()
+    }
+
+    /// The images that have a blob.
+    pub(super) fn images_with(&self, digest: &Digest) -> impl Iterator<Item = &ImagePlan> {
+        let images = self.images.iter().zip(&self.needs);
+        images.filter(move |(_, needs)| needs.contains(digest)).map(|(image, _)| image)
+    }
+}
+
+impl Blobs {
+    fn of(image: &ImagePlan) -> Result<Self, PayloadError> {
+        let mut blobs = Self { configs: Vec::new(), layers: Vec::new() };
+        for manifest in &image.manifests {
+            let content = ManifestContent::parse(&manifest.digest, &manifest.bytes)?;
+            blobs.configs.extend(content.config);
+            blobs.layers.extend(content.layers);
+        }
+        Ok(blobs)
+    }
+
+    fn all(&self) -> impl Iterator<Item = &Descriptor> {
+        self.configs.iter().chain(&self.layers)
+    }
+}
+
+fn failure(image: &ImagePlan, error: &PayloadError) -> Failure {
+    Failure {
+        item: image.reference.written().to_owned(),
+        reason: error.reason(),
+        message: format!("{}: {error}", image.reference.written()),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use bytes::Bytes;
+
+    use super::*;
+    use crate::payload::ManifestPlan;
+    use crate::reason::Reason;
+    use crate::reference::Reference;
+
+    /// An image of one manifest with a config and layers of the sizes given; a blob's content is its name.
+    fn image(name: &str, blobs: &[(&str, u64)]) -> ImagePlan {
+        let named: Vec<String> = blobs
+            .iter()
+            .map(|(blob, size)| {
+                format!(r#"{{"digest":"{}","size":{size}}}"#, Digest::sha256(blob.as_bytes()))
+            })
+            .collect();
+        let json = format!(r#"{{"config":{},"layers":[{}]}}"#, named[0], named[1..].join(","));
+        let (bytes, digest) = (Bytes::from(json.clone()), Digest::sha256(json.as_bytes()));
+        let manifest = ManifestPlan { digest: digest.clone(), media_type: "m".into(), bytes };
+        ImagePlan {
+            reference: Reference::parse(name, &Host::docker_hub()).unwrap(),
+            digest,
+            media_type: "m".into(),
+            size: json.len() as u64,
+            manifests: vec![manifest],
+        }
+    }
+
+    fn plan(images: Vec<ImagePlan>, already_transferred: Vec<ImagePlan>) -> Result<Plan, Vec<Failure>> {
+        Plan::new(Resolved { images, already_transferred })
+    }
+
+    fn digests(names: &[&str]) -> Vec<Digest> {
+        names.iter().map(|name| Digest::sha256(name.as_bytes())).collect()
+    }
+
+    #[test]
+    fn each_blob_is_carried_once_configs_first() {
+        let plan = plan(
+            vec![image("a", &[("ca", 1), ("base", 9), ("la", 2)]), image("b", &[("cb", 1), ("base", 9)])],
+            vec![],
+        )
+        .unwrap();
+        let carried: Vec<_> = plan.blobs.iter().map(|blob| blob.digest.clone()).collect();
+        assert_eq!(carried, digests(&["ca", "cb", "base", "la"]));
+        assert_eq!(plan.images_with(&digests(&["base"])[0]).count(), 2);
+    }
+
+    #[test]
+    fn what_the_far_side_has_is_required_and_not_carried_with_all_images_that_brought_it() {
+        let far = vec![image("a:1", &[("c1", 1), ("base", 9)]), image("z:1", &[("cz", 1), ("base", 9)])];
+        let plan = plan(vec![image("a:2", &[("c2", 1), ("base", 9), ("new", 3)])], far).unwrap();
+        let carried: Vec<_> = plan.blobs.iter().map(|blob| blob.digest.clone()).collect();
+        assert_eq!(carried, digests(&["c2", "new"]));
+        assert_eq!(plan.required.len(), 1);
+        let sources: Vec<_> = plan.required[0].sources.iter().map(|source| source.name.as_str()).collect();
+        assert_eq!(sources, ["a:1", "z:1"]);
+    }
+
+    #[test]
+    fn two_sizes_for_one_digest_refuse_the_image_that_contradicts() {
+        let failures =
+            plan(vec![image("a", &[("ca", 1), ("x", 9)]), image("b", &[("cb", 1), ("x", 8)])], vec![])
+                .unwrap_err();
+        assert_eq!(failures.len(), 1);
+        assert_eq!((failures[0].item.as_str(), failures[0].reason), ("b", Reason::DigestMismatch));
+        assert!(failures[0].message.contains("9 and 8 bytes"), "{}", failures[0].message);
+    }
+}

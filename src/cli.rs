@@ -1,0 +1,157 @@
+//! The command line: one file a command.
+
+mod completion;
+mod context;
+mod controller;
+mod crds;
+mod inspect;
+mod make_payload;
+mod man;
+mod output;
+mod push_payload;
+mod registry_options;
+mod verify;
+
+use std::path::Path;
+use std::process::ExitCode;
+
+use clap::{ArgAction, Args, Parser, Subcommand, ValueEnum};
+
+use crate::{library, worker};
+use context::Context;
+
+/// Carry container images into air-gapped registries in a single zip.
+#[derive(Debug, Parser)]
+#[command(name = "charon", version, arg_required_else_help = true, max_term_width = 100)]
+struct Cli {
+    #[command(flatten)]
+    verbosity: Verbosity,
+    #[command(subcommand)]
+    command: Command,
+}
+
+#[derive(Debug, Args)]
+struct Verbosity {
+    /// Say only what goes wrong
+    #[arg(short, long, global = true, conflicts_with = "verbose")]
+    quiet: bool,
+    /// Say more; twice: everything
+    #[arg(short, long, global = true, action = ArgAction::Count)]
+    verbose: u8,
+    /// How to say it
+    #[arg(
+        long,
+        global = true,
+        value_enum,
+        default_value_t,
+        value_name = "FORMAT",
+        env = "CHARON_LOG_FORMAT"
+    )]
+    log_format: LogFormat,
+}
+
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, ValueEnum)]
+enum LogFormat {
+    /// For people
+    #[default]
+    Text,
+    /// For programs: one JSON object a line
+    Json,
+}
+
+#[derive(Debug, Subcommand)]
+enum Command {
+    MakePayload(Box<make_payload::MakePayload>),
+    PushPayload(Box<push_payload::PushPayload>),
+    Inspect(inspect::Inspect),
+    Verify(verify::Verify),
+    Completion(completion::Completion),
+    Man(man::ManPages),
+    Controller(Box<controller::ControllerArgs>),
+    Crds(crds::CrdsArgs),
+    /// Do one run of a PayloadBuild or PayloadImport, inside its pod
+    #[command(hide = true)]
+    Worker(worker::Worker),
+}
+
+impl Command {
+    /// Whether it runs for people at a terminal, or as a part of the cluster.
+    fn is_service(&self) -> bool {
+        matches!(self, Self::Controller(_) | Self::Worker(_))
+    }
+}
+
+/// Why a command did not do what it was asked.
+#[derive(Debug, thiserror::Error)]
+enum CliError {
+    /// The arguments do not fit together.
+    #[error("{0}")]
+    Usage(String),
+    /// It was tried, and it failed. Each line is one failure.
+    #[error("{0}")]
+    Failed(String),
+    /// A signal ended it.
+    #[error("interrupted")]
+    Interrupted,
+}
+
+/// The exit status of a command that failed.
+const FAILED: u8 = 1;
+/// The exit status of a command line that cannot be understood.
+const USAGE: u8 = 2;
+
+impl CliError {
+    fn of_file(file: &Path, error: &impl std::error::Error) -> Self {
+        Self::Failed(format!("{}: {error}", file.display()))
+    }
+}
+
+impl From<library::Error> for CliError {
+    fn from(error: library::Error) -> Self {
+        match error {
+            library::Error::Usage(_) | library::Error::Reference(_) => Self::Usage(error.to_string()),
+            library::Error::Cancelled => Self::Interrupted,
+            _ => Self::Failed(error.to_string()),
+        }
+    }
+}
+
+/// Runs the program with the arguments of the process.
+pub async fn main() -> ExitCode {
+    let cli = Cli::parse();
+    let context = Context::new(&cli);
+    output::log(&cli, context.bar());
+    let result = match cli.command {
+        Command::MakePayload(command) => Box::pin(command.run(&context)).await,
+        Command::PushPayload(command) => Box::pin(command.run(&context)).await,
+        Command::Inspect(command) => command.run(),
+        Command::Verify(command) => command.run(&context).await,
+        Command::Completion(command) => command.run(),
+        Command::Man(command) => command.run(),
+        Command::Controller(command) => Box::pin(controller::run(*command)).await,
+        Command::Crds(command) => crds::run(command),
+        Command::Worker(worker) => return ExitCode::from(worker.run().await),
+    };
+    context.bar().finish_and_clear();
+    match result {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(error) => {
+            output::error(&error, cli.verbosity.log_format);
+            ExitCode::from(match error {
+                CliError::Usage(_) => USAGE,
+                CliError::Failed(_) => FAILED,
+                CliError::Interrupted => context.signal_status(),
+            })
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use clap::CommandFactory;
+
+    #[test]
+    fn the_command_line_is_well_formed() {
+        super::Cli::command().debug_assert();
+    }
+}

@@ -1,0 +1,162 @@
+use std::fs::File;
+use std::io::{self, IsTerminal, Read, Seek, SeekFrom};
+use std::os::fd::AsFd;
+use std::path::PathBuf;
+
+use clap::{Args, ValueEnum};
+use tracing::info;
+
+use super::registry_options::RegistryOptions;
+use super::{CliError, Context, output};
+use crate::digest::Digest;
+use crate::import::{ImportReport, Naming};
+use crate::library::{self, push_open_file, push_payload, push_payload_from};
+
+/// Push a payload into a registry
+///
+/// Prints the images that are whole in the registry, one a line, when everything is done. An image
+/// that cannot be whole gets no tag, and the exit status is 1.
+#[derive(Debug, Args)]
+pub(super) struct PushPayload {
+    /// The payload; standard input if it is not given
+    #[arg(short, long, value_name = "FILE", env = "CHARON_FILE")]
+    file: Option<PathBuf>,
+    /// Push nothing if anything is missing that was said to be already transferred
+    #[arg(short, long, env = "CHARON_STRICT")]
+    strict: bool,
+    /// Put this in front of every repository
+    #[arg(long, value_name = "PREFIX", env = "CHARON_PREFIX")]
+    prefix: Option<String>,
+    /// How images are called in the registry
+    #[arg(long, value_enum, default_value_t, value_name = "NAMING", env = "CHARON_NAMING")]
+    naming: NamingOption,
+    /// Look here, too, for what the payload leaves out; may be repeated
+    #[arg(long, value_name = "REPOSITORY", value_delimiter = ',', env = "CHARON_BASE_REPOSITORY")]
+    base_repository: Vec<String>,
+    /// Give no tag to images that were named by their digest alone; registries collect what has none
+    #[arg(long, env = "CHARON_NO_DIGEST_TAGS")]
+    no_digest_tags: bool,
+    /// The payload digest that the payload must have, or nothing is pushed
+    #[arg(long, value_name = "DIGEST", env = "CHARON_EXPECTED_DIGEST")]
+    expected_digest: Option<Digest>,
+    #[command(flatten)]
+    registry: RegistryOptions,
+}
+
+/// The values of `--naming`.
+#[derive(Clone, Copy, Debug, Default, ValueEnum)]
+enum NamingOption {
+    /// As whoever built the payload wrote it, without its host
+    #[default]
+    AsWritten,
+    /// The same with `library/` spelled out
+    Canonical,
+    /// The full name, host included
+    WithHost,
+}
+
+impl From<NamingOption> for Naming {
+    fn from(option: NamingOption) -> Self {
+        match option {
+            NamingOption::AsWritten => Self::AsWritten,
+            NamingOption::Canonical => Self::Canonical,
+            NamingOption::WithHost => Self::WithHost,
+        }
+    }
+}
+
+impl PushPayload {
+    pub(super) async fn run(self, context: &Context) -> Result<(), CliError> {
+        if self.file.is_none() && self.registry.reads_stdin() {
+            let why =
+                "standard input cannot carry both the password and the payload: name the payload with --file";
+            return Err(CliError::Usage(why.to_owned()));
+        }
+        let options = library::PushPayload {
+            file: self.file.clone().unwrap_or_default(),
+            strict: self.strict,
+            prefix: self.prefix,
+            naming: self.naming.into(),
+            base_repositories: self.base_repository,
+            no_digest_tags: self.no_digest_tags,
+            expected_digest: self.expected_digest,
+            registry: self.registry.read()?,
+            progress: context.progress(),
+            cancel: context.cancel(),
+        };
+        let report = match self.file {
+            Some(_) => push_payload(&options).await?,
+            None => push_stdin(&options).await?,
+        };
+        tell(&report)
+    }
+}
+
+/// Prints what is whole; what is not makes the command fail.
+fn tell(report: &ImportReport) -> Result<(), CliError> {
+    // An image that the payload only names, and that is not there, was told of in a warning.
+    let (incomplete, whole): (Vec<_>, Vec<_>) = report.images.iter().partition(|image| image.is_incomplete());
+    for image in whole {
+        output::line(&image.name)?;
+    }
+    let failures: Vec<&str> = incomplete
+        .iter()
+        .filter_map(|image| image.failure.as_ref().map(|failure| failure.message.as_str()))
+        .collect();
+    if failures.is_empty() { Ok(()) } else { Err(CliError::Failed(failures.join("\n"))) }
+}
+
+/// Pushes from standard input: a file is read by position, a payload of Charon's as it comes, and
+/// one of docker-charon's from a file that has no name, since its table of contents comes last.
+async fn push_stdin(options: &library::PushPayload) -> Result<ImportReport, CliError> {
+    let stdin = io::stdin();
+    if stdin.is_terminal() {
+        let why = "no payload: name a file with --file, or redirect standard input";
+        return Err(CliError::Usage(why.to_owned()));
+    }
+    let failed = |error: io::Error| CliError::Failed(format!("cannot read standard input: {error}"));
+    let mut input = stdin.as_fd().try_clone_to_owned().map(File::from).map_err(failed)?;
+    if input.metadata().map_err(failed)?.is_file() {
+        return Ok(push_open_file(options, input).await?);
+    }
+    // The bill's name tells the two apart; so much of the stream is held for it.
+    let mut start = vec![0; PEEKED];
+    let length = read_up_to(&mut input, &mut start).map_err(failed)?;
+    start.truncate(length);
+    let is_docker_charons = start.starts_with(b"PK\x03\x04") && !start.ends_with(b"charon.json");
+    let stream = io::Cursor::new(start).chain(input);
+    if !is_docker_charons {
+        let (start, input) = stream.into_inner();
+        let input = tokio::fs::File::from_std(input);
+        return Ok(push_payload_from(options, tokio::io::AsyncReadExt::chain(start, input)).await?);
+    }
+    info!(
+        "Storing standard input in {}: a docker-charon payload cannot be read as it comes",
+        std::env::temp_dir().display()
+    );
+    let spooled = tokio::task::spawn_blocking(move || spool(stream)).await;
+    let spooled = spooled.map_err(io::Error::from).and_then(std::convert::identity).map_err(failed)?;
+    Ok(push_open_file(options, spooled).await?)
+}
+
+/// As far as the name of a payload's first entry.
+const PEEKED: usize = 30 + "charon.json".len();
+
+fn read_up_to(input: &mut File, buffer: &mut [u8]) -> io::Result<usize> {
+    let mut length = 0;
+    while length < buffer.len() {
+        match input.read(&mut buffer[length..])? {
+            0 => break,
+            read => length += read,
+        }
+    }
+    Ok(length)
+}
+
+/// A stream's bytes in a file that is gone when it is closed.
+fn spool(mut stream: impl Read) -> io::Result<File> {
+    let mut file = tempfile::tempfile()?;
+    io::copy(&mut stream, &mut file)?;
+    file.seek(SeekFrom::Start(0))?;
+    Ok(file)
+}

@@ -1,0 +1,92 @@
+use std::io::Read;
+
+use clap::Args;
+use secrecy::SecretString;
+
+use super::CliError;
+use crate::library;
+use crate::registry::{Credentials, DockerConfig};
+
+/// The variables of docker-charon, which are read beside our own.
+const DOCKER_CHARON_USERNAME: &str = "DOCKER_CHARON_USERNAME";
+const DOCKER_CHARON_PASSWORD: &str = "DOCKER_CHARON_PASSWORD";
+/// No password is longer.
+const PASSWORD_LIMIT: u64 = 64 << 10;
+
+/// How a registry is reached.
+// The docstrings are the help that people read at a terminal.
+#[allow(clippy::doc_markdown)]
+#[derive(Args)]
+pub(super) struct RegistryOptions {
+    /// The registry, host or host:port; Docker Hub if it is not given
+    #[arg(short, long, value_name = "HOST", env = "CHARON_REGISTRY")]
+    registry: Option<String>,
+    /// Use plain HTTP instead of HTTPS
+    #[arg(short, long, env = "CHARON_INSECURE")]
+    insecure: bool,
+    /// The name to sign in with; also from DOCKER_CHARON_USERNAME
+    #[arg(short, long, value_name = "NAME", env = "CHARON_USERNAME")]
+    username: Option<String>,
+    /// The password to sign in with; also from DOCKER_CHARON_PASSWORD. Others on this machine can see it here: better use the variable or --password-stdin
+    #[arg(short, long, value_name = "PASSWORD", env = "CHARON_PASSWORD", hide_env_values = true)]
+    password: Option<SecretString>,
+    /// Read the password from standard input
+    #[arg(long, conflicts_with = "password")]
+    password_stdin: bool,
+}
+
+impl std::fmt::Debug for RegistryOptions {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("RegistryOptions").field("registry", &self.registry).finish_non_exhaustive()
+    }
+}
+
+impl RegistryOptions {
+    /// Whether the password comes over standard input.
+    pub(super) fn reads_stdin(&self) -> bool {
+        self.password_stdin
+    }
+
+    /// What was given, by option, variable, standard input or Docker's configuration, in this order.
+    pub(super) fn read(self) -> Result<library::RegistryOptions, CliError> {
+        let docker_config =
+            DockerConfig::load_default().map_err(|error| CliError::Failed(error.to_string()))?;
+        let credentials = self.credentials()?;
+        Ok(library::RegistryOptions {
+            registry: self.registry,
+            insecure: self.insecure,
+            credentials,
+            docker_config,
+        })
+    }
+
+    fn credentials(&self) -> Result<Option<Credentials>, CliError> {
+        let variable = |name| std::env::var(name).ok().filter(|value| !value.is_empty());
+        let username = self.username.clone().or_else(|| variable(DOCKER_CHARON_USERNAME));
+        let password = if self.password_stdin {
+            Some(password_from_stdin()?)
+        } else {
+            let from_variable = || variable(DOCKER_CHARON_PASSWORD).map(SecretString::from);
+            self.password.clone().or_else(from_variable)
+        };
+        match (username, password) {
+            (Some(username), Some(password)) => Ok(Some(Credentials { username, password })),
+            (None, None) => Ok(None),
+            (Some(_), None) => Err(CliError::Usage(
+                "a username without a password: give one with DOCKER_CHARON_PASSWORD or --password-stdin"
+                    .to_owned(),
+            )),
+            (None, Some(_)) => {
+                Err(CliError::Usage("a password without a username: give one with --username".to_owned()))
+            }
+        }
+    }
+}
+
+fn password_from_stdin() -> Result<SecretString, CliError> {
+    let mut text = String::new();
+    std::io::stdin().take(PASSWORD_LIMIT).read_to_string(&mut text).map_err(|error| {
+        CliError::Failed(format!("cannot read the password from standard input: {error}"))
+    })?;
+    Ok(SecretString::from(text.trim_end_matches(['\r', '\n'])))
+}

@@ -1,0 +1,328 @@
+//! Payload to registry: the payload is checked, blobs are pushed, manifests after them, tags last.
+
+mod deliver;
+mod names;
+mod target;
+
+use std::fmt;
+use std::fs::File;
+use std::sync::Arc;
+
+use bytes::Bytes;
+use tokio::io::AsyncRead;
+use tracing::{info, warn};
+
+use crate::digest::Digest;
+use crate::payload::{Bill, FilePayload, PayloadError, StreamPayload};
+use crate::progress::{Progress, Stage};
+use crate::reason::{self, Failure, Reason};
+use crate::registry::{Registry, RegistryError};
+use deliver::Delivery;
+use names::Names;
+pub use names::Naming;
+use target::{State, Target};
+
+/// A payload to push.
+#[derive(Debug)]
+pub struct ImportRequest {
+    /// Where it is read from.
+    pub source: Source,
+    /// The payload digest that it must have.
+    pub expected_digest: Option<Digest>,
+    /// The registry that it goes to.
+    pub registry: Registry,
+    /// How images are called there.
+    pub naming: Naming,
+    /// Goes in front of every repository.
+    pub repository_prefix: Option<String>,
+    /// Repositories that are looked through, too, for what the payload requires.
+    pub base_repositories: Vec<String>,
+    /// Whether an image that was named by its digest alone gets a tag, `charon-<32 hex digits>`.
+    pub tag_digests: bool,
+    /// Push nothing unless everything can be pushed.
+    pub strict: bool,
+}
+
+/// Where a payload is read from.
+pub enum Source {
+    /// A file, read by position.
+    File(File),
+    /// A stream, which passes by once.
+    Stream(Box<dyn AsyncRead + Send + Unpin>),
+}
+
+impl fmt::Debug for Source {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::File(file) => f.debug_tuple("File").field(file).finish(),
+            Self::Stream(_) => f.write_str("Stream"),
+        }
+    }
+}
+
+/// A payload that was read, as far as it could be pushed.
+#[derive(Clone, Debug)]
+pub struct ImportReport {
+    /// The payload digest; docker-charon's payloads have none.
+    pub digest: Option<Digest>,
+    /// The payload's size in bytes.
+    pub size: u64,
+    /// The payload's bill.
+    pub bill: Bill,
+    /// What became of each image, in payload order.
+    pub images: Vec<ImportedImage>,
+    /// What was moved.
+    pub counts: Counts,
+}
+
+/// What became of an image.
+#[derive(Clone, Debug)]
+pub struct ImportedImage {
+    /// Its name, as whoever built the payload wrote it.
+    pub name: String,
+    /// Its name at the far side, `repository:tag`.
+    pub target: String,
+    /// Why it is not whole there, if it is not.
+    pub failure: Option<Failure>,
+    /// It was declared to be there as a whole, and is not: nothing of it is in the payload.
+    pub is_absent_base: bool,
+}
+
+/// What an import moved.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Counts {
+    /// Blobs that were uploaded.
+    pub blobs_pushed: u32,
+    /// Blobs that were mounted from another repository.
+    pub blobs_mounted: u32,
+    /// Blobs that were there already.
+    pub blobs_present: u32,
+    /// Bytes of the blobs that were uploaded.
+    pub bytes_pushed: u64,
+}
+
+/// Why nothing was imported.
+#[derive(Debug, thiserror::Error)]
+pub enum ImportError {
+    /// The payload is not whole, or no payload.
+    #[error(transparent)]
+    Payload(#[from] PayloadError),
+    /// It is another payload than the one that was expected.
+    #[error(
+        "the payload has the digest {found}, expected was {expected}; nothing was pushed: check which file was carried over"
+    )]
+    WrongPayload {
+        /// What was expected.
+        expected: Digest,
+        /// What the file has.
+        found: String,
+    },
+    /// The registry does not answer, or not to us.
+    #[error(transparent)]
+    Registry(#[from] RegistryError),
+    /// Everything was wanted, and not everything can be had.
+    #[error("nothing was pushed: {}", several(.0))]
+    Strict(Vec<Failure>),
+}
+
+impl ImportError {
+    /// Why, in one word.
+    #[must_use]
+    pub fn reason(&self) -> Reason {
+        match self {
+            Self::Payload(error) => error.reason(),
+            Self::WrongPayload { .. } => Reason::DigestMismatch,
+            Self::Registry(error) => error.reason(),
+            Self::Strict(failures) => reason::of_all(failures),
+        }
+    }
+
+    /// What failed, image by image, where it can be told.
+    #[must_use]
+    pub fn failures(&self) -> &[Failure] {
+        match self {
+            Self::Strict(failures) => failures,
+            _ => &[],
+        }
+    }
+}
+
+fn several(failures: &[Failure]) -> String {
+    failures.iter().map(|failure| failure.message.as_str()).collect::<Vec<_>>().join("\n")
+}
+
+impl ImportedImage {
+    /// Whether the image is not whole at the far side although the payload carries it.
+    #[must_use]
+    pub fn is_incomplete(&self) -> bool {
+        self.failure.is_some() && !self.is_absent_base
+    }
+}
+
+impl ImportReport {
+    /// What went wrong, image by image.
+    #[must_use]
+    pub fn failures(&self) -> Vec<Failure> {
+        self.images.iter().filter_map(|image| image.failure.clone()).collect()
+    }
+}
+
+/// A payload being read, either way.
+enum Payload {
+    File(FilePayload),
+    Stream(StreamPayload<Box<dyn AsyncRead + Send + Unpin>>),
+}
+
+impl Payload {
+    async fn open(source: Source) -> Result<Self, PayloadError> {
+        match source {
+            Source::File(file) => tokio::task::spawn_blocking(move || FilePayload::open(file))
+                .await
+                .map_err(|error| PayloadError::Io { doing: "reading the payload", source: error.into() })?
+                .map(Self::File),
+            Source::Stream(stream) => StreamPayload::open(stream).await.map(Self::Stream),
+        }
+    }
+
+    fn bill(&self) -> &Bill {
+        match self {
+            Self::File(payload) => payload.bill(),
+            Self::Stream(payload) => payload.bill(),
+        }
+    }
+
+    fn digest(&self) -> Option<&Digest> {
+        match self {
+            Self::File(payload) => payload.digest(),
+            Self::Stream(payload) => Some(payload.digest()),
+        }
+    }
+
+    fn size(&self) -> u64 {
+        match self {
+            Self::File(payload) => payload.size(),
+            Self::Stream(payload) => payload.layout().total_size(),
+        }
+    }
+
+    fn manifest(&self, digest: &Digest) -> Result<Bytes, PayloadError> {
+        match self {
+            Self::File(payload) => payload.manifest(digest),
+            Self::Stream(payload) => payload.manifest(digest),
+        }
+    }
+
+    /// After the last blob: whether the payload was whole.
+    async fn finish(self) -> Result<(), PayloadError> {
+        match self {
+            // A file was checked when it was opened.
+            Self::File(_) => Ok(()),
+            Self::Stream(payload) => payload.finish().await,
+        }
+    }
+}
+
+/// Pushes a payload.
+///
+/// What can be complete is pushed; an image that cannot gets no tag and a failure in the report.
+/// With `strict` nothing is pushed unless everything can be.
+pub async fn import(request: ImportRequest, progress: &Arc<Progress>) -> Result<ImportReport, ImportError> {
+    progress.enter(Stage::Checking);
+    let mut payload = Payload::open(request.source).await?;
+    let digest = payload.digest().cloned();
+    if let Some(expected) = request.expected_digest.filter(|expected| Some(expected) != digest.as_ref()) {
+        let found = digest
+            .map_or_else(|| "none, since docker-charon made it".to_owned(), |digest| digest.to_string());
+        return Err(ImportError::WrongPayload { expected, found });
+    }
+    let bill = payload.bill().clone();
+    let size = payload.size();
+    let prefix = request.repository_prefix.as_deref();
+    let names = Names::new(request.registry.host(), prefix, request.naming, request.tag_digests);
+    let mut targets = target::targets(&bill, &names, |digest| payload.manifest(digest))?;
+    let mut delivery = Delivery::new(&request.registry, progress);
+
+    check(&bill, &mut targets, &mut delivery, &names, &request.base_repositories).await?;
+    let failed = |target: &Target| target.failure().cloned().or_else(|| target.missing_base());
+    let failures: Vec<Failure> = targets.iter().filter_map(failed).collect();
+    if request.strict && !failures.is_empty() {
+        return Err(ImportError::Strict(failures));
+    }
+
+    progress.enter(Stage::Transferring);
+    delivery.blobs(&bill, &mut targets, &mut payload).await?;
+    delivery.required(&bill, &mut targets).await;
+
+    progress.enter(Stage::Finishing);
+    let manifests = target::manifests(&bill, |digest| payload.manifest(digest))?;
+    payload.finish().await?;
+    for target in &mut targets {
+        delivery.manifests(target, &manifests).await;
+    }
+    let images = targets
+        .iter()
+        .map(|target| ImportedImage {
+            name: target.name.clone(),
+            target: target.far_name(),
+            failure: target.failure().cloned().or_else(|| target.missing_base()),
+            is_absent_base: target.missing_base().is_some(),
+        })
+        .collect();
+    Ok(ImportReport { digest, size, bill, images, counts: delivery.counts() })
+}
+
+/// Finds out, before anything is written, what is there already and whether all is there that the
+/// payload requires.
+async fn check(
+    bill: &Bill,
+    targets: &mut [Target],
+    delivery: &mut Delivery<'_>,
+    names: &Names,
+    base_repositories: &[String],
+) -> Result<(), ImportError> {
+    let written: Vec<String> = targets.iter().map(|target| target.repository.clone()).collect();
+    for target in targets.iter_mut().filter(|target| !target.has_failed()) {
+        let asked = target.asked();
+        let found = delivery.manifest_digest(&target.repository, &asked).await;
+        match found {
+            Ok(Some(found)) if target.root.as_ref().is_none_or(|root| *root == found) => {
+                info!("Skipping {} as it's already in the destination registry", target.far_name());
+                target.state = State::Present;
+            }
+            Ok(_) if !target.carried => {
+                warn!(
+                    "{} was declared already transferred, but {}/{} has no {asked}",
+                    target.name,
+                    delivery.host(),
+                    target.repository
+                );
+                target.state = State::AbsentBase;
+            }
+            Ok(_) => {}
+            Err(error) => target.fail_or(error)?,
+        }
+    }
+    for target in targets.iter_mut().filter(|target| matches!(target.state, State::Wanted)) {
+        let mut missing = Vec::new();
+        for required in bill.required.iter().filter(|required| target.blobs.contains(&required.digest)) {
+            let sources = required.sources.iter().filter_map(|source| {
+                let source = target::reference_of(&source.name, &source.reference).ok()?;
+                Some(names.repository(&source))
+            });
+            let places: Vec<String> = std::iter::once(target.repository.clone())
+                .chain(sources)
+                .chain(written.iter().chain(base_repositories).cloned())
+                .collect();
+            match delivery.find(&required.digest, &places).await {
+                Ok(true) => {}
+                Ok(false) => missing.push(required),
+                Err(error) => {
+                    target.fail_or(error)?;
+                    break;
+                }
+            }
+        }
+        target.lacks(&missing, delivery.host());
+    }
+    Ok(())
+}

@@ -1,0 +1,234 @@
+use std::collections::{BTreeSet, HashMap, HashSet};
+
+use bytes::Bytes;
+
+use super::ImportError;
+use super::names::Names;
+use crate::digest::Digest;
+use crate::payload::{Bill, BillManifest, ManifestContent, PayloadError, Required};
+use crate::reason::{Failure, Reason};
+use crate::reference::{self, Host, Reference};
+use crate::registry::RegistryError;
+
+/// An image of the payload, and what is to become of it at the far side.
+#[derive(Debug)]
+pub(super) struct Target {
+    /// Its name, as whoever built the payload wrote it.
+    pub(super) name: String,
+    /// Where it goes.
+    pub(super) repository: String,
+    /// None: it is pushed by its digest alone.
+    pub(super) tag: Option<String>,
+    /// The digest of its root manifest, where it is known: see [`crate::payload::BillImage`].
+    pub(super) root: Option<Digest>,
+    /// Whether the payload carries anything of it.
+    pub(super) carried: bool,
+    /// Its manifests in push order, the root last.
+    pub(super) manifests: Vec<BillManifest>,
+    /// Every blob that its manifests name.
+    pub(super) blobs: HashSet<Digest>,
+    pub(super) state: State,
+}
+
+/// How far an image is.
+#[derive(Debug)]
+pub(super) enum State {
+    /// It is to be pushed.
+    Wanted,
+    /// It is there, with its tag.
+    Present,
+    /// It was declared to be there as a whole, and is not.
+    AbsentBase,
+    /// It was pushed.
+    Pushed,
+    /// It cannot be made whole.
+    Failed(Failure),
+}
+
+impl Target {
+    pub(super) fn has_failed(&self) -> bool {
+        matches!(self.state, State::Failed(_))
+    }
+
+    /// Whether it is still to be pushed.
+    pub(super) fn is_wanted(&self) -> bool {
+        self.carried && matches!(self.state, State::Wanted)
+    }
+
+    /// Whether it is still to be pushed, and has this blob.
+    pub(super) fn wants(&self, digest: &Digest) -> bool {
+        self.is_wanted() && self.blobs.contains(digest)
+    }
+
+    pub(super) fn failure(&self) -> Option<&Failure> {
+        match &self.state {
+            State::Failed(failure) => Some(failure),
+            _ => None,
+        }
+    }
+
+    /// Its name at the far side.
+    pub(super) fn far_name(&self) -> String {
+        match (&self.tag, &self.root) {
+            (Some(tag), _) => format!("{}:{tag}", self.repository),
+            (None, Some(root)) => format!("{}@{root}", self.repository),
+            (None, None) => self.repository.clone(),
+        }
+    }
+
+    /// What the registry is asked for to learn whether the image is there: its tag, or the digest
+    /// where nothing is carried that a tag could be put on.
+    pub(super) fn asked(&self) -> String {
+        let tag = self.tag.as_deref();
+        let root = self.root.as_ref().map(Digest::as_str);
+        let asked = if self.carried { tag.or(root) } else { root.or(tag) };
+        asked.unwrap_or("latest").to_owned()
+    }
+
+    /// The failure that an absent base is where everything is wanted.
+    pub(super) fn missing_base(&self) -> Option<Failure> {
+        matches!(self.state, State::AbsentBase).then(|| Failure {
+            item: self.name.clone(),
+            reason: Reason::MissingBase,
+            message: format!(
+                "{} was declared already transferred, but {} has no {}; transfer it first, or build the payload without declaring it",
+                self.name,
+                self.repository,
+                self.asked()
+            ),
+        })
+    }
+
+    pub(super) fn fail(&mut self, reason: Reason, why: &str) {
+        if !self.has_failed() {
+            let message = format!("{}: {why}", self.name);
+            self.state = State::Failed(Failure { item: self.name.clone(), reason, message });
+        }
+    }
+
+    /// What a registry's error means for this image; an error that is not about the image ends the import.
+    pub(super) fn fail_or(&mut self, error: RegistryError) -> Result<(), ImportError> {
+        match error.reason() {
+            Reason::RegistryUnavailable | Reason::AuthenticationFailed | Reason::RateLimited => {
+                Err(error.into())
+            }
+            reason => {
+                self.fail(reason, &error.to_string());
+                Ok(())
+            }
+        }
+    }
+
+    /// Blobs that the payload does not carry are not at the far side either.
+    pub(super) fn lacks(&mut self, missing: &[&Required], host: &Host) {
+        let Some(first) = missing.first() else {
+            return;
+        };
+        let sources: BTreeSet<&str> = missing
+            .iter()
+            .flat_map(|required| required.sources.iter().map(|source| source.name.as_str()))
+            .collect();
+        let sources = sources.into_iter().collect::<Vec<_>>().join(", ");
+        let (count, blobs) = (missing.len(), if missing.len() == 1 { "blob" } else { "blobs" });
+        let why = format!(
+            "{host} lacks {count} {blobs} that the payload leaves out since {sources} had been transferred, {} among them; transfer {sources} first, or build the payload without declaring it",
+            first.digest
+        );
+        self.fail(Reason::MissingBase, &why);
+    }
+}
+
+/// All images of a payload with what they need.
+///
+/// An image whose name cannot be one at the far side has failed from the start.
+pub(super) fn targets(
+    bill: &Bill,
+    names: &Names,
+    manifest: impl Fn(&Digest) -> Result<Bytes, PayloadError>,
+) -> Result<Vec<Target>, PayloadError> {
+    let accounted: HashSet<&Digest> = bill
+        .entries
+        .iter()
+        .map(|entry| &entry.digest)
+        .chain(bill.required.iter().map(|required| &required.digest))
+        .collect();
+    let mut targets = Vec::with_capacity(bill.images.len());
+    for image in &bill.images {
+        let reference = reference_of(&image.name, &image.reference)?;
+        let mut blobs = HashSet::new();
+        for described in &image.manifests {
+            let content = ManifestContent::parse(&described.digest, &manifest(&described.digest)?)?;
+            blobs.extend(content.blobs().map(|blob| blob.digest.clone()));
+        }
+        if let Some(lost) = blobs.iter().find(|digest| !accounted.contains(digest)) {
+            return Err(PayloadError::Corrupt(format!(
+                "{} needs {lost}, which its bill neither carries nor requires",
+                image.name
+            )));
+        }
+        let repository = names.repository(&reference);
+        let is_name = reference::is_repository(&repository);
+        let mut target = Target {
+            name: image.name.clone(),
+            tag: names.tag(&reference, image.digest.as_ref()),
+            root: image.digest.clone(),
+            carried: image.carried,
+            manifests: image.manifests.clone(),
+            blobs,
+            state: State::Wanted,
+            repository,
+        };
+        if !is_name {
+            let why = format!("{:?} is no name for a repository; check the prefix", target.repository);
+            target.fail(Reason::InvalidSpec, &why);
+        }
+        targets.push(target);
+    }
+    refuse_clashes(&mut targets);
+    Ok(targets)
+}
+
+/// An image's reference, with the name as it was written where that says the same.
+///
+/// A name without a host was meant for the registry that `reference` tells.
+pub(super) fn reference_of(name: &str, reference: &str) -> Result<Reference, PayloadError> {
+    let refused = |error| PayloadError::Corrupt(format!("its bill names the image {name:?}: {error}"));
+    let full = Reference::parse(reference, &Host::docker_hub()).map_err(refused)?;
+    Reference::parse(name, full.host()).map_err(refused)
+}
+
+/// Two images may not become one: neither is pushed.
+fn refuse_clashes(targets: &mut [Target]) {
+    let mut first: HashMap<(String, String), usize> = HashMap::new();
+    for index in 0..targets.len() {
+        let Some(tag) = targets[index].tag.clone() else {
+            continue;
+        };
+        let name = format!("{}:{tag}", targets[index].repository);
+        let Some(other) = first.insert((targets[index].repository.clone(), tag), index) else {
+            continue;
+        };
+        if targets[index].root.is_some() && targets[index].root == targets[other].root {
+            continue;
+        }
+        let pair = format!("{} and {}", targets[other].name, targets[index].name);
+        let why = format!(
+            "{pair} would both be {name} here; choose another naming, or build the payload with another name for one"
+        );
+        targets[other].fail(Reason::InvalidSpec, &why);
+        targets[index].fail(Reason::InvalidSpec, &why);
+    }
+}
+
+/// The bytes of all manifests that a payload carries.
+pub(super) fn manifests(
+    bill: &Bill,
+    manifest: impl Fn(&Digest) -> Result<Bytes, PayloadError>,
+) -> Result<HashMap<Digest, Bytes>, PayloadError> {
+    let digests: HashSet<&Digest> = bill
+        .images
+        .iter()
+        .flat_map(|image| image.manifests.iter().map(|manifest| &manifest.digest))
+        .collect();
+    digests.into_iter().map(|digest| Ok((digest.clone(), manifest(digest)?))).collect()
+}

@@ -1,0 +1,121 @@
+//! How a host is reached: by plain HTTP or TLS, as whom, trusting whom.
+
+use std::fmt;
+
+use reqwest::header::{ACCEPT_ENCODING, HeaderMap, HeaderValue};
+use reqwest::{Certificate, Client, ClientBuilder, Identity};
+use secrecy::SecretString;
+
+use super::error::{RegistryError, root_cause};
+use super::retry::Patience;
+use crate::reference::Host;
+
+/// A user and a password, or what a registry takes for one.
+#[derive(Clone)]
+pub struct Credentials {
+    /// The user.
+    pub username: String,
+    /// The password or token.
+    pub password: SecretString,
+}
+
+impl fmt::Debug for Credentials {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Credentials").field("username", &self.username).finish_non_exhaustive()
+    }
+}
+
+/// How a registry is reached.
+#[derive(Clone, Default)]
+pub struct Access {
+    /// Plain HTTP.
+    pub insecure: bool,
+    /// What to sign in with; without, the registry is asked anonymously.
+    pub credentials: Option<Credentials>,
+    /// Certificate authorities in PEM, beside those of the system.
+    pub ca_pem: Option<Vec<u8>>,
+    /// The client's certificate and its key in PEM.
+    pub identity_pem: Option<Vec<u8>>,
+}
+
+impl fmt::Debug for Access {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Access")
+            .field("insecure", &self.insecure)
+            .field("credentials", &self.credentials)
+            .finish_non_exhaustive()
+    }
+}
+
+pub(super) fn setup(
+    host: &Host,
+    problem: &str,
+    error: impl Into<Box<dyn std::error::Error + Send + Sync>>,
+) -> RegistryError {
+    let source = error.into();
+    let problem = format!("{problem}: {}", root_cause(source.as_ref()));
+    RegistryError::Setup { host: host.clone(), problem, source: Some(source) }
+}
+
+/// A client for the registry, and one for the hosts that it redirects to.
+pub(super) fn clients(
+    host: &Host,
+    access: &Access,
+    patience: &Patience,
+) -> Result<(Client, Client), RegistryError> {
+    let authorities = match &access.ca_pem {
+        Some(pem) => authorities(host, pem)?,
+        None => Vec::new(),
+    };
+    let Some(pem) = &access.identity_pem else {
+        let client = client(host, access, patience, &authorities, None)?;
+        return Ok((client.clone(), client));
+    };
+    let identity = Identity::from_pem(pem)
+        .map_err(|error| setup(host, "the client certificate and its key cannot be read", error))?;
+    Ok((
+        client(host, access, patience, &authorities, Some(&identity))?,
+        client(host, access, patience, &authorities, None)?,
+    ))
+}
+
+fn authorities(host: &Host, pem: &[u8]) -> Result<Vec<Certificate>, RegistryError> {
+    let problem = "the certificate authority cannot be read";
+    let found = Certificate::from_pem_bundle(pem).map_err(|error| setup(host, problem, error))?;
+    if found.is_empty() { Err(setup(host, problem, "there is no PEM certificate in it")) } else { Ok(found) }
+}
+
+fn client(
+    host: &Host,
+    access: &Access,
+    patience: &Patience,
+    authorities: &[Certificate],
+    identity: Option<&Identity>,
+) -> Result<Client, RegistryError> {
+    let start = || {
+        let mut headers = HeaderMap::new();
+        headers.insert(ACCEPT_ENCODING, HeaderValue::from_static("identity"));
+        let builder = ClientBuilder::new()
+            .user_agent(concat!("charon/", env!("CARGO_PKG_VERSION")))
+            .default_headers(headers)
+            .redirect(reqwest::redirect::Policy::none())
+            // Retries are counted here, by `Retry`.
+            .retry(reqwest::retry::never())
+            // Several blobs move at once: each on a connection of its own, none behind another's window.
+            .http1_only()
+            .connect_timeout(patience.connect);
+        match identity {
+            Some(identity) => builder.identity(identity.clone()),
+            None => builder,
+        }
+    };
+    let with_system = start().tls_certs_merge(authorities.iter().cloned()).build();
+    // An image FROM scratch has no root certificates, and then this fails. Plain HTTP and a private authority need none.
+    let result = match with_system {
+        Err(_) if access.insecure || !authorities.is_empty() => {
+            start().tls_certs_only(authorities.iter().cloned()).build()
+        }
+        result => result,
+    };
+    result.map_err(|error| setup(host, "the certificates make no TLS client", error))
+}

@@ -1,0 +1,53 @@
+//! The client against a server that follows a script.
+
+mod pushing;
+mod reading;
+mod scripted;
+mod signing_in;
+mod telling;
+
+use std::time::Duration;
+
+use secrecy::SecretString;
+
+use super::{Access, Credentials, Patience, Registry, RegistryError};
+use crate::digest::Digest;
+use scripted::Server;
+
+/// Tries follow each other at once.
+const EAGER: Patience = Patience {
+    before_anything_moved: Duration::from_secs(30),
+    once_moving: Duration::from_secs(30),
+    first_pause: Duration::ZERO,
+    longest_pause: Duration::ZERO,
+    longest_retry_after: Duration::ZERO,
+    connect: Duration::from_secs(10),
+    idle: Duration::from_secs(10),
+    commit: Duration::from_secs(10),
+};
+
+/// There is no second try.
+const NO_PATIENCE: Patience =
+    Patience { before_anything_moved: Duration::ZERO, once_moving: Duration::ZERO, ..EAGER };
+
+fn client(server: &Server, patience: Patience, credentials: Option<Credentials>) -> Registry {
+    let access = Access { insecure: true, credentials, ..Access::default() };
+    Registry::with_patience(server.host(), access, patience).unwrap()
+}
+
+fn anonymous(server: &Server) -> Registry {
+    client(server, EAGER, None)
+}
+
+fn user(name: &str, password: &str) -> Credentials {
+    Credentials { username: name.to_owned(), password: SecretString::from(password) }
+}
+
+/// The error's text, without the server's port.
+fn told(server: &Server, error: &RegistryError) -> String {
+    error.to_string().replace(server.host().as_str(), "HOST")
+}
+
+fn digest_of(content: &[u8]) -> Digest {
+    Digest::sha256(content)
+}

@@ -1,0 +1,248 @@
+use std::collections::HashMap;
+use std::path::{Component, Path, PathBuf};
+use std::sync::Arc;
+
+use tracing::info;
+
+use super::contract::{
+    BuildWork, ImportResult, ImportWork, Outcome, PayloadSummary, RegistryAccess, RunConfig, Work,
+};
+use super::failed;
+use crate::build::{BuildRequest, Output, build};
+use crate::import::{ImportReport, ImportRequest, Naming, Source, import};
+use crate::progress::Progress;
+use crate::reason::{self, Failure, Reason};
+use crate::reference::{Host, Reference};
+use crate::registry::{Access, DockerConfig, Registry};
+use crate::storage::{self, StorageError};
+
+/// Why a run came to nothing before its engine began.
+type Refusal = (Reason, String);
+
+/// Does the work of a run configuration.
+pub(super) async fn run(
+    config: &RunConfig,
+    payloads: &Path,
+    secrets: &Path,
+    progress: &Arc<Progress>,
+) -> Outcome {
+    let registries = match registries(&config.registries, secrets) {
+        Ok(registries) => registries,
+        Err((reason, message)) => return failed(reason, message),
+    };
+    let outcome = match &config.work {
+        Work::Build(work) => run_build(work, registries, payloads, progress).await,
+        Work::Import(work) => run_import(work, registries, payloads, progress).await,
+    };
+    outcome.unwrap_or_else(|(reason, message)| failed(reason, message))
+}
+
+async fn run_build(
+    work: &BuildWork,
+    mut registries: HashMap<Host, Registry>,
+    payloads: &Path,
+    progress: &Arc<Progress>,
+) -> Result<Outcome, Refusal> {
+    let images = references(&work.images)?;
+    let already_transferred = references(&work.already_transferred)?;
+    for reference in images.iter().chain(&already_transferred) {
+        if !registries.contains_key(reference.host()) {
+            let access = Access::default();
+            registries.insert(reference.host().clone(), client(reference.host().clone(), access)?);
+        }
+    }
+    let path = payload_path(payloads, &work.path)?;
+    if let Some(folder) = path.parent() {
+        std::fs::create_dir_all(folder)
+            .map_err(|error| StorageError::io("make the folder", folder, error))
+            .map_err(|error| (error.reason(), error.to_string()))?;
+    }
+    let request = BuildRequest { images, already_transferred, registries, output: Output::File(path) };
+    Ok(match build(request, progress).await {
+        Ok(report) => Outcome {
+            payload: Some(PayloadSummary {
+                digest: Some(report.digest.clone()),
+                size_bytes: report.size,
+                format_version: report.format_version,
+                images: count(report.images),
+                blobs: count(report.blobs),
+                blobs_reused: count(report.blobs_reused),
+            }),
+            ..failed(
+                Reason::Succeeded,
+                format!("{} with {} images, {} bytes, was written", work.path, report.images, report.size),
+            )
+        },
+        Err(error) => {
+            let failures = error.failures().to_vec();
+            let message = match failures.as_slice() {
+                [] => error.to_string(),
+                [only] => only.message.clone(),
+                [first, ..] => format!("{} images cannot be had: {}", failures.len(), first.message),
+            };
+            Outcome { failures_total: count(failures.len()), failures, ..failed(error.reason(), message) }
+        }
+    })
+}
+
+async fn run_import(
+    work: &ImportWork,
+    mut registries: HashMap<Host, Registry>,
+    payloads: &Path,
+    progress: &Arc<Progress>,
+) -> Result<Outcome, Refusal> {
+    let host: Host = work.registry.parse().map_err(invalid)?;
+    let registry = match registries.remove(&host) {
+        Some(registry) => registry,
+        None => client(host, Access::default())?,
+    };
+    let path = payload_path(payloads, &work.path)?;
+    let file = storage::open_source(&path).map_err(|error| (error.reason(), error.to_string()))?;
+    let request = ImportRequest {
+        source: Source::File(file),
+        expected_digest: work.expected_digest.clone(),
+        registry,
+        naming: Naming::default(),
+        repository_prefix: work.repository_prefix.clone(),
+        base_repositories: Vec::new(),
+        tag_digests: true,
+        strict: work.strict,
+    };
+    Ok(match import(request, progress).await {
+        Ok(report) => imported(&report, &work.registry),
+        Err(error) => {
+            let failures = error.failures().to_vec();
+            let message = match failures.as_slice() {
+                [first, _, ..] => {
+                    format!("nothing was pushed, {} images cannot be: {}", failures.len(), first.message)
+                }
+                _ => error.to_string(),
+            };
+            Outcome { failures_total: count(failures.len()), failures, ..failed(error.reason(), message) }
+        }
+    })
+}
+
+fn imported(report: &ImportReport, registry: &str) -> Outcome {
+    for image in report.images.iter().filter(|image| image.failure.is_none()) {
+        info!("{} is whole as {registry}/{}", image.name, image.target);
+    }
+    let failures: Vec<Failure> = report.failures();
+    let whole = report.images.len() - failures.len();
+    let (reason, message) = match failures.first() {
+        None => (Reason::Succeeded, format!("{whole} images are whole in {registry}")),
+        Some(first) => (
+            reason::of_all(&failures),
+            format!(
+                "{} of {} images are not whole in {registry}: {}",
+                failures.len(),
+                report.images.len(),
+                first.message
+            ),
+        ),
+    };
+    Outcome {
+        payload: Some(PayloadSummary {
+            digest: report.digest.clone(),
+            size_bytes: report.size,
+            format_version: report.bill.format_version,
+            images: count(report.bill.images.len()),
+            blobs: count(report.bill.blobs().count()),
+            blobs_reused: count(report.bill.required.len()),
+        }),
+        result: Some(ImportResult {
+            images: count(whole),
+            images_failed: count(failures.len()),
+            blobs_pushed: report.counts.blobs_pushed,
+            blobs_mounted: report.counts.blobs_mounted,
+            blobs_present: report.counts.blobs_present,
+            bytes_pushed: report.counts.bytes_pushed,
+        }),
+        failures_total: count(failures.len()),
+        failures,
+        ..failed(reason, message)
+    }
+}
+
+/// A client for each host of the run configuration, with what its Secrets hold.
+fn registries(accesses: &[RegistryAccess], secrets: &Path) -> Result<HashMap<Host, Registry>, Refusal> {
+    let mut registries = HashMap::new();
+    for (index, given) in accesses.iter().enumerate() {
+        let host: Host = given.host.parse().map_err(invalid)?;
+        let folder = secrets.join(index.to_string());
+        let credentials = match secret(&folder, ".dockerconfigjson")? {
+            None => None,
+            Some(json) => {
+                let config = DockerConfig::parse(&json).map_err(|error| {
+                    (Reason::InvalidSpec, format!("the pull secret of {host} cannot be read: {error}"))
+                })?;
+                let found = config.credentials(&host).ok_or_else(|| {
+                    (
+                        Reason::InvalidSpec,
+                        format!("the pull secret of {host} has no entry for {host}; add one to its auths"),
+                    )
+                })?;
+                Some(found)
+            }
+        };
+        let identity = match (secret(&folder, "tls.crt")?, secret(&folder, "tls.key")?) {
+            (Some(certificate), Some(key)) => Some([certificate, b"\n".to_vec(), key].concat()),
+            (None, None) => None,
+            _ => {
+                let message = format!(
+                    "the certificate secret of {host} has only one of tls.crt and tls.key; it needs both or none"
+                );
+                return Err((Reason::InvalidSpec, message));
+            }
+        };
+        let ca_pem = secret(&folder, "ca.crt")?;
+        if given.certificates && ca_pem.is_none() && identity.is_none() {
+            let message = format!(
+                "the certificate secret of {host} is not there, or has none of ca.crt, tls.crt and tls.key"
+            );
+            return Err((Reason::SecretNotFound, message));
+        }
+        let access = Access { insecure: given.insecure, credentials, ca_pem, identity_pem: identity };
+        registries.insert(host.clone(), client(host, access)?);
+    }
+    Ok(registries)
+}
+
+fn secret(folder: &Path, key: &str) -> Result<Option<Vec<u8>>, Refusal> {
+    match std::fs::read(folder.join(key)) {
+        Ok(bytes) => Ok(Some(bytes)),
+        Err(error) if error.kind() == std::io::ErrorKind::NotFound => Ok(None),
+        Err(error) => {
+            Err((Reason::WorkerFailed, format!("cannot read the mounted secret key {key}: {error}")))
+        }
+    }
+}
+
+fn client(host: Host, access: Access) -> Result<Registry, Refusal> {
+    Registry::new(host, access).map_err(|error| (error.reason(), error.to_string()))
+}
+
+fn references(names: &[String]) -> Result<Vec<Reference>, Refusal> {
+    names.iter().map(|name| Reference::parse(name, &Host::docker_hub()).map_err(invalid)).collect()
+}
+
+/// A payload's path below the mount, which it may not leave.
+fn payload_path(payloads: &Path, path: &str) -> Result<PathBuf, Refusal> {
+    let stays = Path::new(path).components().all(|part| matches!(part, Component::Normal(_)));
+    if path.is_empty() || !stays {
+        return Err((
+            Reason::InvalidSpec,
+            format!("{path:?} is no path inside the volume; use one without '..' and without a leading '/'"),
+        ));
+    }
+    Ok(payloads.join(path))
+}
+
+#[allow(clippy::needless_pass_by_value)] // the shape that map_err takes
+fn invalid(error: crate::reference::ReferenceError) -> Refusal {
+    (Reason::InvalidSpec, error.to_string())
+}
+
+fn count(number: usize) -> u32 {
+    u32::try_from(number).unwrap_or(u32::MAX)
+}
