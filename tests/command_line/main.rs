@@ -19,4 +19,8 @@ mod image;
 mod program;
 mod registry;
 
+mod already_transferred;
 mod carrying;
+mod kinds;
+mod names;
+mod payload_file;
