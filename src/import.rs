@@ -1,6 +1,7 @@
 //! Payload to registry: the payload is checked, blobs are pushed, manifests after them, tags last.
 
 mod deliver;
+mod names;
 mod target;
 
 use std::fmt;
@@ -12,11 +13,13 @@ use tokio::io::AsyncRead;
 use tracing::{info, warn};
 
 use crate::digest::Digest;
-use crate::payload::{Bill, FilePayload, Layout, PayloadError, StreamPayload};
+use crate::payload::{Bill, FilePayload, PayloadError, StreamPayload};
 use crate::progress::{Progress, Stage};
 use crate::reason::{self, Failure, Reason};
 use crate::registry::{Registry, RegistryError};
 use deliver::Delivery;
+use names::Names;
+pub use names::Naming;
 use target::{State, Target};
 
 /// A payload to push.
@@ -28,8 +31,14 @@ pub struct ImportRequest {
     pub expected_digest: Option<Digest>,
     /// The registry that it goes to.
     pub registry: Registry,
+    /// How images are called there.
+    pub naming: Naming,
     /// Goes in front of every repository.
     pub repository_prefix: Option<String>,
+    /// Repositories that are looked through, too, for what the payload requires.
+    pub base_repositories: Vec<String>,
+    /// Whether an image that was named by its digest alone gets a tag, `charon-<32 hex digits>`.
+    pub tag_digests: bool,
     /// Push nothing unless everything can be pushed.
     pub strict: bool,
 }
@@ -54,8 +63,8 @@ impl fmt::Debug for Source {
 /// A payload that was read, as far as it could be pushed.
 #[derive(Clone, Debug)]
 pub struct ImportReport {
-    /// The payload digest.
-    pub digest: Digest,
+    /// The payload digest; docker-charon's payloads have none.
+    pub digest: Option<Digest>,
     /// The payload's size in bytes.
     pub size: u64,
     /// The payload's bill.
@@ -106,7 +115,7 @@ pub enum ImportError {
         /// What was expected.
         expected: Digest,
         /// What the file has.
-        found: Digest,
+        found: String,
     },
     /// The registry does not answer, or not to us.
     #[error(transparent)]
@@ -182,17 +191,17 @@ impl Payload {
         }
     }
 
-    fn digest(&self) -> &Digest {
+    fn digest(&self) -> Option<&Digest> {
         match self {
             Self::File(payload) => payload.digest(),
-            Self::Stream(payload) => payload.digest(),
+            Self::Stream(payload) => Some(payload.digest()),
         }
     }
 
-    fn layout(&self) -> &Layout {
+    fn size(&self) -> u64 {
         match self {
-            Self::File(payload) => payload.layout(),
-            Self::Stream(payload) => payload.layout(),
+            Self::File(payload) => payload.size(),
+            Self::Stream(payload) => payload.layout().total_size(),
         }
     }
 
@@ -220,17 +229,20 @@ impl Payload {
 pub async fn import(request: ImportRequest, progress: &Arc<Progress>) -> Result<ImportReport, ImportError> {
     progress.enter(Stage::Checking);
     let mut payload = Payload::open(request.source).await?;
-    if let Some(expected) = request.expected_digest.filter(|expected| expected != payload.digest()) {
-        return Err(ImportError::WrongPayload { expected, found: payload.digest().clone() });
+    let digest = payload.digest().cloned();
+    if let Some(expected) = request.expected_digest.filter(|expected| Some(expected) != digest.as_ref()) {
+        let found = digest
+            .map_or_else(|| "none, since docker-charon made it".to_owned(), |digest| digest.to_string());
+        return Err(ImportError::WrongPayload { expected, found });
     }
     let bill = payload.bill().clone();
-    let (digest, size) = (payload.digest().clone(), payload.layout().total_size());
+    let size = payload.size();
     let prefix = request.repository_prefix.as_deref();
-    let mut targets =
-        target::targets(&bill, request.registry.host(), prefix, |digest| payload.manifest(digest))?;
+    let names = Names::new(request.registry.host(), prefix, request.naming, request.tag_digests);
+    let mut targets = target::targets(&bill, &names, |digest| payload.manifest(digest))?;
     let mut delivery = Delivery::new(&request.registry, progress);
 
-    check(&bill, &mut targets, &mut delivery, prefix).await?;
+    check(&bill, &mut targets, &mut delivery, &names, &request.base_repositories).await?;
     let failed = |target: &Target| target.failure().cloned().or_else(|| target.missing_base());
     let failures: Vec<Failure> = targets.iter().filter_map(failed).collect();
     if request.strict && !failures.is_empty() {
@@ -251,7 +263,7 @@ pub async fn import(request: ImportRequest, progress: &Arc<Progress>) -> Result<
         .iter()
         .map(|target| ImportedImage {
             name: target.name.clone(),
-            target: format!("{}:{}", target.repository, target.tag),
+            target: target.far_name(),
             failure: target.failure().cloned().or_else(|| target.missing_base()),
             is_absent_base: target.missing_base().is_some(),
         })
@@ -265,24 +277,24 @@ async fn check(
     bill: &Bill,
     targets: &mut [Target],
     delivery: &mut Delivery<'_>,
-    prefix: Option<&str>,
+    names: &Names,
+    base_repositories: &[String],
 ) -> Result<(), ImportError> {
     let written: Vec<String> = targets.iter().map(|target| target.repository.clone()).collect();
     for target in targets.iter_mut().filter(|target| !target.has_failed()) {
-        let asked = if target.carried { target.tag.clone() } else { target.root.to_string() };
+        let asked = target.asked();
         let found = delivery.manifest_digest(&target.repository, &asked).await;
         match found {
-            Ok(Some(found)) if found == target.root => {
-                info!("{}:{} is already in the destination registry", target.repository, target.tag);
+            Ok(Some(found)) if target.root.as_ref().is_none_or(|root| *root == found) => {
+                info!("Skipping {} as it's already in the destination registry", target.far_name());
                 target.state = State::Present;
             }
             Ok(_) if !target.carried => {
                 warn!(
-                    "{} was declared already transferred, but {}/{} has no {}",
+                    "{} was declared already transferred, but {}/{} has no {asked}",
                     target.name,
                     delivery.host(),
-                    target.repository,
-                    target.root
+                    target.repository
                 );
                 target.state = State::AbsentBase;
             }
@@ -293,12 +305,14 @@ async fn check(
     for target in targets.iter_mut().filter(|target| matches!(target.state, State::Wanted)) {
         let mut missing = Vec::new();
         for required in bill.required.iter().filter(|required| target.blobs.contains(&required.digest)) {
-            let sources = required
-                .sources
-                .iter()
-                .filter_map(|source| target::far_repository(&source.name, delivery.host(), prefix).ok());
-            let places: Vec<String> =
-                std::iter::once(target.repository.clone()).chain(sources).chain(written.clone()).collect();
+            let sources = required.sources.iter().filter_map(|source| {
+                let source = target::reference_of(&source.name, &source.reference).ok()?;
+                Some(names.repository(&source))
+            });
+            let places: Vec<String> = std::iter::once(target.repository.clone())
+                .chain(sources)
+                .chain(written.iter().chain(base_repositories).cloned())
+                .collect();
             match delivery.find(&required.digest, &places).await {
                 Ok(true) => {}
                 Ok(false) => missing.push(required),

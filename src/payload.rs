@@ -1,13 +1,14 @@
 //! The payload: one zip that is an OCI image layout, too, and says in its first entry what it holds.
 //!
 //! [`Contents`] is a payload before it is written, [`PayloadWriter`] writes it in sequence,
-//! [`FilePayload`] and [`StreamPayload`] read it. Every offset follows from the bill alone
+//! [`FilePayload`] and [`StreamPayload`] read it; [`FilePayload`] also reads those of docker-charon. Every offset follows from the bill alone
 //! ([`Layout`]), so a reader knows where each byte lies, and how long the file is, after one small
 //! read.
 
 mod bill;
 mod contents;
 mod descriptor;
+mod docker_charon;
 mod error;
 mod framing;
 mod layout;

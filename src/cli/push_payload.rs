@@ -4,11 +4,12 @@ use std::os::fd::AsFd;
 use std::path::PathBuf;
 use std::sync::Arc;
 
-use clap::Args;
+use clap::{Args, ValueEnum};
 
 use super::access::RegistryOptions;
 use super::{CliError, output};
-use crate::import::{ImportRequest, Source, import};
+use crate::digest::Digest;
+use crate::import::{ImportRequest, Naming, Source, import};
 use crate::progress::Progress;
 use crate::storage::open_source;
 
@@ -24,8 +25,45 @@ pub(super) struct PushPayload {
     /// Push nothing if anything is missing that was said to be already transferred
     #[arg(short, long, env = "CHARON_STRICT")]
     strict: bool,
+    /// Put this in front of every repository
+    #[arg(long, value_name = "PREFIX", env = "CHARON_PREFIX")]
+    prefix: Option<String>,
+    /// How images are called in the registry
+    #[arg(long, value_enum, default_value_t, value_name = "NAMING", env = "CHARON_NAMING")]
+    naming: NamingOption,
+    /// Look here, too, for what the payload leaves out; may be repeated
+    #[arg(long, value_name = "REPOSITORY", value_delimiter = ',', env = "CHARON_BASE_REPOSITORY")]
+    base_repository: Vec<String>,
+    /// Give no tag to images that were named by their digest alone; registries collect what has none
+    #[arg(long, env = "CHARON_NO_DIGEST_TAGS")]
+    no_digest_tags: bool,
+    /// The payload digest that the payload must have, or nothing is pushed
+    #[arg(long, value_name = "DIGEST", env = "CHARON_EXPECTED_DIGEST")]
+    expected_digest: Option<Digest>,
     #[command(flatten)]
     registry: RegistryOptions,
+}
+
+/// The values of `--naming`.
+#[derive(Clone, Copy, Debug, Default, ValueEnum)]
+enum NamingOption {
+    /// As whoever built the payload wrote it, without its host
+    #[default]
+    AsWritten,
+    /// The same with `library/` spelled out
+    Canonical,
+    /// The full name, host included
+    WithHost,
+}
+
+impl From<NamingOption> for Naming {
+    fn from(option: NamingOption) -> Self {
+        match option {
+            NamingOption::AsWritten => Self::AsWritten,
+            NamingOption::Canonical => Self::Canonical,
+            NamingOption::WithHost => Self::WithHost,
+        }
+    }
 }
 
 impl PushPayload {
@@ -40,9 +78,12 @@ impl PushPayload {
         };
         let request = ImportRequest {
             source,
-            expected_digest: None,
+            expected_digest: self.expected_digest,
             registry: self.registry.registry()?,
-            repository_prefix: None,
+            naming: self.naming.into(),
+            repository_prefix: self.prefix,
+            base_repositories: self.base_repository,
+            tag_digests: !self.no_digest_tags,
             strict: self.strict,
         };
         let report = import(request, &Arc::new(Progress::default()))

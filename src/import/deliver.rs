@@ -278,7 +278,7 @@ impl<'a> Delivery<'a> {
             target.fail(reason, &why);
             return;
         }
-        info!("Pushed {}:{}", target.repository, target.tag);
+        info!("Pushed {}", target.far_name());
         target.state = State::Pushed;
     }
 
@@ -295,7 +295,7 @@ impl<'a> Delivery<'a> {
                 let put = self.registry.put_manifest(repository, digest, &manifest.media_type, bytes.clone());
                 put.await.map_err(|error| tell(&error))?;
             }
-            if manifest.digest == target.root {
+            if let Some(tag) = tag.as_ref().filter(|_| Some(&manifest.digest) == target.root.as_ref()) {
                 let put = self.registry.put_manifest(repository, tag, &manifest.media_type, bytes);
                 put.await.map_err(|error| tell(&error))?;
             }

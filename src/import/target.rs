@@ -3,6 +3,7 @@ use std::collections::{BTreeSet, HashMap, HashSet};
 use bytes::Bytes;
 
 use super::ImportError;
+use super::names::Names;
 use crate::digest::Digest;
 use crate::payload::{Bill, BillManifest, ManifestContent, PayloadError, Required};
 use crate::reason::{Failure, Reason};
@@ -16,9 +17,10 @@ pub(super) struct Target {
     pub(super) name: String,
     /// Where it goes.
     pub(super) repository: String,
-    pub(super) tag: String,
-    /// The digest of its root manifest.
-    pub(super) root: Digest,
+    /// None: it is pushed by its digest alone.
+    pub(super) tag: Option<String>,
+    /// The digest of its root manifest, where it is known: see [`crate::payload::BillImage`].
+    pub(super) root: Option<Digest>,
     /// Whether the payload carries anything of it.
     pub(super) carried: bool,
     /// Its manifests in push order, the root last.
@@ -65,6 +67,24 @@ impl Target {
         }
     }
 
+    /// Its name at the far side.
+    pub(super) fn far_name(&self) -> String {
+        match (&self.tag, &self.root) {
+            (Some(tag), _) => format!("{}:{tag}", self.repository),
+            (None, Some(root)) => format!("{}@{root}", self.repository),
+            (None, None) => self.repository.clone(),
+        }
+    }
+
+    /// What the registry is asked for to learn whether the image is there: its tag, or the digest
+    /// where nothing is carried that a tag could be put on.
+    pub(super) fn asked(&self) -> String {
+        let tag = self.tag.as_deref();
+        let root = self.root.as_ref().map(Digest::as_str);
+        let asked = if self.carried { tag.or(root) } else { root.or(tag) };
+        asked.unwrap_or("latest").to_owned()
+    }
+
     /// The failure that an absent base is where everything is wanted.
     pub(super) fn missing_base(&self) -> Option<Failure> {
         matches!(self.state, State::AbsentBase).then(|| Failure {
@@ -72,7 +92,9 @@ impl Target {
             reason: Reason::MissingBase,
             message: format!(
                 "{} was declared already transferred, but {} has no {}; transfer it first, or build the payload without declaring it",
-                self.name, self.repository, self.root
+                self.name,
+                self.repository,
+                self.asked()
             ),
         })
     }
@@ -116,32 +138,12 @@ impl Target {
     }
 }
 
-/// The name of an image's repository at the far side.
-pub(super) fn far_repository(name: &str, target: &Host, prefix: Option<&str>) -> Result<String, String> {
-    let reference = Reference::parse(name, &Host::docker_hub()).map_err(|error| error.to_string())?;
-    Ok(prefixed(&reference, target, prefix))
-}
-
-fn prefixed(reference: &Reference, target: &Host, prefix: Option<&str>) -> String {
-    let repository = reference.far_repository();
-    let repository = match prefix.map(|prefix| prefix.trim_matches('/')).filter(|prefix| !prefix.is_empty()) {
-        Some(prefix) => format!("{prefix}/{repository}"),
-        None => repository.to_owned(),
-    };
-    if target.is_docker_hub() && !repository.contains('/') {
-        format!("library/{repository}")
-    } else {
-        repository
-    }
-}
-
 /// All images of a payload with what they need.
 ///
 /// An image whose name cannot be one at the far side has failed from the start.
 pub(super) fn targets(
     bill: &Bill,
-    host: &Host,
-    prefix: Option<&str>,
+    names: &Names,
     manifest: impl Fn(&Digest) -> Result<Bytes, PayloadError>,
 ) -> Result<Vec<Target>, PayloadError> {
     let accounted: HashSet<&Digest> = bill
@@ -152,9 +154,7 @@ pub(super) fn targets(
         .collect();
     let mut targets = Vec::with_capacity(bill.images.len());
     for image in &bill.images {
-        let reference = Reference::parse(&image.name, &Host::docker_hub()).map_err(|error| {
-            PayloadError::Corrupt(format!("its bill names the image {:?}: {error}", image.name))
-        })?;
+        let reference = reference_of(&image.name, &image.reference)?;
         let mut blobs = HashSet::new();
         for described in &image.manifests {
             let content = ManifestContent::parse(&described.digest, &manifest(&described.digest)?)?;
@@ -166,11 +166,11 @@ pub(super) fn targets(
                 image.name
             )));
         }
-        let repository = prefixed(&reference, host, prefix);
+        let repository = names.repository(&reference);
         let is_name = reference::is_repository(&repository);
         let mut target = Target {
             name: image.name.clone(),
-            tag: tag(&reference, &image.digest),
+            tag: names.tag(&reference, image.digest.as_ref()),
             root: image.digest.clone(),
             carried: image.carried,
             manifests: image.manifests.clone(),
@@ -184,12 +184,40 @@ pub(super) fn targets(
         }
         targets.push(target);
     }
+    refuse_clashes(&mut targets);
     Ok(targets)
 }
 
-/// The image's tag; a reference by digest alone gets one, since registries collect what has none.
-fn tag(reference: &Reference, root: &Digest) -> String {
-    reference.tag().map_or_else(|| format!("charon-{}", &root.hex()[..32]), str::to_owned)
+/// An image's reference, with the name as it was written where that says the same.
+///
+/// A name without a host was meant for the registry that `reference` tells.
+pub(super) fn reference_of(name: &str, reference: &str) -> Result<Reference, PayloadError> {
+    let refused = |error| PayloadError::Corrupt(format!("its bill names the image {name:?}: {error}"));
+    let full = Reference::parse(reference, &Host::docker_hub()).map_err(refused)?;
+    Reference::parse(name, full.host()).map_err(refused)
+}
+
+/// Two images may not become one: neither is pushed.
+fn refuse_clashes(targets: &mut [Target]) {
+    let mut first: HashMap<(String, String), usize> = HashMap::new();
+    for index in 0..targets.len() {
+        let Some(tag) = targets[index].tag.clone() else {
+            continue;
+        };
+        let name = format!("{}:{tag}", targets[index].repository);
+        let Some(other) = first.insert((targets[index].repository.clone(), tag), index) else {
+            continue;
+        };
+        if targets[index].root.is_some() && targets[index].root == targets[other].root {
+            continue;
+        }
+        let pair = format!("{} and {}", targets[other].name, targets[index].name);
+        let why = format!(
+            "{pair} would both be {name} here; choose another naming, or build the payload with another name for one"
+        );
+        targets[other].fail(Reason::InvalidSpec, &why);
+        targets[index].fail(Reason::InvalidSpec, &why);
+    }
 }
 
 /// The bytes of all manifests that a payload carries.
@@ -203,42 +231,4 @@ pub(super) fn manifests(
         .flat_map(|image| image.manifests.iter().map(|manifest| &manifest.digest))
         .collect();
     digests.into_iter().map(|digest| Ok((digest.clone(), manifest(digest)?))).collect()
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn names_at_the_far_side_are_as_written_behind_the_prefix() {
-        let far: Host = "registry.infra:5000".parse().unwrap();
-        for (name, prefix, expected) in [
-            ("python:3", None, "python"),
-            ("library/python:3", None, "library/python"),
-            (
-                "quay.io/a/b@sha256:e3b0c44298fc1c149afbf4c8996fb92427ae41e4649b934ca495991b7852b855",
-                None,
-                "a/b",
-            ),
-            ("python", Some("mirror/"), "mirror/python"),
-            ("python", Some("mirror"), "mirror/python"),
-            ("a/b", Some("/x/y/"), "x/y/a/b"),
-            ("a/b", Some("/"), "a/b"),
-        ] {
-            assert_eq!(far_repository(name, &far, prefix).unwrap(), expected, "{name} {prefix:?}");
-        }
-        assert_eq!(far_repository("python", &Host::docker_hub(), None).unwrap(), "library/python");
-        assert_eq!(far_repository("python", &Host::docker_hub(), Some("me")).unwrap(), "me/python");
-    }
-
-    #[test]
-    fn a_reference_by_digest_alone_gets_a_tag_that_keeps_it() {
-        let digest = Digest::sha256(b"");
-        let reference = |text: String| Reference::parse(&text, &Host::docker_hub()).unwrap();
-        assert_eq!(
-            tag(&reference(format!("a@{digest}")), &digest),
-            "charon-e3b0c44298fc1c149afbf4c8996fb924"
-        );
-        assert_eq!(tag(&reference(format!("a:1@{digest}")), &digest), "1");
-    }
 }

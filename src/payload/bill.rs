@@ -42,8 +42,10 @@ pub struct BillImage {
     pub name: String,
     /// What it resolved to, `host/repository[:tag][@digest]`.
     pub reference: String,
-    /// What the tag meant at that moment.
-    pub digest: Digest,
+    /// What the tag meant at that moment. Absent only of an image that a docker-charon payload
+    /// names without carrying it.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub digest: Option<Digest>,
     /// The root manifest's media type.
     pub media_type: String,
     /// The root manifest's size in bytes.
@@ -161,8 +163,18 @@ impl Bill {
         self.entries.iter().filter(|entry| entry.kind == EntryKind::Blob)
     }
 
-    /// What holds for every bill, whoever wrote it.
+    /// What holds for every bill that Charon wrote.
     pub(super) fn check(&self) -> Result<(), PayloadError> {
+        self.check_content()?;
+        self.check_files()?;
+        match self.images.iter().find(|image| image.digest.is_none()) {
+            Some(image) => Err(PayloadError::Corrupt(format!("does not tell the digest of {}", image.name))),
+            None => Ok(()),
+        }
+    }
+
+    /// What holds for every payload, also for docker-charon's.
+    pub(super) fn check_content(&self) -> Result<(), PayloadError> {
         let corrupt = |why: String| Err(PayloadError::Corrupt(why));
         if self.entries.len() > ENTRIES_LIMIT {
             return Err(PayloadError::TooLarge(format!(
@@ -195,7 +207,6 @@ impl Bill {
             }
         }
         self.check_images(&entries)?;
-        self.check_files()?;
         for required in &self.required {
             if entries.contains_key(&required.digest) {
                 return corrupt(format!("both carries and requires {}", required.digest));
@@ -212,7 +223,7 @@ impl Bill {
                 return corrupt(format!("names the image {} twice", image.name));
             }
             match (image.carried, image.manifests.last()) {
-                (true, Some(root)) if root.digest == image.digest => {}
+                (true, Some(root)) if Some(&root.digest) == image.digest.as_ref() => {}
                 (false, None) => {}
                 _ => return corrupt(format!("does not tell which manifests {} has", image.name)),
             }
@@ -254,7 +265,7 @@ mod tests {
             images: vec![BillImage {
                 name: "a".into(),
                 reference: "docker.io/library/a:latest".into(),
-                digest: digest.clone(),
+                digest: Some(digest.clone()),
                 media_type: "m".into(),
                 size: 4,
                 carried: true,

@@ -141,7 +141,7 @@ fn bill_image(image: &ImagePlan) -> BillImage {
     BillImage {
         name: image.reference.written().to_owned(),
         reference: image.reference.to_string(),
-        digest: image.digest.clone(),
+        digest: Some(image.digest.clone()),
         media_type: image.media_type.clone(),
         size: image.size,
         carried: image.carried(),

@@ -1,3 +1,4 @@
+use std::cmp::Ordering;
 use std::collections::HashMap;
 use std::fs::File;
 use std::io;
@@ -10,7 +11,7 @@ use futures::Stream;
 use super::bill::{BILL_LIMIT, Bill};
 use super::framing::{self, Framing, Header};
 use super::layout::BILL_NAME;
-use super::{Layout, PayloadError, Verified};
+use super::{Layout, PayloadError, Verified, docker_charon};
 use crate::digest::Digest;
 
 /// One read brings so many bytes of a blob.
@@ -24,80 +25,66 @@ pub(super) const BILL_HEADER_LEN: usize = 30 + BILL_NAME.len();
 #[derive(Debug)]
 pub struct FilePayload {
     file: Arc<File>,
+    size: u64,
     bill: Bill,
-    digest: Digest,
-    layout: Layout,
-    /// The place of each digest in the layout's entries.
-    index: HashMap<Digest, usize>,
+    digest: Option<Digest>,
+    places: HashMap<Digest, Place>,
+}
+
+/// Where the content of a digest lies in the file.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Place {
+    pub(super) offset: u64,
+    pub(super) size: u64,
 }
 
 impl FilePayload {
-    /// Opens a payload and checks all that can be checked without reading a blob: the bill, that
-    /// the file has exactly the size that the bill implies, and that the directory by which other
+    /// Opens a payload of Charon's or of docker-charon's.
+    ///
+    /// Of Charon's, all is checked that can be checked without reading a blob: the bill, that the
+    /// file has exactly the size that the bill implies, and that the directory by which other
     /// programs read the file says the same as the bill.
     pub fn open(file: File) -> Result<Self, PayloadError> {
-        let found = file.metadata().map_err(io_error)?.len();
-        let mut start = vec![0; FIRST_READ.min(usize::try_from(found).unwrap_or(FIRST_READ))];
+        let size = file.metadata().map_err(io_error)?.len();
+        let mut start = vec![0; FIRST_READ.min(usize::try_from(size).unwrap_or(FIRST_READ))];
         file.read_exact_at(&mut start, 0).map_err(io_error)?;
-        let bill_size = bill_size(&start)?;
-        let bill_end = BILL_HEADER_LEN + bill_size;
-        if found < bill_end as u64 {
-            return Err(PayloadError::Incomplete(format!("it has {found} bytes, and ends within its bill")));
+        if let Start::Bill(bill_size) = Start::of(&start)? {
+            let bill_bytes = read_bill(&file, size, &start, bill_size)?;
+            let bill = Bill::parse(&bill_bytes)?;
+            let layout = layout(&bill, bill_bytes.len())?;
+            check_end(&file, size, &layout)?;
+            check_files(&file, &bill, &layout)?;
+            let places = places(&bill, &layout);
+            let digest = Some(Digest::sha256(&bill_bytes));
+            return Ok(Self { file: Arc::new(file), size, bill, digest, places });
         }
-        let mut bill_bytes = vec![0; bill_size];
-        file.read_exact_at(&mut bill_bytes, BILL_HEADER_LEN as u64).map_err(io_error)?;
-        check_bill_header(&start, &bill_bytes)?;
-        let bill = Bill::parse(&bill_bytes)?;
-        let layout = Layout::new(&bill, bill_size as u64).ok_or_else(|| {
-            PayloadError::Corrupt("its bill names more bytes than a file can have".to_owned())
-        })?;
-        let total = layout.total_size();
-        if found < total {
-            return Err(PayloadError::Incomplete(format!("it has {found} of {total} bytes")));
-        }
-        if found > total {
-            return Err(PayloadError::Corrupt(format!("it has {found} bytes, and its bill says {total}")));
-        }
-        let tail_size = usize::try_from(total - layout.directory_offset()).unwrap_or(usize::MAX);
-        let mut tail = vec![0; tail_size];
-        file.read_exact_at(&mut tail, layout.directory_offset()).map_err(io_error)?;
-        if layout.crcs_in_tail(&tail).is_none() {
-            return Err(PayloadError::Corrupt("its directory and its bill disagree".to_owned()));
-        }
-        let index = bill.entries.iter().enumerate().map(|(i, entry)| (entry.digest.clone(), i + 3)).collect();
-        let payload = Self { file: Arc::new(file), digest: Digest::sha256(&bill_bytes), bill, layout, index };
-        payload.check_files()?;
-        Ok(payload)
+        let (bill, places) = docker_charon::read(&file)?;
+        Ok(Self { file: Arc::new(file), size, bill, digest: None, places })
     }
 
-    /// The bill.
+    /// The bill; of a docker-charon payload, the one that Charon would have written.
     #[must_use]
     pub fn bill(&self) -> &Bill {
         &self.bill
     }
 
-    /// The payload digest.
+    /// The payload digest; docker-charon's payloads have none.
     #[must_use]
-    pub fn digest(&self) -> &Digest {
-        &self.digest
+    pub fn digest(&self) -> Option<&Digest> {
+        self.digest.as_ref()
     }
 
-    /// Where everything lies.
+    /// The file's size in bytes.
     #[must_use]
-    pub fn layout(&self) -> &Layout {
-        &self.layout
+    pub fn size(&self) -> u64 {
+        self.size
     }
 
     /// The bytes of a manifest that the bill carries, verified.
     pub fn manifest(&self, digest: &Digest) -> Result<Bytes, PayloadError> {
-        let entry = self
-            .index
-            .get(digest)
-            .and_then(|index| self.layout.entries().get(*index))
-            .ok_or_else(|| PayloadError::Corrupt(format!("it lacks {digest}")))?;
-        // Bounded: the bill was refused if it told of a larger manifest.
-        let mut bytes = vec![0; usize::try_from(entry.size()).unwrap_or(usize::MAX)];
-        self.file.read_exact_at(&mut bytes, entry.data_offset()).map_err(io_error)?;
+        let place = self.places.get(digest);
+        let place = place.ok_or_else(|| PayloadError::Corrupt(format!("it lacks {digest}")))?;
+        let bytes = read_at(&self.file, place)?;
         verify(digest, &bytes)?;
         Ok(Bytes::from(bytes))
     }
@@ -105,9 +92,8 @@ impl FilePayload {
     /// The bytes of a blob that the bill carries. The last piece comes only if all were right, else
     /// an error that holds a [`PayloadError`].
     pub fn blob(&self, digest: &Digest) -> impl Stream<Item = io::Result<Bytes>> + Send + use<> {
-        let entry = self.index.get(digest).and_then(|index| self.layout.entries().get(*index));
         let (mut offset, end) =
-            entry.map_or((0, 0), |entry| (entry.data_offset(), entry.data_offset() + entry.size()));
+            self.places.get(digest).map_or((0, 0), |place| (place.offset, place.offset + place.size));
         let file = Arc::clone(&self.file);
         let chunks = futures::stream::poll_fn(move |_| {
             if offset >= end {
@@ -122,44 +108,103 @@ impl FilePayload {
         });
         Verified::new(chunks, digest.clone())
     }
-
-    fn check_files(&self) -> Result<(), PayloadError> {
-        for file in &self.bill.files {
-            let entry = self.layout.entries().iter().find(|entry| entry.name() == file.path);
-            let entry = entry.ok_or_else(|| PayloadError::Corrupt(format!("it lacks {}", file.path)))?;
-            let mut bytes = vec![0; usize::try_from(entry.size()).unwrap_or(usize::MAX)];
-            self.file.read_exact_at(&mut bytes, entry.data_offset()).map_err(io_error)?;
-            verify(&file.digest, &bytes)?;
-        }
-        Ok(())
-    }
 }
 
-/// The size of the bill, from the first bytes of a payload.
-pub(super) fn bill_size(start: &[u8]) -> Result<usize, PayloadError> {
-    if start.iter().all(|byte| *byte == 0) {
-        return Err(PayloadError::Incomplete(match start.len() {
-            0 => "it is empty".to_owned(),
-            _ => "it begins with zeros".to_owned(),
-        }));
+/// The bytes of the bill, whose header must be the one that a payload has.
+fn read_bill(file: &File, size: u64, start: &[u8], bill_size: usize) -> Result<Vec<u8>, PayloadError> {
+    if size < (BILL_HEADER_LEN + bill_size) as u64 {
+        return Err(PayloadError::Incomplete(format!("it has {size} bytes, and ends within its bill")));
     }
-    let not_a_payload = |why: &str| PayloadError::NotAPayload(why.to_owned());
-    if !b"PK\x03\x04".starts_with(&start[..start.len().min(4)]) && !start.starts_with(b"PK\x03\x04") {
-        return Err(not_a_payload("it is no zip"));
+    let mut bill = vec![0; bill_size];
+    file.read_exact_at(&mut bill, BILL_HEADER_LEN as u64).map_err(io_error)?;
+    check_bill_header(start, &bill)?;
+    Ok(bill)
+}
+
+/// The layout that a bill implies.
+pub(super) fn layout(bill: &Bill, bill_size: usize) -> Result<Layout, PayloadError> {
+    Layout::new(bill, bill_size as u64)
+        .ok_or_else(|| PayloadError::Corrupt("its bill names more bytes than a file can have".to_owned()))
+}
+
+/// That the file ends where and as its bill implies.
+fn check_end(file: &File, size: u64, layout: &Layout) -> Result<(), PayloadError> {
+    let total = layout.total_size();
+    match size.cmp(&total) {
+        Ordering::Less => return Err(PayloadError::Incomplete(format!("it has {size} of {total} bytes"))),
+        Ordering::Greater => {
+            return Err(PayloadError::Corrupt(format!("it has {size} bytes, and its bill says {total}")));
+        }
+        Ordering::Equal => {}
     }
-    let header = start
-        .get(..BILL_HEADER_LEN)
-        .ok_or_else(|| PayloadError::Incomplete(format!("it has {} bytes", start.len())))?;
-    if &header[30..] != BILL_NAME.as_bytes() {
-        return Err(not_a_payload("it is a zip whose first entry is not charon.json"));
+    let offset = layout.directory_offset();
+    let tail = read_at(file, &Place { offset, size: total - offset })?;
+    if layout.crcs_in_tail(&tail).is_none() {
+        return Err(PayloadError::Corrupt("its directory and its bill disagree".to_owned()));
     }
-    let size = u32::from_le_bytes([header[18], header[19], header[20], header[21]]);
-    if u64::from(size) > BILL_LIMIT {
-        return Err(PayloadError::Corrupt(format!(
-            "its bill has {size} bytes, at most {BILL_LIMIT} are allowed"
-        )));
+    Ok(())
+}
+
+fn check_files(file: &File, bill: &Bill, layout: &Layout) -> Result<(), PayloadError> {
+    for described in &bill.files {
+        let entry = layout.entries().iter().find(|entry| entry.name() == described.path);
+        let entry = entry.ok_or_else(|| PayloadError::Corrupt(format!("it lacks {}", described.path)))?;
+        let bytes = read_at(file, &Place { offset: entry.data_offset(), size: entry.size() })?;
+        verify(&described.digest, &bytes)?;
     }
-    Ok(size as usize)
+    Ok(())
+}
+
+fn places(bill: &Bill, layout: &Layout) -> HashMap<Digest, Place> {
+    // The bill, oci-layout and index.json come before the entries that the bill lists.
+    let entries = bill.entries.iter().zip(&layout.entries()[3..]);
+    entries
+        .map(|(entry, laid)| (entry.digest.clone(), Place { offset: laid.data_offset(), size: laid.size() }))
+        .collect()
+}
+
+/// Reads something small: its size was held against a limit.
+fn read_at(file: &File, place: &Place) -> Result<Vec<u8>, PayloadError> {
+    let mut bytes = vec![0; usize::try_from(place.size).unwrap_or(usize::MAX)];
+    file.read_exact_at(&mut bytes, place.offset).map_err(io_error)?;
+    Ok(bytes)
+}
+
+/// What a file begins with.
+#[derive(Debug, PartialEq, Eq)]
+pub(super) enum Start {
+    /// A bill of so many bytes.
+    Bill(usize),
+    /// Another zip.
+    OtherZip,
+}
+
+impl Start {
+    /// Looks at the first bytes of a file.
+    pub(super) fn of(start: &[u8]) -> Result<Self, PayloadError> {
+        if start.iter().all(|byte| *byte == 0) {
+            return Err(PayloadError::Incomplete(match start.len() {
+                0 => "it is empty".to_owned(),
+                _ => "it begins with zeros".to_owned(),
+            }));
+        }
+        let signature = b"PK\x03\x04".as_slice();
+        if !start.starts_with(signature) && !signature.starts_with(start) {
+            return Err(PayloadError::NotAPayload("it is no zip".to_owned()));
+        }
+        let header = start
+            .get(..BILL_HEADER_LEN)
+            .ok_or_else(|| PayloadError::Incomplete(format!("it has {} bytes", start.len())))?;
+        if &header[30..] != BILL_NAME.as_bytes() {
+            return Ok(Self::OtherZip);
+        }
+        let size = u32::from_le_bytes([header[18], header[19], header[20], header[21]]);
+        if u64::from(size) > BILL_LIMIT {
+            let why = format!("its bill has {size} bytes, at most {BILL_LIMIT} are allowed");
+            return Err(PayloadError::Corrupt(why));
+        }
+        Ok(Self::Bill(size as usize))
+    }
 }
 
 /// That the header in front of the bill is the one that a payload has.

@@ -6,7 +6,7 @@ use tokio::io::{AsyncRead, AsyncReadExt};
 use tokio::sync::mpsc;
 
 use super::bill::{Bill, BillEntry, EntryKind};
-use super::reader::{BILL_HEADER_LEN, bill_size, check_bill_header, io_error, verify};
+use super::reader::{self, BILL_HEADER_LEN, Start, check_bill_header, io_error, verify};
 use super::{Layout, LayoutEntry, PayloadError};
 use crate::digest::Digest;
 
@@ -33,14 +33,15 @@ impl<R: AsyncRead + Unpin> StreamPayload<R> {
     pub async fn open(mut input: R) -> Result<Self, PayloadError> {
         let mut start = vec![0; BILL_HEADER_LEN];
         let length = read_up_to(&mut input, &mut start).await?;
-        let bill_size = bill_size(&start[..length])?;
+        let Start::Bill(bill_size) = Start::of(&start[..length])? else {
+            let why = "it is a zip whose first entry is not charon.json";
+            return Err(PayloadError::NotAPayload(why.to_owned()));
+        };
         let mut bill_bytes = vec![0; bill_size];
         input.read_exact(&mut bill_bytes).await.map_err(ended)?;
         check_bill_header(&start, &bill_bytes)?;
         let bill = Bill::parse(&bill_bytes)?;
-        let layout = Layout::new(&bill, bill_size as u64).ok_or_else(|| {
-            PayloadError::Corrupt("its bill names more bytes than a file can have".to_owned())
-        })?;
+        let layout = reader::layout(&bill, bill_size)?;
         let mut payload = Self {
             input,
             digest: Digest::sha256(&bill_bytes),

@@ -6,7 +6,7 @@ use reqwest::header::{ACCEPT_ENCODING, HeaderMap, HeaderValue};
 use reqwest::{Certificate, Client, ClientBuilder, Identity};
 use secrecy::SecretString;
 
-use super::error::RegistryError;
+use super::error::{RegistryError, root_cause};
 use super::retry::Patience;
 use crate::reference::Host;
 
@@ -53,7 +53,7 @@ pub(super) fn setup(
     error: impl Into<Box<dyn std::error::Error + Send + Sync>>,
 ) -> RegistryError {
     let source = error.into();
-    let problem = format!("{problem}: {source}");
+    let problem = format!("{problem}: {}", root_cause(source.as_ref()));
     RegistryError::Setup { host: host.clone(), problem, source: Some(source) }
 }
 
@@ -64,8 +64,7 @@ pub(super) fn clients(
     patience: &Patience,
 ) -> Result<(Client, Client), RegistryError> {
     let authorities = match &access.ca_pem {
-        Some(pem) => Certificate::from_pem_bundle(pem)
-            .map_err(|error| setup(host, "the certificate authority is no PEM certificate", error))?,
+        Some(pem) => authorities(host, pem)?,
         None => Vec::new(),
     };
     let Some(pem) = &access.identity_pem else {
@@ -73,11 +72,17 @@ pub(super) fn clients(
         return Ok((client.clone(), client));
     };
     let identity = Identity::from_pem(pem)
-        .map_err(|error| setup(host, "the client certificate and key are no PEM of both", error))?;
+        .map_err(|error| setup(host, "the client certificate and its key cannot be read", error))?;
     Ok((
         client(host, access, patience, &authorities, Some(&identity))?,
         client(host, access, patience, &authorities, None)?,
     ))
+}
+
+fn authorities(host: &Host, pem: &[u8]) -> Result<Vec<Certificate>, RegistryError> {
+    let problem = "the certificate authority cannot be read";
+    let found = Certificate::from_pem_bundle(pem).map_err(|error| setup(host, problem, error))?;
+    if found.is_empty() { Err(setup(host, problem, "there is no PEM certificate in it")) } else { Ok(found) }
 }
 
 fn client(
@@ -112,5 +117,5 @@ fn client(
         }
         result => result,
     };
-    result.map_err(|error| setup(host, "its certificates cannot be checked", error))
+    result.map_err(|error| setup(host, "the certificates make no TLS client", error))
 }

@@ -67,7 +67,7 @@ impl Registry {
             repository: repository.to_owned(),
             digest: digest.clone(),
             size,
-            next: range.start,
+            next: range.start.min(size),
             end: range.end.min(size),
             ranges_work: true,
             retry: self.retry(),
@@ -115,12 +115,14 @@ impl Reader {
     async fn chunk(&mut self) -> Result<Option<Bytes>, RegistryError> {
         loop {
             let Some(source) = &mut self.source else {
-                if self.next >= self.end && self.end > 0 {
+                if self.next >= self.end && self.size > 0 {
                     return Ok(None);
                 }
                 self.source = Some(self.open().await?);
                 continue;
             };
+            // The consumer may have paused: what it did is no failure of the registry's.
+            self.retry.begin();
             let idle = self.registry.patience().idle;
             let error = match tokio::time::timeout(idle, source.body.next()).await {
                 Ok(Some(Ok(chunk))) => {
@@ -178,7 +180,7 @@ impl Reader {
     async fn open(&mut self) -> Result<Source, RegistryError> {
         loop {
             let mut call = self.registry.blob_call(Method::GET, &self.repository, &self.digest)?;
-            let is_part = self.ranges_work && self.end > 0 && (self.next > 0 || self.end < self.size);
+            let is_part = self.ranges_work && (self.next > 0 || self.end < self.size);
             if is_part {
                 let range = format!("bytes={}-{}", self.next, self.end - 1);
                 let range =

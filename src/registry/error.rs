@@ -375,12 +375,14 @@ fn after(count: u32) -> String {
 pub(super) fn unreachable(asked: &Asked, url: &Url, error: reqwest::Error) -> RegistryError {
     let host = authority(url);
     let words = plain(&root_cause(&error));
-    let (problem, advice, transient) = if is_about_certificates(&words) {
+    let (problem, advice, transient) = if words.contains("invalid peer certificate") {
         (
-            format!("no trust between this side and {host}: {words}"),
-            "give the registry's certificate authority, or the client certificate that it asks for",
+            format!("the certificate of {host} is not trusted: {words}"),
+            "give the certificate authority that signed it",
             false,
         )
+    } else if CERTIFICATE_ALERTS.iter().any(|alert| words.contains(alert)) {
+        (format!("{host} wants a client certificate that it trusts: {words}"), "give one with its key", false)
     } else if url.scheme() == "https" && words.contains("InvalidContentType") {
         // What a server of plain HTTP answers is no TLS message.
         (format!("{host} does not speak TLS"), "if it is meant to, use --insecure or insecure: true", false)
@@ -400,14 +402,18 @@ pub(super) fn unreachable(asked: &Asked, url: &Url, error: reqwest::Error) -> Re
     }
 }
 
-/// rustls tells of certificates in words only: "invalid peer certificate: …", and the names of TLS alerts.
-fn is_about_certificates(words: &str) -> bool {
-    let alerts =
-        ["BadCertificate", "CertificateRequired", "CertificateUnknown", "CertificateExpired", "UnknownCA"];
-    words.contains("certificate") || alerts.iter().any(|alert| words.contains(alert))
-}
+/// What a server says of a client's certificate; rustls has these TLS alerts in words only.
+const CERTIFICATE_ALERTS: [&str; 6] = [
+    "BadCertificate",
+    "CertificateExpired",
+    "CertificateRequired",
+    "CertificateRevoked",
+    "CertificateUnknown",
+    "UnknownCA",
+];
 
-fn root_cause(error: &dyn Error) -> String {
+/// The innermost error: the outer ones say no more than that there was one.
+pub(super) fn root_cause(error: &(dyn Error + 'static)) -> String {
     let mut deepest = error;
     while let Some(source) = deepest.source() {
         deepest = source;

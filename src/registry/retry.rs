@@ -119,11 +119,15 @@ impl Retry {
         let patience = self.registry.patience();
         let limit =
             if self.registry.has_moved() { patience.once_moving } else { patience.before_anything_moved };
-        let pause = pause(patience, self.tries, error.retry_after());
         let since = *self.failing_since.get_or_insert(self.begun);
-        if since.elapsed() + pause >= limit {
+        let left = limit.saturating_sub(since.elapsed());
+        let retry_after = error.retry_after();
+        let pause = pause(patience, self.tries, retry_after);
+        // A last try at the end of patience is worth making, but not before the registry wants to be asked.
+        if left.is_zero() || (retry_after.is_some() && pause >= left) {
             return Err(error.after(self.tries));
         }
+        let pause = pause.min(left);
         tracing::debug!(%error, tries = self.tries, ?pause, "trying again");
         tokio::time::sleep(pause).await;
         Ok(())

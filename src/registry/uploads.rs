@@ -147,8 +147,29 @@ impl Registry {
     /// Ends an upload that will not be committed. Registries sweep what is left, so a failure is of no account.
     async fn cancel(&self, call: Call) {
         let limit = self.patience().connect;
-        if let Ok(Err(error)) = tokio::time::timeout(limit, self.attempt(&call, || None)).await {
-            tracing::debug!(%error, "an upload was left behind");
+        match tokio::time::timeout(limit, self.try_to_cancel(call)).await {
+            Ok(Ok(())) => {}
+            Ok(Err(error)) => tracing::debug!(%error, "an upload was left behind"),
+            Err(_) => tracing::debug!("an upload was left behind: the registry went silent"),
+        }
+    }
+
+    async fn try_to_cancel(&self, mut call: Call) -> Result<(), RegistryError> {
+        let mut tries = 3;
+        loop {
+            let reply = self.attempt(&call, || None).await?;
+            tries -= 1;
+            if reply.status().is_success() || reply.status() == StatusCode::NOT_FOUND {
+                return Ok(());
+            }
+            if tries == 0 {
+                return Err(self.refused(&call, reply).await);
+            }
+            // The distribution registry wants the address that fits the bytes it has (tried: 416 for the first one,
+            // once any arrived), which it tells to who asks for the upload's progress.
+            let progress = Call::new(Method::GET, call.url.clone(), call.scopes.clone(), call.asked.clone());
+            let reply = self.attempt(&progress, || None).await?;
+            call.url = self.location(&call.asked, &reply.url, reply.response.headers())?;
         }
     }
 }

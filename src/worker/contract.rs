@@ -135,8 +135,9 @@ pub struct Outcome {
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase")]
 pub struct PayloadSummary {
-    /// The payload digest: the sha256 of the bill's bytes.
-    pub digest: Digest,
+    /// The payload digest: the sha256 of the bill's bytes. docker-charon's payloads have none.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub digest: Option<Digest>,
     /// The file's size.
     pub size_bytes: u64,
     /// The payload format's version.

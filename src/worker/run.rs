@@ -9,7 +9,7 @@ use super::contract::{
 };
 use super::failed;
 use crate::build::{BuildRequest, Output, build};
-use crate::import::{ImportReport, ImportRequest, Source, import};
+use crate::import::{ImportReport, ImportRequest, Naming, Source, import};
 use crate::progress::Progress;
 use crate::reason::{self, Failure, Reason};
 use crate::reference::{Host, Reference};
@@ -61,7 +61,7 @@ async fn run_build(
     Ok(match build(request, progress).await {
         Ok(report) => Outcome {
             payload: Some(PayloadSummary {
-                digest: report.digest.clone(),
+                digest: Some(report.digest.clone()),
                 size_bytes: report.size,
                 format_version: report.format_version,
                 images: count(report.images),
@@ -102,7 +102,10 @@ async fn run_import(
         source: Source::File(file),
         expected_digest: work.expected_digest.clone(),
         registry,
+        naming: Naming::default(),
         repository_prefix: work.repository_prefix.clone(),
+        base_repositories: Vec::new(),
+        tag_digests: true,
         strict: work.strict,
     };
     Ok(match import(request, progress).await {
@@ -229,6 +232,7 @@ fn payload_path(payloads: &Path, path: &str) -> Result<PathBuf, Refusal> {
     Ok(payloads.join(path))
 }
 
+#[allow(clippy::needless_pass_by_value)] // the shape that map_err takes
 fn invalid(error: crate::reference::ReferenceError) -> Refusal {
     (Reason::InvalidSpec, error.to_string())
 }

@@ -148,8 +148,25 @@ async fn an_upload_that_no_one_waits_for_any_more_is_cancelled() {
         _ = registry.push_blob("x", &digest, SIZE, body) => panic!("nothing was sent"),
         _ = asked => {}
     }
-    cancelled.notified().await;
+    tokio::time::timeout(EAGER.idle, cancelled.notified()).await.unwrap();
     assert!(server.lines().contains(&"DELETE /upload".to_owned()));
+}
+
+#[tokio::test]
+async fn an_upload_that_has_bytes_is_cancelled_where_the_registry_says_that_it_is() {
+    let server = Server::start(|seen, _| match (seen.method.as_str(), seen.target.as_str()) {
+        ("POST", _) => reply(202, &[("location", "/upload?offset=0")], ""),
+        ("PUT", _) => reply(400, &[], ""),
+        ("GET", _) => reply(204, &[("location", "/upload?offset=34")], ""),
+        ("DELETE", "/upload?offset=34") => reply(204, &[], ""),
+        _ => reply(416, &[], ""),
+    })
+    .await;
+    anonymous(&server).push_blob("x", &digest_of(CONTENT), SIZE, whole).await.unwrap_err();
+    assert_eq!(
+        server.lines()[2..],
+        ["DELETE /upload?offset=0", "GET /upload?offset=0", "DELETE /upload?offset=34"]
+    );
 }
 
 #[tokio::test]
@@ -206,4 +223,22 @@ async fn a_manifest_refused_for_what_is_missing_is_told_from_one_refused_for_wha
             "{code}"
         );
     }
+}
+
+#[tokio::test]
+async fn blobs_can_be_moved_by_tasks_of_their_own() {
+    let server = Server::start(|seen, _| match seen.method.as_str() {
+        "POST" => reply(202, &[("location", "/upload")], ""),
+        "PUT" => reply(201, &[], ""),
+        _ => reply(200, &[], CONTENT),
+    })
+    .await;
+    let registry = anonymous(&server);
+    let task = tokio::spawn(async move {
+        let digest = digest_of(CONTENT);
+        registry.push_blob("x", &digest, SIZE, whole).await?;
+        let mut stream = Box::pin(registry.blob("x", &digest, SIZE));
+        stream.next().await.transpose()
+    });
+    assert_eq!(task.await.unwrap().unwrap().unwrap(), CONTENT);
 }

@@ -115,6 +115,12 @@ async fn an_empty_blob_is_never_asked_for_by_range() {
     let server = Server::start(|_, _| reply(200, &[], "")).await;
     assert_eq!(read(&anonymous(&server), 0).await.unwrap(), b"");
     assert_eq!(ranges(&server), [None]);
+    // Of a blob that is not empty, an empty part is not asked for at all.
+    for range in [0..0, 5..5, 34..34, 40..50] {
+        let part = anonymous(&server).blob_range("x", &digest_of(CONTENT), SIZE, range);
+        assert_eq!(part.try_collect::<Vec<_>>().await.unwrap().concat(), b"");
+    }
+    assert_eq!(ranges(&server).len(), 1);
 }
 
 #[tokio::test]
@@ -137,6 +143,24 @@ async fn a_registry_that_wants_to_be_left_alone_for_longer_than_patience_lasts_i
     let error = read(&client(&server, patience, None), SIZE).await.unwrap_err();
     assert_eq!(error.reason(), Reason::RateLimited);
     assert_eq!(server.lines().len(), 1);
+}
+
+#[tokio::test]
+async fn a_registry_that_was_of_use_is_waited_for_longer() {
+    let server = Server::start(|seen, nth| match (seen.target.contains("manifests"), nth % 2) {
+        (true, _) => reply(200, &[], "{}"),
+        (false, 0) => reply(503, &[], ""),
+        (false, _) => reply(200, &[], CONTENT),
+    })
+    .await;
+    let patience = Patience { before_anything_moved: Duration::ZERO, ..EAGER };
+    let registry = client(&server, patience, None);
+    registry.manifest("x", "1").await.unwrap();
+    assert_eq!(read(&registry, SIZE).await.unwrap(), CONTENT);
+    assert_eq!(
+        read(&client(&server, patience, None), SIZE).await.unwrap_err().reason(),
+        Reason::RegistryUnavailable
+    );
 }
 
 #[tokio::test]

@@ -137,6 +137,8 @@ async fn basic_credentials_are_sent_when_they_are_asked_for_and_at_once_from_the
     let error = registry.manifest("x", "3").await.unwrap_err();
     assert_eq!(error.reason(), Reason::AuthenticationFailed);
     assert_eq!(server.lines().len(), 5, "a wrong password is sent once: more can lock an account");
+    registry.manifest("x", "3").await.unwrap_err();
+    assert_eq!(server.lines().len(), 6, "and not twice for a later request either");
 }
 
 #[tokio::test]

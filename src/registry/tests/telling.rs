@@ -73,6 +73,9 @@ async fn an_error_body_is_quoted_in_part_only() {
     let server = Server::start(|_, _| reply(418, &[], "tea ".repeat(1000))).await;
     let error = anonymous(&server).manifest("x", "1").await.unwrap_err();
     assert!(error.to_string().len() < 500, "{error}");
+    let server = Server::start(|_, _| reply(418, &[], "x".repeat(65 * 1024))).await;
+    let error = anonymous(&server).manifest("x", "1").await.unwrap_err();
+    assert_eq!(told(&server, &error), "cannot read HOST/x:1: HOST answered 418 I'm a teapot");
 }
 
 #[tokio::test]
@@ -103,6 +106,40 @@ async fn a_registry_that_is_not_there_is_told_by_its_name() {
         )
     );
     assert_eq!(error.reason(), Reason::RegistryUnavailable);
+}
+
+#[tokio::test]
+async fn a_registry_that_says_nothing_is_not_waited_for_without_end() {
+    // The system accepts the connection; no one ever answers.
+    let listener = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
+    let host = listener.local_addr().unwrap().to_string();
+    let access = Access { insecure: true, ..Access::default() };
+    let patience = Patience { idle: Duration::from_millis(20), ..NO_PATIENCE };
+    let registry = Registry::with_patience(host.parse().unwrap(), access, patience).unwrap();
+    let error = registry.manifest("x", "1").await.unwrap_err();
+    assert_eq!(error.to_string(), format!("cannot read {host}/x:1: {host} went silent"));
+    assert_eq!(error.reason(), Reason::RegistryUnavailable);
+}
+
+#[test]
+fn certificates_that_cannot_be_read_are_refused_at_once() {
+    let text = Some(b"nonsense".to_vec());
+    for (access, expected) in [
+        (
+            Access { ca_pem: text.clone(), ..Access::default() },
+            "cannot set up a client for a.b: the certificate authority cannot be read: \
+             there is no PEM certificate in it",
+        ),
+        (
+            Access { identity_pem: text, ..Access::default() },
+            "cannot set up a client for a.b: the client certificate and its key cannot be read: \
+             unexpected error: private key or certificate not found",
+        ),
+    ] {
+        let error = Registry::new("a.b".parse().unwrap(), access).unwrap_err();
+        assert_eq!(error.to_string(), expected);
+        assert_eq!(error.reason(), Reason::InvalidSpec);
+    }
 }
 
 #[tokio::test]

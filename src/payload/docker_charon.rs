@@ -1,0 +1,198 @@
+//! Payloads that docker-charon 0.4 wrote: a zip with its table of contents, `payload_descriptor.json`, at the end.
+
+use std::collections::{BTreeMap, HashMap, HashSet};
+use std::fs::File;
+use std::io::Read;
+
+use indexmap::IndexMap;
+use serde::Deserialize;
+use zip::{CompressionMethod, ZipArchive};
+
+use super::bill::{
+    BILL_LIMIT, Bill, BillEntry, BillImage, BillManifest, EntryKind, FORMAT_VERSION, Required, RequiredSource,
+};
+use super::manifest::MANIFEST_LIMIT;
+use super::reader::Place;
+use super::{ManifestContent, PayloadError};
+use crate::digest::Digest;
+use crate::reference::{Host, Reference};
+
+const DESCRIPTOR: &str = "payload_descriptor.json";
+/// What docker-charon asks for and sends, and so what a manifest is that does not say.
+const DOCKER_MANIFEST: &str = "application/vnd.docker.distribution.manifest.v2+json";
+
+#[derive(Deserialize)]
+struct Descriptor {
+    manifests_paths: IndexMap<String, Option<String>>,
+    blobs_paths: BTreeMap<Digest, BlobPath>,
+}
+
+#[derive(Deserialize)]
+#[serde(untagged)]
+enum BlobPath {
+    InZip { zip_path: String },
+    InRegistry { repository: String },
+}
+
+/// Only what is asked of a manifest here.
+#[derive(Deserialize)]
+#[serde(rename_all = "camelCase")]
+struct MediaType {
+    media_type: Option<String>,
+}
+
+/// Reads the descriptor and all manifests: gives the bill that Charon would have written, and where
+/// the content of each digest lies in the file.
+pub(super) fn read(file: &File) -> Result<(Bill, HashMap<Digest, Place>), PayloadError> {
+    let mut zip = Zip::open(file)?;
+    let descriptor = zip.read(DESCRIPTOR, BILL_LIMIT)?;
+    let descriptor: Descriptor = serde_json::from_slice(&descriptor)
+        .map_err(|error| PayloadError::Corrupt(format!("its {DESCRIPTOR} cannot be read: {error}")))?;
+    let mut content = Content::default();
+    for (name, path) in &descriptor.manifests_paths {
+        content.image(&mut zip, &descriptor.blobs_paths, name, path.as_deref())?;
+    }
+    let mut entries = content.manifests;
+    entries.extend(content.blobs);
+    let bill = Bill {
+        format_version: FORMAT_VERSION,
+        images: content.images,
+        files: Vec::new(),
+        entries,
+        required: content.required.into_values().collect(),
+    };
+    bill.check_content()?;
+    Ok((bill, content.places))
+}
+
+#[derive(Default)]
+struct Content {
+    images: Vec<BillImage>,
+    manifests: Vec<BillEntry>,
+    blobs: Vec<BillEntry>,
+    required: BTreeMap<Digest, Required>,
+    places: HashMap<Digest, Place>,
+    seen: HashSet<Digest>,
+}
+
+impl Content {
+    fn image(
+        &mut self,
+        zip: &mut Zip<'_>,
+        blobs: &BTreeMap<Digest, BlobPath>,
+        name: &str,
+        path: Option<&str>,
+    ) -> Result<(), PayloadError> {
+        let reference = Reference::parse(name, &Host::docker_hub())
+            .map_err(|error| PayloadError::Corrupt(format!("its {DESCRIPTOR} names {name:?}: {error}")))?;
+        let Some(path) = path else {
+            // Named only: docker-charon asks for it by its tag, and its digest is not told.
+            self.images.push(BillImage {
+                name: name.to_owned(),
+                reference: reference.to_string(),
+                digest: None,
+                media_type: DOCKER_MANIFEST.to_owned(),
+                size: 0,
+                carried: false,
+                manifests: Vec::new(),
+            });
+            return Ok(());
+        };
+        let bytes = zip.read(path, MANIFEST_LIMIT)?;
+        let digest = Digest::sha256(&bytes);
+        let media_type = serde_json::from_slice::<MediaType>(&bytes).ok().and_then(|told| told.media_type);
+        let media_type = media_type.unwrap_or_else(|| DOCKER_MANIFEST.to_owned());
+        let size = bytes.len() as u64;
+        if self.seen.insert(digest.clone()) {
+            self.places.insert(digest.clone(), zip.place(path)?);
+            self.manifests.push(entry(&digest, size, EntryKind::Manifest));
+        }
+        for blob in ManifestContent::parse(&digest, &bytes)?.blobs() {
+            if !self.seen.insert(blob.digest.clone()) {
+                continue;
+            }
+            match blobs.get(&blob.digest) {
+                Some(BlobPath::InZip { zip_path }) => {
+                    let place = zip.place(zip_path)?;
+                    self.blobs.push(entry(&blob.digest, place.size, EntryKind::Blob));
+                    self.places.insert(blob.digest.clone(), place);
+                }
+                Some(BlobPath::InRegistry { repository }) => {
+                    let source = RequiredSource { name: repository.clone(), reference: repository.clone() };
+                    let (digest, size) = (blob.digest.clone(), blob.size);
+                    let required = Required { digest, size, sources: vec![source] };
+                    self.required.insert(blob.digest.clone(), required);
+                }
+                None => {
+                    let why = format!("its {DESCRIPTOR} lacks the blob {} of {name}", blob.digest);
+                    return Err(PayloadError::Corrupt(why));
+                }
+            }
+        }
+        let manifest = BillManifest { digest: digest.clone(), media_type: media_type.clone(), size };
+        self.images.push(BillImage {
+            name: name.to_owned(),
+            reference: reference.to_string(),
+            digest: Some(digest),
+            media_type,
+            size,
+            carried: true,
+            manifests: vec![manifest],
+        });
+        Ok(())
+    }
+}
+
+fn entry(digest: &Digest, size: u64, kind: EntryKind) -> BillEntry {
+    BillEntry { digest: digest.clone(), size, kind, encoding: "identity".to_owned() }
+}
+
+/// The zip, by any path that the descriptor names: a path only looks an entry up, it never becomes one on disk.
+struct Zip<'a> {
+    archive: ZipArchive<&'a File>,
+}
+
+impl<'a> Zip<'a> {
+    fn open(file: &'a File) -> Result<Self, PayloadError> {
+        let archive = ZipArchive::new(file).map_err(|error| {
+            PayloadError::Incomplete(format!(
+                "it is a zip without its directory, which stands at the end ({error})"
+            ))
+        })?;
+        if archive.index_for_name(DESCRIPTOR).is_none() {
+            let why = format!("it is a zip with neither charon.json at its start nor {DESCRIPTOR}");
+            return Err(PayloadError::NotAPayload(why));
+        }
+        Ok(Self { archive })
+    }
+
+    fn read(&mut self, name: &str, limit: u64) -> Result<Vec<u8>, PayloadError> {
+        let mut entry = self.archive.by_name(name).map_err(|error| unreadable(name, &error))?;
+        if entry.size() > limit {
+            return Err(PayloadError::TooLarge(format!(
+                "its {name} has {} bytes, at most {limit} are allowed",
+                entry.size()
+            )));
+        }
+        let mut bytes = Vec::new();
+        let read = entry.by_ref().take(limit + 1).read_to_end(&mut bytes);
+        read.map_err(|error| PayloadError::Corrupt(format!("its {name} cannot be read: {error}")))?;
+        Ok(bytes)
+    }
+
+    fn place(&mut self, name: &str) -> Result<Place, PayloadError> {
+        let entry = self.archive.by_name(name).map_err(|error| unreadable(name, &error))?;
+        match entry.data_start() {
+            Some(offset) if entry.compression() == CompressionMethod::Stored && !entry.encrypted() => {
+                Ok(Place { offset, size: entry.size() })
+            }
+            _ => Err(PayloadError::Corrupt(format!(
+                "its {name} is compressed, which docker-charon never does"
+            ))),
+        }
+    }
+}
+
+fn unreadable(name: &str, error: &zip::result::ZipError) -> PayloadError {
+    PayloadError::Corrupt(format!("its {DESCRIPTOR} names {name}, which cannot be read: {error}"))
+}
