@@ -13,7 +13,7 @@ use tracing::info;
 
 use crate::digest::Digest;
 use crate::payload::{BlobError, Contents, FORMAT_VERSION, PayloadError, PayloadWriter};
-use crate::progress::{Progress, Stage};
+use crate::progress::{Progress, STEP, Stage};
 use crate::reason::{self, Failure, Reason};
 use crate::reference::{Host, Reference};
 use crate::registry::{Registry, RegistryError};
@@ -168,7 +168,7 @@ async fn write<W: AsyncWrite + Unpin>(
     let out = BufWriter::with_capacity(WRITE_BUFFER, out);
     let mut writer = PayloadWriter::begin(contents, out).await?;
     for (index, blob) in plan.blobs.iter().enumerate() {
-        info!("[{}/{}] Pulling {}/{}", index + 1, plan.blobs.len(), blob.repository, blob.digest);
+        info!(target: STEP, "[{}/{}] Pulling {}/{}", index + 1, plan.blobs.len(), blob.repository, blob.digest);
         let registry = registries.get(&blob.host).ok_or_else(|| unknown_host(&blob.host))?;
         let body = registry.blob(&blob.repository, &blob.digest, blob.size);
         let written = writer.blob(body.into_stream(), |bytes| progress.moved(bytes)).await;

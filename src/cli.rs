@@ -1,16 +1,22 @@
 //! The command line: one file a command.
 
-mod access;
+mod completion;
+mod context;
+mod inspect;
 mod make_payload;
+mod man;
 mod output;
 mod push_payload;
+mod registry_options;
+mod verify;
 
+use std::path::Path;
 use std::process::ExitCode;
 
-use clap::{ArgAction, Args, Parser, Subcommand};
-use tokio::signal::unix::{SignalKind, signal};
+use clap::{ArgAction, Args, Parser, Subcommand, ValueEnum};
 
-use crate::worker;
+use crate::{library, worker};
+use context::Context;
 
 /// Carry container images into air-gapped registries in a single zip.
 #[derive(Debug, Parser)]
@@ -30,16 +36,46 @@ struct Verbosity {
     /// Say more; twice: everything
     #[arg(short, long, global = true, action = ArgAction::Count)]
     verbose: u8,
+    /// How to say it
+    #[arg(
+        long,
+        global = true,
+        value_enum,
+        default_value_t,
+        value_name = "FORMAT",
+        env = "CHARON_LOG_FORMAT"
+    )]
+    log_format: LogFormat,
+}
+
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, ValueEnum)]
+enum LogFormat {
+    /// For people
+    #[default]
+    Text,
+    /// For programs: one JSON object a line
+    Json,
 }
 
 #[derive(Debug, Subcommand)]
 #[allow(clippy::doc_markdown)] // help for people at a terminal
 enum Command {
-    MakePayload(make_payload::MakePayload),
-    PushPayload(push_payload::PushPayload),
+    MakePayload(Box<make_payload::MakePayload>),
+    PushPayload(Box<push_payload::PushPayload>),
+    Inspect(inspect::Inspect),
+    Verify(verify::Verify),
+    Completion(completion::Completion),
+    Man(man::ManPages),
     /// Do one run of a PayloadBuild or PayloadImport, inside its pod
     #[command(hide = true)]
     Worker(worker::Worker),
+}
+
+impl Command {
+    /// Whether it runs for people at a terminal, or as a part of the cluster.
+    fn is_service(&self) -> bool {
+        matches!(self, Self::Worker(_))
+    }
 }
 
 /// Why a command did not do what it was asked.
@@ -51,6 +87,9 @@ enum CliError {
     /// It was tried, and it failed. Each line is one failure.
     #[error("{0}")]
     Failed(String),
+    /// A signal ended it.
+    #[error("interrupted")]
+    Interrupted,
 }
 
 /// The exit status of a command that failed.
@@ -59,46 +98,45 @@ const FAILED: u8 = 1;
 const USAGE: u8 = 2;
 
 impl CliError {
-    fn failed(error: &impl std::error::Error) -> Self {
-        Self::Failed(error.to_string())
+    fn of_file(file: &Path, error: &impl std::error::Error) -> Self {
+        Self::Failed(format!("{}: {error}", file.display()))
+    }
+}
+
+impl From<library::Error> for CliError {
+    fn from(error: library::Error) -> Self {
+        match error {
+            library::Error::Usage(_) | library::Error::Reference(_) => Self::Usage(error.to_string()),
+            library::Error::Cancelled => Self::Interrupted,
+            _ => Self::Failed(error.to_string()),
+        }
     }
 }
 
 /// Runs the program with the arguments of the process.
 pub async fn main() -> ExitCode {
     let cli = Cli::parse();
-    output::log(&cli.command, &cli.verbosity);
-    match cli.command {
-        Command::MakePayload(command) => Box::pin(finish(command.run())).await,
-        Command::PushPayload(command) => Box::pin(finish(command.run())).await,
-        Command::Worker(worker) => ExitCode::from(worker.run().await),
-    }
-}
-
-/// Runs a command to its end, or until it is interrupted: what it holds is then cleaned up.
-async fn finish(command: impl Future<Output = Result<(), CliError>>) -> ExitCode {
-    let interrupted = async {
-        let (Ok(mut interrupt), Ok(mut terminate)) =
-            (signal(SignalKind::interrupt()), signal(SignalKind::terminate()))
-        else {
-            return std::future::pending().await;
-        };
-        tokio::select! {
-            _ = interrupt.recv() => 130,
-            _ = terminate.recv() => 143,
-        }
+    let context = Context::new(&cli);
+    output::log(&cli, context.bar());
+    let result = match cli.command {
+        Command::MakePayload(command) => Box::pin(command.run(&context)).await,
+        Command::PushPayload(command) => Box::pin(command.run(&context)).await,
+        Command::Inspect(command) => command.run(),
+        Command::Verify(command) => command.run(&context).await,
+        Command::Completion(command) => command.run(),
+        Command::Man(command) => command.run(),
+        Command::Worker(worker) => return ExitCode::from(worker.run().await),
     };
-    tokio::select! {
-        result = command => match result {
-            Ok(()) => ExitCode::SUCCESS,
-            Err(error) => {
-                output::error(&error);
-                ExitCode::from(if matches!(error, CliError::Usage(_)) { USAGE } else { FAILED })
-            }
-        },
-        code = interrupted => {
-            output::error(&CliError::Failed("interrupted; nothing was left behind under the payload's name".to_owned()));
-            ExitCode::from(code)
+    context.bar().finish_and_clear();
+    match result {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(error) => {
+            output::error(&error, cli.verbosity.log_format);
+            ExitCode::from(match error {
+                CliError::Usage(_) => USAGE,
+                CliError::Failed(_) => FAILED,
+                CliError::Interrupted => context.signal_status(),
+            })
         }
     }
 }

@@ -6,6 +6,7 @@ pub mod build;
 pub mod cli;
 pub mod digest;
 pub mod import;
+pub mod library;
 pub mod payload;
 pub mod progress;
 pub mod reason;
@@ -13,3 +14,7 @@ pub mod reference;
 pub mod registry;
 pub mod storage;
 pub mod worker;
+
+pub use library::{
+    MakePayload, PushPayload, RegistryOptions, make_payload, make_payload_to, push_payload, push_payload_from,
+};

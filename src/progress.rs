@@ -5,6 +5,9 @@ use std::sync::atomic::{AtomicU8, AtomicU32, AtomicU64, Ordering};
 
 use serde::{Deserialize, Serialize};
 
+/// The target of the log lines that tell each step: where a bar shows the progress they are not wanted.
+pub const STEP: &str = "charon::step";
+
 /// The stages of a run, in their order.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize, schemars::JsonSchema)]
 pub enum Stage {

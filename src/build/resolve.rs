@@ -7,6 +7,7 @@ use tracing::info;
 use super::BuildRequest;
 use crate::digest::Digest;
 use crate::payload::{ImagePlan, MANIFESTS_LIMIT, ManifestContent, ManifestPlan, PayloadError};
+use crate::progress::STEP;
 use crate::reason::{Failure, Reason};
 use crate::reference::{Host, Reference};
 use crate::registry::{Manifest, Registry, RegistryError};
@@ -118,7 +119,7 @@ impl Resolver<'_> {
         if let Some((reason, why)) = self.unanswered.get(reference.host()).cloned() {
             return Err(ResolveError::Unanswered { image: reference.written().to_owned(), reason, why });
         }
-        info!("Resolving {reference}");
+        info!(target: STEP, "Resolving {reference}");
         let root = self.read(reference, reference.tag_or_digest()).await?;
         let mut manifests = Vec::new();
         self.visit(reference, root.clone(), 0, &mut manifests).await?;

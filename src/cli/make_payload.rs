@@ -2,15 +2,12 @@ use std::fs::File;
 use std::io::{self, IsTerminal};
 use std::os::fd::AsFd;
 use std::path::PathBuf;
-use std::sync::Arc;
 
 use clap::Args;
 
-use super::CliError;
-use super::access::RegistryOptions;
-use crate::build::{BuildRequest, Output, build};
-use crate::progress::Progress;
-use crate::reference::Reference;
+use super::registry_options::RegistryOptions;
+use super::{CliError, Context};
+use crate::library::{self, make_payload, make_payload_to};
 
 /// Create a payload, a zip, from images of a registry
 ///
@@ -32,25 +29,20 @@ pub(super) struct MakePayload {
 }
 
 impl MakePayload {
-    pub(super) async fn run(self) -> Result<(), CliError> {
-        let images = self.references(&self.images)?;
-        if images.is_empty() {
-            return Err(CliError::Usage("no image is named".to_owned()));
-        }
-        let already_transferred = self.references(&self.already_transferred)?;
-        let registries = self.registry.registries(&[&images, &already_transferred])?;
-        let output = match self.file {
-            Some(path) => Output::File(path),
-            None => Output::Stream(Box::new(stdout()?)),
+    pub(super) async fn run(self, context: &Context) -> Result<(), CliError> {
+        let options = library::MakePayload {
+            images: self.images,
+            already_transferred: self.already_transferred,
+            file: self.file.clone().unwrap_or_default(),
+            registry: self.registry.read()?,
+            progress: context.progress(),
+            cancel: context.cancel(),
         };
-        let request = BuildRequest { images, already_transferred, registries, output };
-        build(request, &Arc::new(Progress::default())).await.map_err(|error| CliError::failed(&error))?;
+        match self.file {
+            Some(_) => make_payload(&options).await?,
+            None => make_payload_to(&options, stdout()?).await?,
+        };
         Ok(())
-    }
-
-    fn references(&self, names: &[String]) -> Result<Vec<Reference>, CliError> {
-        let names = names.iter().map(|name| name.trim()).filter(|name| !name.is_empty());
-        names.map(|name| self.registry.reference(name)).collect()
     }
 }
 

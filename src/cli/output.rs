@@ -1,12 +1,14 @@
 use std::io::{self, Write};
 
+use indicatif::ProgressBar;
 use tracing::{Event, Level, Subscriber};
 use tracing_subscriber::EnvFilter;
 use tracing_subscriber::fmt::format::Writer;
-use tracing_subscriber::fmt::{FmtContext, FormatEvent, FormatFields};
+use tracing_subscriber::fmt::{FmtContext, FormatEvent, FormatFields, MakeWriter};
 use tracing_subscriber::registry::LookupSpan;
 
-use super::{CliError, Command, Verbosity};
+use super::{Cli, CliError, LogFormat, Verbosity};
+use crate::progress::STEP;
 
 /// People at a terminal see messages; times and levels are for those who collect the log of a service.
 struct Messages;
@@ -32,31 +34,61 @@ where
     }
 }
 
+/// Standard error, with the progress bar out of the way.
+#[derive(Clone)]
+struct BesideBar(ProgressBar);
+
+impl Write for BesideBar {
+    fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
+        self.0.suspend(|| io::stderr().write(bytes))
+    }
+
+    fn flush(&mut self) -> io::Result<()> {
+        io::stderr().flush()
+    }
+}
+
+impl<'a> MakeWriter<'a> for BesideBar {
+    type Writer = Self;
+
+    fn make_writer(&'a self) -> Self {
+        self.clone()
+    }
+}
+
 /// Sends what the program says while it works to standard error.
-pub(super) fn log(command: &Command, verbosity: &Verbosity) {
-    let filter = match verbosity {
-        Verbosity { quiet: true, .. } => "warn",
-        Verbosity { verbose: 0, .. } => "info",
-        Verbosity { verbose: 1, .. } => "charon=debug,info",
-        _ => "debug",
+pub(super) fn log(cli: &Cli, bar: &ProgressBar) {
+    let level = match &cli.verbosity {
+        Verbosity { quiet: true, .. } => "warn".to_owned(),
+        // The bar tells what the lines of the steps would.
+        Verbosity { verbose: 0, .. } if !bar.is_hidden() => format!("info,{STEP}=off"),
+        Verbosity { verbose: 0, .. } => "info".to_owned(),
+        Verbosity { verbose: 1, .. } => "info,charon=debug".to_owned(),
+        _ => "debug".to_owned(),
     };
-    let filter = EnvFilter::try_from_env("CHARON_LOG").unwrap_or_else(|_| EnvFilter::new(filter));
-    let log = tracing_subscriber::fmt().with_env_filter(filter).with_writer(io::stderr).with_target(false);
+    let filter = EnvFilter::try_from_env("CHARON_LOG").unwrap_or_else(|_| EnvFilter::new(level));
+    let log = tracing_subscriber::fmt()
+        .with_env_filter(filter)
+        .with_ansi(false)
+        .with_target(false)
+        .with_writer(BesideBar(bar.clone()));
     // It can only be set once, and this is the one place where it is.
-    let _ = match command {
-        Command::MakePayload(_) | Command::PushPayload(_) => {
-            log.with_ansi(false).event_format(Messages).try_init()
-        }
-        Command::Worker(_) => log.with_ansi(false).try_init(),
+    let _ = match cli.verbosity.log_format {
+        LogFormat::Json => log.json().flatten_event(true).try_init(),
+        LogFormat::Text if cli.command.is_service() => log.try_init(),
+        LogFormat::Text => log.event_format(Messages).try_init(),
     };
 }
 
 /// Says what went wrong, a line a failure.
-pub(super) fn error(error: &CliError) {
+pub(super) fn error(error: &CliError, format: LogFormat) {
     let mut stderr = io::stderr().lock();
     for line in error.to_string().lines() {
-        // Nobody is left to be told that standard error is closed.
-        let _ = writeln!(stderr, "error: {line}");
+        match format {
+            LogFormat::Json => tracing::error!("{line}"),
+            // Nobody is left to be told that standard error is closed.
+            LogFormat::Text => drop(writeln!(stderr, "error: {line}")),
+        }
     }
 }
 

@@ -1,17 +1,16 @@
 use std::fs::File;
-use std::io::{self, IsTerminal};
+use std::io::{self, IsTerminal, Read, Seek, SeekFrom};
 use std::os::fd::AsFd;
 use std::path::PathBuf;
-use std::sync::Arc;
 
 use clap::{Args, ValueEnum};
+use tracing::info;
 
-use super::access::RegistryOptions;
-use super::{CliError, output};
+use super::registry_options::RegistryOptions;
+use super::{CliError, Context, output};
 use crate::digest::Digest;
-use crate::import::{ImportRequest, Naming, Source, import};
-use crate::progress::Progress;
-use crate::storage::open_source;
+use crate::import::{ImportReport, Naming};
+use crate::library::{self, push_open_file, push_payload, push_payload_from};
 
 /// Push a payload into a registry
 ///
@@ -67,52 +66,97 @@ impl From<NamingOption> for Naming {
 }
 
 impl PushPayload {
-    pub(super) async fn run(self) -> Result<(), CliError> {
-        let source = match &self.file {
-            Some(path) => Source::File(open_source(path).map_err(|error| CliError::failed(&error))?),
-            None if self.registry.reads_stdin() => {
-                let why = "standard input cannot carry both the password and the payload: name the payload with --file";
-                return Err(CliError::Usage(why.to_owned()));
-            }
-            None => stdin()?,
-        };
-        let request = ImportRequest {
-            source,
-            expected_digest: self.expected_digest,
-            registry: self.registry.registry()?,
-            naming: self.naming.into(),
-            repository_prefix: self.prefix,
-            base_repositories: self.base_repository,
-            tag_digests: !self.no_digest_tags,
-            strict: self.strict,
-        };
-        let report = import(request, &Arc::new(Progress::default()))
-            .await
-            .map_err(|error| CliError::failed(&error))?;
-        // An image that the payload only names, and that is not there, was told of in a warning.
-        let (incomplete, whole): (Vec<_>, Vec<_>) =
-            report.images.iter().partition(|image| image.is_incomplete());
-        for image in whole {
-            output::line(&image.name)?;
+    pub(super) async fn run(self, context: &Context) -> Result<(), CliError> {
+        if self.file.is_none() && self.registry.reads_stdin() {
+            let why =
+                "standard input cannot carry both the password and the payload: name the payload with --file";
+            return Err(CliError::Usage(why.to_owned()));
         }
-        let failures: Vec<&str> = incomplete
-            .iter()
-            .filter_map(|image| image.failure.as_ref().map(|failure| failure.message.as_str()))
-            .collect();
-        if failures.is_empty() { Ok(()) } else { Err(CliError::Failed(failures.join("\n"))) }
+        let options = library::PushPayload {
+            file: self.file.clone().unwrap_or_default(),
+            strict: self.strict,
+            prefix: self.prefix,
+            naming: self.naming.into(),
+            base_repositories: self.base_repository,
+            no_digest_tags: self.no_digest_tags,
+            expected_digest: self.expected_digest,
+            registry: self.registry.read()?,
+            progress: context.progress(),
+            cancel: context.cancel(),
+        };
+        let report = match self.file {
+            Some(_) => push_payload(&options).await?,
+            None => push_stdin(&options).await?,
+        };
+        tell(&report)
     }
 }
 
-/// Standard input: a file is read by position, anything else as it comes.
-fn stdin() -> Result<Source, CliError> {
+/// Prints what is whole; what is not makes the command fail.
+fn tell(report: &ImportReport) -> Result<(), CliError> {
+    // An image that the payload only names, and that is not there, was told of in a warning.
+    let (incomplete, whole): (Vec<_>, Vec<_>) = report.images.iter().partition(|image| image.is_incomplete());
+    for image in whole {
+        output::line(&image.name)?;
+    }
+    let failures: Vec<&str> = incomplete
+        .iter()
+        .filter_map(|image| image.failure.as_ref().map(|failure| failure.message.as_str()))
+        .collect();
+    if failures.is_empty() { Ok(()) } else { Err(CliError::Failed(failures.join("\n"))) }
+}
+
+/// Pushes from standard input: a file is read by position, a payload of Charon's as it comes, and
+/// one of docker-charon's from a file that has no name, since its table of contents comes last.
+async fn push_stdin(options: &library::PushPayload) -> Result<ImportReport, CliError> {
     let stdin = io::stdin();
     if stdin.is_terminal() {
         let why = "no payload: name a file with --file, or redirect standard input";
         return Err(CliError::Usage(why.to_owned()));
     }
-    let read = stdin.as_fd().try_clone_to_owned().map(File::from);
-    let read = read.and_then(|file| Ok((file.metadata()?.is_file(), file)));
-    let (is_file, file) =
-        read.map_err(|error| CliError::Failed(format!("cannot read standard input: {error}")))?;
-    Ok(if is_file { Source::File(file) } else { Source::Stream(Box::new(tokio::fs::File::from_std(file))) })
+    let failed = |error: io::Error| CliError::Failed(format!("cannot read standard input: {error}"));
+    let mut input = stdin.as_fd().try_clone_to_owned().map(File::from).map_err(failed)?;
+    if input.metadata().map_err(failed)?.is_file() {
+        return Ok(push_open_file(options, input).await?);
+    }
+    // The bill's name tells the two apart; so much of the stream is held for it.
+    let mut start = vec![0; PEEKED];
+    let length = read_up_to(&mut input, &mut start).map_err(failed)?;
+    start.truncate(length);
+    let is_docker_charons = start.starts_with(b"PK\x03\x04") && !start.ends_with(b"charon.json");
+    let stream = io::Cursor::new(start).chain(input);
+    if !is_docker_charons {
+        let (start, input) = stream.into_inner();
+        let input = tokio::fs::File::from_std(input);
+        return Ok(push_payload_from(options, tokio::io::AsyncReadExt::chain(start, input)).await?);
+    }
+    info!(
+        "Storing standard input in {}: a docker-charon payload cannot be read as it comes",
+        std::env::temp_dir().display()
+    );
+    let spooled = tokio::task::spawn_blocking(move || spool(stream)).await;
+    let spooled = spooled.map_err(io::Error::from).and_then(std::convert::identity).map_err(failed)?;
+    Ok(push_open_file(options, spooled).await?)
+}
+
+/// As far as the name of a payload's first entry.
+const PEEKED: usize = 30 + "charon.json".len();
+
+fn read_up_to(input: &mut File, buffer: &mut [u8]) -> io::Result<usize> {
+    let mut length = 0;
+    while length < buffer.len() {
+        match input.read(&mut buffer[length..])? {
+            0 => break,
+            read => length += read,
+        }
+    }
+    Ok(length)
+}
+
+/// A stream's bytes in a file that is gone when it is closed.
+fn spool(mut stream: impl Read) -> io::Result<File> {
+    let mut file = tempfile::tempfile()?;
+    io::copy(&mut stream, &mut file)?;
+    file.seek(SeekFrom::Start(0))?;
+    Ok(file)
 }

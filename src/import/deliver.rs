@@ -13,7 +13,7 @@ use super::target::{State, Target};
 use super::{Counts, Payload};
 use crate::digest::Digest;
 use crate::payload::{Bill, BillEntry, PayloadError, StreamPayload, Verified};
-use crate::progress::Progress;
+use crate::progress::{Progress, STEP};
 use crate::reason::Reason;
 use crate::reference::Host;
 use crate::registry::{Registry, RegistryError};
@@ -179,7 +179,7 @@ impl<'a> Delivery<'a> {
         repository: &str,
         body: impl Fn() -> S,
     ) -> Result<(), Why> {
-        info!("Pushing {repository}/{}", entry.digest);
+        info!(target: STEP, "Pushing {repository}/{}", entry.digest);
         let pushed = self.registry.push_blob(repository, &entry.digest, entry.size, body).await;
         pushed.map_err(|error| tell(&error))?;
         self.learn(repository, &entry.digest, true);
@@ -223,10 +223,10 @@ impl<'a> Delivery<'a> {
     async fn copy(&mut self, digest: &Digest, size: u64, from: &str, to: &str) -> Result<(), Why> {
         let mounted = self.registry.mount_blob(to, digest, from).await.map_err(|error| tell(&error))?;
         if mounted {
-            info!("Mounted {from}/{digest} to {to}");
+            info!(target: STEP, "Mounted {from}/{digest} to {to}");
             self.counts.blobs_mounted += 1;
         } else {
-            info!("Copying {from}/{digest} to {to}");
+            info!(target: STEP, "Copying {from}/{digest} to {to}");
             let body = || {
                 let bytes = self.registry.blob(from, digest, size).map_err(io::Error::other);
                 Verified::new(bytes.boxed(), digest.clone())
@@ -278,7 +278,7 @@ impl<'a> Delivery<'a> {
             target.fail(reason, &why);
             return;
         }
-        info!("Pushed {}", target.far_name());
+        info!(target: STEP, "Pushed {}", target.far_name());
         target.state = State::Pushed;
     }
 

@@ -1,12 +1,11 @@
-use std::collections::{BTreeSet, HashMap};
 use std::io::Read;
 
 use clap::Args;
 use secrecy::SecretString;
 
 use super::CliError;
-use crate::reference::{Host, Reference};
-use crate::registry::{Access, Credentials, DockerConfig, Registry};
+use crate::library;
+use crate::registry::{Credentials, DockerConfig};
 
 /// The variables of docker-charon, which are read beside our own.
 const DOCKER_CHARON_USERNAME: &str = "DOCKER_CHARON_USERNAME";
@@ -43,70 +42,22 @@ impl std::fmt::Debug for RegistryOptions {
 }
 
 impl RegistryOptions {
-    /// The host that names without a host belong to.
-    pub(super) fn host(&self) -> Result<Host, CliError> {
-        match &self.registry {
-            Some(host) => host.parse().map_err(|error| CliError::Usage(format!("--registry: {error}"))),
-            None => Ok(Host::docker_hub()),
-        }
-    }
-
     /// Whether the password comes over standard input.
     pub(super) fn reads_stdin(&self) -> bool {
         self.password_stdin
     }
 
-    /// Reads an image's name.
-    pub(super) fn reference(&self, text: &str) -> Result<Reference, CliError> {
-        Reference::parse(text, &self.host()?).map_err(|error| CliError::Usage(error.to_string()))
-    }
-
-    /// A client for `--registry`.
-    pub(super) fn registry(&self) -> Result<Registry, CliError> {
-        let host = self.host()?;
-        let config = DockerConfig::load_default().map_err(|error| CliError::failed(&error))?;
-        let from_config = || config.as_ref().and_then(|config| config.credentials(&host));
-        let credentials = self.credentials()?.or_else(from_config);
-        let access = Access { insecure: self.insecure, credentials, ..Access::default() };
-        Registry::new(host, access).map_err(|error| CliError::failed(&error))
-    }
-
-    /// A client for each of the hosts.
-    ///
-    /// The options and variables are for `--registry`, or, where that is not given, for the one
-    /// registry that is in use; every other host finds its credentials in Docker's configuration.
-    pub(super) fn registries(
-        &self,
-        references: &[&[Reference]],
-    ) -> Result<HashMap<Host, Registry>, CliError> {
-        let hosts: BTreeSet<Host> =
-            references.iter().copied().flatten().map(|reference| reference.host().clone()).collect();
+    /// What was given, by option, variable, standard input or Docker's configuration, in this order.
+    pub(super) fn read(self) -> Result<library::RegistryOptions, CliError> {
+        let docker_config =
+            DockerConfig::load_default().map_err(|error| CliError::Failed(error.to_string()))?;
         let credentials = self.credentials()?;
-        let named = match (&self.registry, hosts.len()) {
-            (Some(_), _) => Some(self.host()?),
-            (None, 1) => hosts.first().cloned(),
-            (None, _) if self.insecure || credentials.is_some() => {
-                let hosts = hosts.iter().map(Host::as_str).collect::<Vec<_>>().join(", ");
-                return Err(CliError::Usage(format!(
-                    "the images are in several registries ({hosts}): say by --registry which one --insecure, --username and --password are for"
-                )));
-            }
-            (None, _) => None,
-        };
-        let config = DockerConfig::load_default().map_err(|error| CliError::failed(&error))?;
-        let mut registries = HashMap::new();
-        for host in hosts {
-            let is_named = named.as_ref() == Some(&host);
-            let given = credentials.clone().filter(|_| is_named);
-            let access = Access {
-                insecure: self.insecure && is_named,
-                credentials: given.or_else(|| config.as_ref().and_then(|config| config.credentials(&host))),
-                ..Access::default()
-            };
-            let registry = Registry::new(host.clone(), access).map_err(|error| CliError::failed(&error))?;
-            registries.insert(host, registry);
-        }
-        Ok(registries)
+        Ok(library::RegistryOptions {
+            registry: self.registry,
+            insecure: self.insecure,
+            credentials,
+            docker_config,
+        })
     }
 
     fn credentials(&self) -> Result<Option<Credentials>, CliError> {

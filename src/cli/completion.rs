@@ -1,0 +1,22 @@
+use std::io;
+
+use clap::{Args, CommandFactory};
+use clap_complete::Shell;
+
+use super::{Cli, CliError};
+
+/// Print a completion script for a shell
+#[derive(Debug, Args)]
+pub(super) struct Completion {
+    /// The shell
+    shell: Shell,
+}
+
+impl Completion {
+    pub(super) fn run(&self) -> Result<(), CliError> {
+        let mut script = Vec::new();
+        clap_complete::generate(self.shell, &mut Cli::command(), "charon", &mut script);
+        io::Write::write_all(&mut io::stdout().lock(), &script)
+            .map_err(|error| CliError::Failed(format!("cannot write to standard output: {error}")))
+    }
+}

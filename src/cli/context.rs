@@ -1,0 +1,95 @@
+use std::io::{self, IsTerminal};
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU8, Ordering};
+use std::time::Duration;
+
+use indicatif::{ProgressBar, ProgressDrawTarget, ProgressStyle};
+use tokio::signal::unix::{SignalKind, signal};
+use tokio_util::sync::CancellationToken;
+
+use super::{Cli, LogFormat};
+use crate::progress::{Progress, Stage};
+
+/// The bar is drawn so often.
+const TICK: Duration = Duration::from_millis(100);
+const BAR: &str = "{msg:12} {bar:30} {bytes}/{total_bytes}  {bytes_per_sec}  {eta}";
+
+/// What every command has: a progress, a bar that shows it to people, and an ear for signals.
+pub(super) struct Context {
+    progress: Arc<Progress>,
+    cancel: CancellationToken,
+    bar: ProgressBar,
+    signal: Arc<AtomicU8>,
+}
+
+impl Context {
+    pub(super) fn new(cli: &Cli) -> Self {
+        let is_shown = io::stderr().is_terminal()
+            && !cli.verbosity.quiet
+            && !cli.command.is_service()
+            && cli.verbosity.log_format == LogFormat::Text;
+        let target = if is_shown { ProgressDrawTarget::stderr() } else { ProgressDrawTarget::hidden() };
+        let bar = ProgressBar::with_draw_target(Some(0), target);
+        let context =
+            Self { progress: Arc::default(), cancel: CancellationToken::new(), bar, signal: Arc::default() };
+        if is_shown {
+            tokio::spawn(show(context.bar.clone(), Arc::clone(&context.progress)));
+        }
+        if !cli.command.is_service() {
+            tokio::spawn(listen(context.cancel.clone(), Arc::clone(&context.signal)));
+        }
+        context
+    }
+
+    pub(super) fn progress(&self) -> Arc<Progress> {
+        Arc::clone(&self.progress)
+    }
+
+    /// Cancelled when the process is told to end.
+    pub(super) fn cancel(&self) -> CancellationToken {
+        self.cancel.clone()
+    }
+
+    /// The bar; hidden where nobody looks at it.
+    pub(super) fn bar(&self) -> &ProgressBar {
+        &self.bar
+    }
+
+    /// The exit status that tells which signal ended the process.
+    pub(super) fn signal_status(&self) -> u8 {
+        128 + self.signal.load(Ordering::Relaxed)
+    }
+}
+
+async fn show(bar: ProgressBar, progress: Arc<Progress>) {
+    // The template is a constant, and well-formed.
+    if let Ok(style) = ProgressStyle::with_template(BAR) {
+        bar.set_style(style);
+    }
+    loop {
+        let now = progress.snapshot();
+        bar.set_message(match now.stage {
+            Stage::Resolving => "resolving",
+            Stage::Checking => "checking",
+            Stage::Transferring => "transferring",
+            Stage::Finishing => "finishing",
+        });
+        bar.set_length(now.bytes_total);
+        bar.set_position(now.bytes_done);
+        tokio::time::sleep(TICK).await;
+    }
+}
+
+async fn listen(cancel: CancellationToken, told: Arc<AtomicU8>) {
+    let (Ok(mut interrupt), Ok(mut terminate)) =
+        (signal(SignalKind::interrupt()), signal(SignalKind::terminate()))
+    else {
+        return;
+    };
+    let number = tokio::select! {
+        _ = interrupt.recv() => 2,
+        _ = terminate.recv() => 15,
+    };
+    told.store(number, Ordering::Relaxed);
+    cancel.cancel();
+}

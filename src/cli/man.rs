@@ -1,0 +1,31 @@
+use std::io::{self, Write};
+use std::path::PathBuf;
+
+use clap::{Args, CommandFactory};
+use clap_mangen::Man;
+
+use super::{Cli, CliError};
+
+/// Print the manual page
+#[derive(Debug, Args)]
+pub(super) struct ManPages {
+    /// Write the pages of all commands into this folder instead
+    #[arg(long, value_name = "FOLDER")]
+    folder: Option<PathBuf>,
+}
+
+impl ManPages {
+    pub(super) fn run(&self) -> Result<(), CliError> {
+        let written = match &self.folder {
+            Some(folder) => clap_mangen::generate_to(Cli::command(), folder),
+            None => print(),
+        };
+        written.map_err(|error| CliError::Failed(format!("cannot write the manual page: {error}")))
+    }
+}
+
+fn print() -> io::Result<()> {
+    let mut page = Vec::new();
+    Man::new(Cli::command()).render(&mut page)?;
+    io::stdout().lock().write_all(&page)
+}

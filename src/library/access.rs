@@ -1,0 +1,78 @@
+use std::collections::{BTreeSet, HashMap};
+
+use super::Error;
+use crate::reference::{Host, Reference};
+use crate::registry::{Access, Credentials, DockerConfig, Registry};
+
+/// Which registry is meant, and how registries are reached.
+#[derive(Clone, Default)]
+pub struct RegistryOptions {
+    /// The registry, `host[:port]`, of names that have none; Docker Hub if absent.
+    pub registry: Option<String>,
+    /// Plain HTTP instead of HTTPS.
+    pub insecure: bool,
+    /// What to sign in with.
+    pub credentials: Option<Credentials>,
+    /// Where every other registry finds its credentials, and this one, too, if it has none above:
+    /// see [`DockerConfig::load_default`].
+    pub docker_config: Option<DockerConfig>,
+}
+
+impl std::fmt::Debug for RegistryOptions {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("RegistryOptions").field("registry", &self.registry).finish_non_exhaustive()
+    }
+}
+
+impl RegistryOptions {
+    /// The host that names without a host belong to.
+    fn host(&self) -> Result<Host, Error> {
+        Ok(self.registry.as_deref().map_or(Ok(Host::docker_hub()), str::parse)?)
+    }
+
+    /// Reads names, trimmed; what is empty then is none.
+    pub(super) fn references(&self, names: &[String]) -> Result<Vec<Reference>, Error> {
+        let host = self.host()?;
+        let names = names.iter().map(|name| name.trim()).filter(|name| !name.is_empty());
+        names.map(|name| Ok(Reference::parse(name, &host)?)).collect()
+    }
+
+    /// A client for the registry.
+    pub(super) fn client(&self) -> Result<Registry, Error> {
+        Ok(Registry::new(self.host()?, self.access(&self.host()?, true))?)
+    }
+
+    /// A client for each registry of the images.
+    ///
+    /// The options are for the registry that was given, or, where none was given, for the one that
+    /// all images share.
+    pub(super) fn clients(&self, references: &[Reference]) -> Result<HashMap<Host, Registry>, Error> {
+        let hosts: BTreeSet<Host> = references.iter().map(|reference| reference.host().clone()).collect();
+        let meant = match (&self.registry, hosts.len()) {
+            (Some(_), _) => Some(self.host()?),
+            (None, 1) => hosts.first().cloned(),
+            (None, _) if self.insecure || self.credentials.is_some() => {
+                let hosts = hosts.iter().map(Host::as_str).collect::<Vec<_>>().join(", ");
+                return Err(Error::Usage(format!(
+                    "the images are in several registries ({hosts}): say by --registry which one --insecure, --username and --password are for"
+                )));
+            }
+            (None, _) => None,
+        };
+        let client = |host: Host| {
+            let access = self.access(&host, meant.as_ref() == Some(&host));
+            Ok((host.clone(), Registry::new(host, access)?))
+        };
+        hosts.into_iter().map(client).collect()
+    }
+
+    fn access(&self, host: &Host, is_meant: bool) -> Access {
+        let given = self.credentials.clone().filter(|_| is_meant);
+        let from_config = || self.docker_config.as_ref().and_then(|config| config.credentials(host));
+        Access {
+            insecure: self.insecure && is_meant,
+            credentials: given.or_else(from_config),
+            ..Access::default()
+        }
+    }
+}

@@ -1,0 +1,72 @@
+use std::path::PathBuf;
+use std::sync::Arc;
+
+use tokio::io::AsyncWrite;
+use tokio_util::sync::CancellationToken;
+
+use super::{Error, RegistryOptions, unless_cancelled};
+use crate::build::{self, BuildReport, BuildRequest, Output};
+use crate::progress::Progress;
+
+/// A payload to make: the options of `charon make-payload`.
+#[derive(Clone, Debug, Default)]
+pub struct MakePayload {
+    /// The images to carry: `python:3.9`, `quay.io/team/app@sha256:…`.
+    pub images: Vec<String>,
+    /// Images that the far side has: what they share with `images` is not carried.
+    pub already_transferred: Vec<String>,
+    /// The file to write. [`make_payload_to`] does not look at it.
+    pub file: PathBuf,
+    /// How registries are reached.
+    pub registry: RegistryOptions,
+    /// Told how far it is.
+    pub progress: Arc<Progress>,
+    /// Stops the work; nothing is left behind then.
+    pub cancel: CancellationToken,
+}
+
+/// Makes a payload from images of one or several registries, in a file.
+///
+/// The file has its name only once it is whole.
+///
+/// ```
+/// # tokio::runtime::Runtime::new().unwrap().block_on(async {
+/// use charon::{MakePayload, RegistryOptions, make_payload};
+///
+/// let options = MakePayload {
+///     images: vec!["team/app:1.4".to_owned()],
+///     file: "/tmp/app-1.4.zip".into(),
+///     registry: RegistryOptions {
+///         registry: Some("localhost:1".to_owned()),
+///         insecure: true,
+///         ..RegistryOptions::default()
+///     },
+///     ..MakePayload::default()
+/// };
+/// options.cancel.cancel(); // or let it run
+/// let error = make_payload(&options).await.unwrap_err();
+/// assert_eq!(error.to_string(), "cancelled");
+/// # });
+/// ```
+pub async fn make_payload(options: &MakePayload) -> Result<BuildReport, Error> {
+    make(options, Output::File(options.file.clone())).await
+}
+
+/// Makes a payload and writes it to a stream, in one pass and without a temporary file.
+pub async fn make_payload_to(
+    options: &MakePayload,
+    stream: impl AsyncWrite + Send + Unpin + 'static,
+) -> Result<BuildReport, Error> {
+    make(options, Output::Stream(Box::new(stream))).await
+}
+
+async fn make(options: &MakePayload, output: Output) -> Result<BuildReport, Error> {
+    let images = options.registry.references(&options.images)?;
+    if images.is_empty() {
+        return Err(Error::Usage("no image is named".to_owned()));
+    }
+    let already_transferred = options.registry.references(&options.already_transferred)?;
+    let registries = options.registry.clients(&[images.clone(), already_transferred.clone()].concat())?;
+    let request = BuildRequest { images, already_transferred, registries, output };
+    unless_cancelled(&options.cancel, Box::pin(build::build(request, &options.progress))).await
+}

@@ -1,0 +1,73 @@
+use std::fs::File;
+use std::path::PathBuf;
+use std::sync::Arc;
+
+use tokio::io::AsyncRead;
+use tokio_util::sync::CancellationToken;
+
+use super::{Error, RegistryOptions, unless_cancelled};
+use crate::digest::Digest;
+use crate::import::{self, ImportReport, ImportRequest, Naming, Source};
+use crate::progress::Progress;
+use crate::storage;
+
+/// A payload to push: the options of `charon push-payload`.
+#[derive(Clone, Debug, Default)]
+pub struct PushPayload {
+    /// The file to read. [`push_payload_from`] does not look at it.
+    pub file: PathBuf,
+    /// Push nothing if anything is missing that was declared already transferred.
+    pub strict: bool,
+    /// Goes in front of every repository.
+    pub prefix: Option<String>,
+    /// How images are called in the registry.
+    pub naming: Naming,
+    /// Repositories that are looked through, too, for what the payload leaves out.
+    pub base_repositories: Vec<String>,
+    /// Give no tag to images that were named by their digest alone.
+    pub no_digest_tags: bool,
+    /// The payload digest that the payload must have.
+    pub expected_digest: Option<Digest>,
+    /// How the registry is reached.
+    pub registry: RegistryOptions,
+    /// Told how far it is.
+    pub progress: Arc<Progress>,
+    /// Stops the work; what was pushed stays, without tags.
+    pub cancel: CancellationToken,
+}
+
+/// Pushes the payload in a file, Charon's or docker-charon's.
+///
+/// An image that cannot be whole in the registry gets no tag; the report tells which and why.
+pub async fn push_payload(options: &PushPayload) -> Result<ImportReport, Error> {
+    push(options, Source::File(storage::open_source(&options.file)?)).await
+}
+
+/// Pushes a payload as it passes by, without a temporary file.
+///
+/// A docker-charon payload cannot be read so, since its table of contents comes last.
+pub async fn push_payload_from(
+    options: &PushPayload,
+    stream: impl AsyncRead + Send + Unpin + 'static,
+) -> Result<ImportReport, Error> {
+    push(options, Source::Stream(Box::new(stream))).await
+}
+
+/// Pushes a payload whose file is open already.
+pub(crate) async fn push_open_file(options: &PushPayload, file: File) -> Result<ImportReport, Error> {
+    push(options, Source::File(file)).await
+}
+
+async fn push(options: &PushPayload, source: Source) -> Result<ImportReport, Error> {
+    let request = ImportRequest {
+        source,
+        expected_digest: options.expected_digest.clone(),
+        registry: options.registry.client()?,
+        naming: options.naming,
+        repository_prefix: options.prefix.clone(),
+        base_repositories: options.base_repositories.clone(),
+        tag_digests: !options.no_digest_tags,
+        strict: options.strict,
+    };
+    unless_cancelled(&options.cancel, Box::pin(import::import(request, &options.progress))).await
+}
