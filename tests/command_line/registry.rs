@@ -164,9 +164,17 @@ impl Registry {
 
     /// Whether any repository ever had content of this digest.
     pub(crate) fn stores(&self, digest: &str) -> bool {
+        self.blob_folder(digest).join("data").exists()
+    }
+
+    fn blob_folder(&self, digest: &str) -> PathBuf {
         let hex = digest.trim_start_matches("sha256:");
-        let blobs = self.folder.path().join("docker/registry/v2/blobs/sha256");
-        blobs.join(&hex[..2]).join(hex).join("data").exists()
+        self.folder.path().join("docker/registry/v2/blobs/sha256").join(&hex[..2]).join(hex)
+    }
+
+    /// Forgets the bytes of a blob.
+    pub(crate) fn lose(&self, digest: &str) {
+        fs::remove_dir_all(self.blob_folder(digest)).expect("it was stored");
     }
 
     /// Whether anything was ever stored, an upload that was begun aside.
