@@ -141,11 +141,11 @@ fn a_disk_that_fills_up_on_the_way_is_told_and_nothing_is_left_on_it() {
     let made = made.reading(reader).start();
     gate.wait_until_shut();
     let disk = PathBuf::from(format!("/proc/{}/root{}", made.id(), folder.path().display()));
-    let filler = disk.join("filler");
-    let filled = fs::write(&filler, vec![1; 2 << 20]).unwrap_err();
-    assert_eq!(filled.kind(), std::io::ErrorKind::StorageFull);
+    let ballast = disk.join("ballast");
+    let full = fs::write(&ballast, vec![1; 2 << 20]).unwrap_err();
+    assert_eq!(full.kind(), std::io::ErrorKind::StorageFull);
     gate.open();
-    wait_until("the partial file is gone", || names(&disk) == [filler.clone()]);
+    wait_until("the partial file is gone", || names(&disk) == [ballast.clone()]);
     drop(writer);
     assert_eq!(
         made.end().ended_with(1).stderr,
@@ -171,17 +171,17 @@ fn standard_output_that_takes_no_more_is_told() {
 fn a_folder_that_cannot_be_written_to_is_told() {
     let source = source(Software::Distribution3);
     let folder = tempfile::tempdir().unwrap();
-    let make = |path: &Path| {
+    let writing = |path: &Path| {
         charon(["make-payload", "ferry:1", "-q", "-i", "-r", source.host(), "-f"]).arguments([path])
     };
     let payload = folder.path().join("payload.zip");
 
     fs::set_permissions(folder.path(), Permissions::from_mode(0o555)).unwrap();
     // Without its capabilities root is a user like any other.
-    let made = make(&payload).by("setpriv", &["--bounding-set=-all"]).run().ended_with(1);
+    let refused = writing(&payload).by("setpriv", &["--bounding-set=-all"]).run().ended_with(1);
     let (path, id) = (payload.display(), rustix::process::geteuid().as_raw());
     assert_eq!(
-        made.stderr,
+        refused.stderr,
         format!(
             "error: cannot write {path}.partial: Permission denied (os error 13); \
              {} belongs to {id}:{id} with mode 555, and charon runs as {id}:{id}\n",
@@ -189,9 +189,9 @@ fn a_folder_that_cannot_be_written_to_is_told() {
         )
     );
 
-    let made = on_a_small_disk(make(&payload), folder.path(), "ro").run().ended_with(1);
+    let refused = on_a_small_disk(writing(&payload), folder.path(), "ro").run().ended_with(1);
     assert_eq!(
-        made.stderr,
+        refused.stderr,
         format!(
             "error: cannot write {path}.partial: Read-only file system (os error 30); it is mounted read-only\n"
         )
@@ -199,14 +199,14 @@ fn a_folder_that_cannot_be_written_to_is_told() {
 
     let nowhere = folder.path().join("nowhere/payload.zip");
     assert_eq!(
-        make(&nowhere).run().ended_with(1).stderr,
+        writing(&nowhere).run().ended_with(1).stderr,
         format!(
             "error: cannot write {}.partial: No such file or directory (os error 2); does its folder exist?\n",
             nowhere.display()
         )
     );
     assert_eq!(
-        make(folder.path()).run().ended_with(1).stderr,
+        writing(folder.path()).run().ended_with(1).stderr,
         format!("error: cannot write {}: is a directory\n", folder.path().display())
     );
 }

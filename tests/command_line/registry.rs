@@ -17,8 +17,9 @@ use crate::program::path_of;
 /// What the tests themselves do over the network runs here.
 pub(crate) static RUNTIME: LazyLock<Runtime> = LazyLock::new(|| Runtime::new().expect("a runtime starts"));
 
-/// Reading the certificates of the system takes long, so there is one client.
-static CLIENT: LazyLock<Client> = LazyLock::new(Client::new);
+/// The tests' own requests are in plain HTTP; reading the certificates of the system would take long.
+static CLIENT: LazyLock<Client> =
+    LazyLock::new(|| Client::builder().tls_certs_only([]).build().expect("a client without TLS"));
 
 /// The registries that are tested with: their answers differ.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
