@@ -14,7 +14,7 @@ pub(crate) const FAR: &str = "10.96.0.50:5000";
 /// The address of the node, where the tests' own registries listen.
 pub(crate) const NODE: &str = "10.88.0.1";
 /// Reasons must be told within a minute; the rest is for a machine that is busy.
-pub(crate) const PATIENCE: Duration = Duration::from_secs(120);
+pub(crate) const PATIENCE: Duration = Duration::from_mins(2);
 /// The pause between two looks.
 const LOOK_AGAIN: Duration = Duration::from_millis(300);
 
