@@ -2,6 +2,8 @@
 //!
 //! It runs inside the test cluster; `make test` brings one up.
 
+#![allow(clippy::unwrap_used)] // what a test cannot do fails it
+
 mod carry;
 mod interrupted;
 mod proxy;

@@ -6,8 +6,8 @@ use std::sync::{Arc, Condvar, Mutex};
 use std::thread;
 
 /// Passes bytes on in both directions; from the registry only so many until it is opened.
-pub struct Proxy {
-    pub host: String,
+pub(crate) struct Proxy {
+    pub(crate) host: String,
     gate: Arc<Gate>,
 }
 
@@ -30,7 +30,7 @@ impl Gate {
 
 impl Proxy {
     /// Listens at `host` and passes to `registry`, which may answer `bytes` bytes for now.
-    pub fn start(host: &str, registry: &str, bytes: usize) -> Self {
+    pub(crate) fn start(host: &str, registry: &str, bytes: usize) -> Self {
         let gate = Arc::new(Gate { left: Mutex::new(Some(bytes)), opened: Condvar::new() });
         let listener = TcpListener::bind(host).unwrap();
         let (registry, shared) = (registry.to_owned(), Arc::clone(&gate));
@@ -47,7 +47,7 @@ impl Proxy {
     }
 
     /// Lets everything pass.
-    pub fn open(&self) {
+    pub(crate) fn open(&self) {
         *self.gate.left.lock().unwrap() = None;
         self.gate.opened.notify_all();
     }

@@ -10,11 +10,11 @@ use std::time::{Duration, Instant};
 use serde_json::Value;
 
 /// The registry inside the cluster.
-pub const FAR: &str = "10.96.0.50:5000";
+pub(crate) const FAR: &str = "10.96.0.50:5000";
 /// The address of the node, where the tests' own registries listen.
-pub const NODE: &str = "10.88.0.1";
+pub(crate) const NODE: &str = "10.88.0.1";
 /// Reasons must be told within a minute; the rest is for a machine that is busy.
-pub const PATIENCE: Duration = Duration::from_secs(120);
+pub(crate) const PATIENCE: Duration = Duration::from_mins(2);
 /// The pause between two looks.
 const LOOK_AGAIN: Duration = Duration::from_millis(300);
 
@@ -26,7 +26,7 @@ fn variable(name: &str) -> String {
 }
 
 /// Waits until `look` sees something, or fails with what it was waiting for.
-pub fn until<T>(what: &str, mut look: impl FnMut() -> Result<T, String>) -> T {
+pub(crate) fn until<T>(what: &str, mut look: impl FnMut() -> Result<T, String>) -> T {
     let end = Instant::now() + PATIENCE;
     loop {
         match look() {
@@ -49,7 +49,7 @@ fn output(command: &mut Command, input: Option<&str>) -> Output {
 }
 
 /// Runs a command that must succeed; gives its standard output, trimmed.
-pub fn run(program: &str, arguments: &[&str], input: Option<&str>) -> String {
+pub(crate) fn run(program: &str, arguments: &[&str], input: Option<&str>) -> String {
     let output = output(Command::new(program).args(arguments), input);
     let stderr = String::from_utf8_lossy(&output.stderr);
     assert!(output.status.success(), "{program} {}: {stderr}", arguments.join(" "));
@@ -57,18 +57,18 @@ pub fn run(program: &str, arguments: &[&str], input: Option<&str>) -> String {
 }
 
 /// Runs the program as the command line.
-pub fn charon(arguments: &[&str]) -> String {
+pub(crate) fn charon(arguments: &[&str]) -> String {
     run(&variable("CHARON_BIN"), arguments, None)
 }
 
 /// A namespace with Charon looking after it.
-pub struct World {
-    pub namespace: String,
+pub(crate) struct World {
+    pub(crate) namespace: String,
 }
 
 impl World {
     /// Makes a namespace; the first that comes installs Charon by its chart, and the far registry.
-    pub fn new(namespace: &str) -> Self {
+    pub(crate) fn new(namespace: &str) -> Self {
         let cluster = PathBuf::from(variable("CHARON_CLUSTER"));
         let lock = File::create(cluster.join("journey.lock")).unwrap();
         lock.lock().unwrap();
@@ -81,20 +81,20 @@ impl World {
         world
     }
 
-    pub fn kubectl(&self, arguments: &[&str]) -> String {
+    pub(crate) fn kubectl(&self, arguments: &[&str]) -> String {
         run("kubectl", &[&["--namespace", &self.namespace], arguments].concat(), None)
     }
 
-    pub fn apply(&self, manifest: &str) {
+    pub(crate) fn apply(&self, manifest: &str) {
         run("kubectl", &["--namespace", &self.namespace, "apply", "-f", "-"], Some(manifest));
     }
 
-    pub fn get(&self, kind: &str, name: &str) -> Value {
+    pub(crate) fn get(&self, kind: &str, name: &str) -> Value {
         serde_json::from_str(&self.kubectl(&["get", kind, name, "-o", "json"])).unwrap()
     }
 
     /// A claim on a volume of the node; gives the volume's folder.
-    pub fn claim(&self, name: &str, volume: &str) -> PathBuf {
+    pub(crate) fn claim(&self, name: &str, volume: &str) -> PathBuf {
         self.apply(&format!(
             "{{apiVersion: v1, kind: PersistentVolumeClaim, metadata: {{name: {name}}}, spec: {{volumeName: {volume}, \
              storageClassName: local, accessModes: [ReadWriteOnce], resources: {{requests: {{storage: 1Gi}}}}}}}}"
@@ -103,7 +103,14 @@ impl World {
     }
 
     /// Waits until a condition has a status and a reason; gives its message.
-    pub fn until_condition(&self, kind: &str, name: &str, type_: &str, status: &str, reason: &str) -> String {
+    pub(crate) fn until_condition(
+        &self,
+        kind: &str,
+        name: &str,
+        type_: &str,
+        status: &str,
+        reason: &str,
+    ) -> String {
         until(&format!("{kind} {name} to be {type_}={status}/{reason}"), || {
             let object = self.get(kind, name);
             let conditions = object["status"]["conditions"].as_array().cloned().unwrap_or_default();
@@ -118,7 +125,7 @@ impl World {
     }
 
     /// Runs a pod from an image of the far registry to its end; gives what it says.
-    pub fn says(&self, pod: &str, image: &str) -> String {
+    pub(crate) fn says(&self, pod: &str, image: &str) -> String {
         self.apply(&format!(
             "{{apiVersion: v1, kind: Pod, metadata: {{name: {pod}}}, spec: {{restartPolicy: Never, \
              securityContext: {{runAsNonRoot: true, runAsUser: 65532, seccompProfile: {{type: RuntimeDefault}}}}, containers: [\
@@ -157,15 +164,15 @@ fn restricted_namespace(name: &str) {
 }
 
 /// A registry of the connected side; it is gone when it is dropped, its images are not.
-pub struct Registry {
-    pub host: String,
+pub(crate) struct Registry {
+    pub(crate) host: String,
     process: Child,
 }
 
 impl Registry {
     /// Starts a registry at a port of the node, with what lies in `folder`, and with `htpasswd` if it
     /// is to ask who comes.
-    pub fn start(port: u16, folder: &Path, htpasswd: Option<&str>) -> Self {
+    pub(crate) fn start(port: u16, folder: &Path, htpasswd: Option<&str>) -> Self {
         let host = format!("{NODE}:{port}");
         let mut command = Command::new("registry");
         command
@@ -191,7 +198,7 @@ impl Registry {
 
     /// Pushes an image that says `words`: one layer with a shell, shared by all, and one of its own.
     /// Gives its digest.
-    pub fn image(&self, name: &str, words: &str, folder: &Path) -> String {
+    pub(crate) fn image(&self, name: &str, words: &str, folder: &Path) -> String {
         let reference = format!("{}/{name}", self.host);
         let shell = folder.join("shell.tar");
         if !shell.exists() {
