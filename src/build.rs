@@ -138,28 +138,28 @@ pub async fn build(request: BuildRequest, progress: &Arc<Progress>) -> Result<Bu
     progress.enter(Stage::Checking);
     expect(&plan, progress);
 
-    let have = notes.filter(|notes| notes.payload == *contents.digest()).map(|notes| notes.have);
     let size = contents.layout().total_size();
-    let old = match remains.filter(|_| have.is_none()) {
-        Some(remains) => set_aside(&mut target, remains, size)?,
-        None => None,
+    // What the notes say holds for the payload that they were made of, here or set aside.
+    let (have, old) = match (notes, remains) {
+        (Some(notes), _) if notes.payload == *contents.digest() => (notes.have, None),
+        (Some(notes), Some(remains)) if notes.payload == remains.digest => {
+            (notes.have, set_aside(&mut target, remains, size)?)
+        }
+        _ => (HashMap::new(), None),
     };
     target.check_room(size)?;
     let report = report(&plan, &contents);
     let failed = |error| BuildError::Storage(target.error(error));
-    let journal = Journal::begin(&target.journal(), &request.run, contents.digest()).map_err(failed)?;
-    for (blob, bytes) in have.iter().flatten() {
-        journal.note(blob, *bytes).map_err(failed)?;
-    }
-    let payload = PlacedPayload::begin(contents, Arc::clone(target.file())).map_err(failed)?;
-    let fetch = Fetch {
-        payload,
-        journal,
-        have: have.unwrap_or_default(),
-        old,
-        registries: request.registries,
-        progress: Arc::clone(progress),
+    let is_same = !have.is_empty() && old.is_none();
+    let journal = if is_same {
+        Journal::go_on(&target.journal())
+    } else {
+        Journal::begin(&target.journal(), &request.run, contents.digest())
     };
+    let journal = journal.map_err(failed)?;
+    let payload = PlacedPayload::begin(contents, Arc::clone(target.file())).map_err(failed)?;
+    let fetch =
+        Fetch { payload, journal, have, old, registries: request.registries, progress: Arc::clone(progress) };
 
     progress.enter(Stage::Transferring);
     let fetch = Arc::new(fetch);
@@ -209,6 +209,7 @@ fn adopt(
 fn set_aside(target: &mut FileTarget, remains: Remains, size: u64) -> Result<Option<Remains>, BuildError> {
     target.begin_anew()?;
     if target.room()? < size {
+        // What is dropped here makes room.
         info!("There is no room to keep what an earlier run left; all is fetched anew");
         return Ok(None);
     }

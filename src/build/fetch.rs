@@ -29,9 +29,9 @@ const PIECE: usize = 256 << 10;
 pub(super) struct Fetch {
     pub(super) payload: PlacedPayload,
     pub(super) journal: Journal,
-    /// How much of each blob an earlier attempt left at its place.
+    /// How much of each blob there is already, by what the journal of an earlier run says.
     pub(super) have: HashMap<Digest, u64>,
-    /// What another run left, which may hold some of the blobs.
+    /// Where that lies, if not in the file itself: another run had left it.
     pub(super) old: Option<Remains>,
     pub(super) registries: HashMap<Host, Registry>,
     pub(super) progress: Arc<Progress>,
@@ -87,18 +87,19 @@ impl Fetch {
     async fn blob(&self, plan: &BlobPlan) -> Result<(), BlobError<RegistryError>> {
         let missing = || io::Error::other(format!("the payload has no place for {}", plan.digest));
         let mut place = self.payload.blob(&plan.digest).ok_or_else(|| writing_blob(missing()))?;
-        if let Some(old) = &self.old
-            && blocking(|| old.copy(&mut place)).map_err(writing_blob)?
-        {
-            info!(target: STEP, "Took {} from what an earlier run left", plan.digest);
-            self.progress.moved(plan.size);
-            return self.journal.note(&plan.digest, plan.size).map_err(writing_blob);
-        }
         let have = self.have.get(&plan.digest).copied().unwrap_or(0);
-        // A file that is shorter than the journal says holds nothing to take over.
-        if blocking(|| place.take_over(have)).is_err() {
-            place.start_again();
-        }
+        blocking(|| {
+            if let Some(old) = &self.old {
+                return old.copy(&mut place, have);
+            }
+            // A file that is shorter than the journal says holds nothing to take over.
+            if place.take_over(have).is_err() {
+                place.start_again();
+            }
+            Ok(())
+        })
+        .and_then(|()| self.journal.note(&plan.digest, place.written()))
+        .map_err(writing_blob)?;
         self.progress.moved(place.written());
         let taken_over = place.written();
         self.rest(plan, &mut place).await?;

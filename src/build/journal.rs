@@ -54,10 +54,11 @@ impl Notes {
         };
         let Head { run, payload } = serde_json::from_slice(&next()?).ok()?;
         let mut have = HashMap::new();
-        while let Some(Line { blob, have: bytes }) =
-            next().and_then(|line| serde_json::from_slice(&line).ok())
-        {
-            have.insert(blob, bytes);
+        while let Some(line) = next() {
+            // A run that was cut short may have torn its last line.
+            if let Ok(Line { blob, have: bytes }) = serde_json::from_slice(&line) {
+                have.insert(blob, bytes);
+            }
         }
         Some(Self { run, payload, have })
     }
@@ -68,6 +69,14 @@ impl Journal {
     pub(super) fn begin(path: &Path, run: &str, payload: &Digest) -> io::Result<Self> {
         let mut file = OpenOptions::new().create(true).write(true).truncate(true).open(path)?;
         append(&mut file, &Head { run: run.to_owned(), payload: payload.clone() })?;
+        Ok(Self { file })
+    }
+
+    /// Goes on with the journal that is there.
+    pub(super) fn go_on(path: &Path) -> io::Result<Self> {
+        let mut file = OpenOptions::new().append(true).open(path)?;
+        // The last line may be torn.
+        file.write_all(b"\n")?;
         Ok(Self { file })
     }
 
@@ -98,9 +107,10 @@ mod tests {
             journal.note(blob, have).unwrap();
         }
         (&journal.file).write_all(br#"{"blob":"sha256:"#).unwrap();
+        Journal::go_on(&path).unwrap().note(&b, 8).unwrap();
         let notes = Notes::read(&path).unwrap();
         assert_eq!((notes.run.as_str(), &notes.payload), ("run", &payload));
-        assert_eq!(notes.have, HashMap::from([(a, 2), (b, 7)]));
+        assert_eq!(notes.have, HashMap::from([(a, 2), (b, 8)]));
     }
 
     #[test]

@@ -190,28 +190,26 @@ impl Remains {
         Ok(Some(Self { digest: Digest::sha256(&bytes), bill, manifests, file: Arc::clone(file), layout }))
     }
 
-    /// Copies a blob into a new payload; gives whether its bytes were right.
-    pub fn copy(&self, blob: &mut PlacedBlob<'_>) -> io::Result<bool> {
+    /// Copies what there is of a blob, said to be `have` bytes, into a new payload. They are hashed
+    /// as they pass: the digest decides at the end.
+    pub fn copy(&self, blob: &mut PlacedBlob<'_>, have: u64) -> io::Result<()> {
         let name = super::layout::blob_name(&blob.digest);
-        let Some(entry) =
-            self.layout.entries().iter().find(|entry| entry.name() == name && entry.size() == blob.size)
+        let entries = self.layout.entries();
+        let Some(entry) = entries.iter().find(|entry| entry.name() == name && entry.size() == blob.size)
         else {
-            return Ok(false);
+            return Ok(());
         };
+        let end = have.min(blob.size);
         let mut chunk = vec![0; CHUNK];
-        while blob.written < blob.size {
-            let length = CHUNK.min(usize::try_from(blob.size - blob.written).unwrap_or(CHUNK));
+        while blob.written < end {
+            let length = CHUNK.min(usize::try_from(end - blob.written).unwrap_or(CHUNK));
             let offset = entry.data_offset() + blob.written;
             if self.file.read_exact_at(&mut chunk[..length], offset).is_err() {
-                blob.start_again();
-                return Ok(false);
+                // The file is shorter than it was said to be: there is nothing more to take.
+                break;
             }
             blob.write(&chunk[..length])?;
         }
-        if blob.finish()?.is_err() {
-            blob.start_again();
-            return Ok(false);
-        }
-        Ok(true)
+        Ok(())
     }
 }
