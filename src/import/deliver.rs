@@ -6,7 +6,7 @@ use bytes::Bytes;
 use futures::{Stream, StreamExt, TryStreamExt};
 use tokio::sync::mpsc;
 use tokio_util::task::AbortOnDropHandle;
-use tracing::{info, warn};
+use tracing::{debug, info};
 
 use super::meter::Meter;
 use super::target::{State, Target};
@@ -172,7 +172,7 @@ impl Delivery {
         self.progress.blob_done();
         for (repository, (reason, why)) in failed {
             self.progress.failed(&why);
-            warn!("{why}");
+            debug!("{why}");
             let targets = targets.iter_mut().filter(|target| target.repository == repository);
             for target in targets.filter(|target| target.wants(digest)) {
                 target.fail(reason, &why);
@@ -341,7 +341,7 @@ impl Delivery {
                     Err(error) => Err(tell(&error)),
                 };
                 if let Err((reason, why)) = brought {
-                    warn!("{why}");
+                    debug!("{why}");
                     let targets = targets.iter_mut().filter(|target| target.repository == repository);
                     for target in targets.filter(|target| target.wants(&required.digest)) {
                         target.fail(reason, &why);
@@ -357,7 +357,7 @@ impl Delivery {
             return;
         }
         if let Err((reason, why)) = self.put_manifests(target, manifests).await {
-            warn!("{why}");
+            debug!("{why}");
             target.fail(reason, &why);
             return;
         }
