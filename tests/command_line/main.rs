@@ -36,3 +36,4 @@ mod kinds;
 mod missing_base;
 mod names;
 mod payload_file;
+mod worker;
