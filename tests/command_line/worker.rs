@@ -163,7 +163,7 @@ fn an_import_names_images_as_its_run_says_and_leaves_nothing_beside_its_source(s
 fn an_import_looks_for_its_base_in_the_repositories_that_it_is_told() {
     let (source, target) = (source(Software::Distribution3, &[]), Registry::start(Software::Distribution3));
     let (base, own) = (Layer::new("base", 200), Layer::new("own", 100));
-    Image::new(Types::Docker, &[base.clone()]).push(&source, "base:1");
+    Image::new(Types::Docker, std::slice::from_ref(&base)).push(&source, "base:1");
     Image::new(Types::Docker, &[base.clone(), own]).push(&source, "app:1");
     // It was carried under another name than the payload can know.
     Image::new(Types::Docker, &[base]).push(&target, "elsewhere/base:1");
