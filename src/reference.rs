@@ -82,7 +82,9 @@ impl FromStr for Host {
         let port = text.strip_prefix(host).ok_or_else(refused)?;
         let port_is_well_formed =
             port.is_empty() || port.strip_prefix(':').is_some_and(|port| port.parse::<u16>().is_ok());
-        if !bare || !port_is_well_formed || url.query().is_some() || url.fragment().is_some() {
+        // What the parser lets pass and no resolver knows: "..", a name that is not Docker's for a host.
+        let is_name = host.starts_with('[') || host.split('.').all(is_label);
+        if !bare || !is_name || !port_is_well_formed || url.query().is_some() || url.fragment().is_some() {
             return Err(refused());
         }
         Ok(match text {
@@ -240,6 +242,12 @@ fn is_repository_part(part: &str) -> bool {
     after_letter && separator.is_empty()
 }
 
+/// Whether `text` may stand between the dots of a host's name.
+fn is_label(text: &str) -> bool {
+    text.starts_with(|c: char| c.is_ascii_alphanumeric())
+        && text.ends_with(|c: char| c.is_ascii_alphanumeric())
+}
+
 /// Whether `text` is a tag: the distribution specification's `[a-zA-Z0-9_][a-zA-Z0-9._-]{0,127}`.
 fn is_tag(text: &str) -> bool {
     text.len() <= 128
@@ -299,6 +307,10 @@ mod tests {
             "A",
             "a..b",
             "a/../b",
+            "../a",
+            "./a",
+            ".a/b",
+            "a.-b/c",
             "a//b",
             "-a",
             "a-",
@@ -322,7 +334,9 @@ mod tests {
     fn docker_hub_is_contacted_where_it_answers() {
         assert_eq!(parse("a").unwrap().host().api_host(), "registry-1.docker.io");
         assert_eq!("a.b:5000".parse::<Host>().unwrap().api_host(), "a.b:5000");
-        for text in ["", "a/b", "http://a", "a:b", "a:", "u:p@a", "a?b", "a b"] {
+        for text in
+            ["", "a/b", "http://a", "a:b", "a:", "u:p@a", "a?b", "a b", "..", ".", "a..b", "-a", "a.b."]
+        {
             assert!(text.parse::<Host>().is_err(), "{text:?}");
         }
     }

@@ -1,0 +1,246 @@
+//! Real registries, each on a port of its own for as long as a test lasts.
+
+use std::fmt::Write as _;
+use std::fs;
+use std::io::{BufRead, BufReader, Read};
+use std::path::PathBuf;
+use std::process::{Child, Command, Stdio};
+use std::sync::{Arc, LazyLock, Mutex, mpsc};
+use std::thread;
+
+use reqwest::{Client, Method, RequestBuilder, Response, StatusCode};
+use tempfile::TempDir;
+use tokio::runtime::Runtime;
+
+use crate::image::digest;
+use crate::program::path_of;
+
+/// What the tests themselves do over the network runs here.
+pub(crate) static RUNTIME: LazyLock<Runtime> = LazyLock::new(|| Runtime::new().expect("a runtime starts"));
+
+/// Reading the certificates of the system takes long, so there is one client.
+static CLIENT: LazyLock<Client> = LazyLock::new(Client::new);
+
+/// The registries that are tested with: their answers differ.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Software {
+    /// distribution v3.
+    Distribution3,
+    /// docker-registry, distribution 2.8, as Debian has it.
+    Distribution2,
+}
+
+/// Who may enter.
+pub(crate) enum Guard<'a> {
+    Nobody,
+    /// Who is in the file, a line each as htpasswd writes it.
+    Htpasswd(&'a str),
+    /// Who has a token of this service, whose certificate is in the file.
+    Tokens {
+        realm: &'a str,
+        certificate: &'a str,
+    },
+}
+
+/// A registry that is running.
+pub(crate) struct Registry {
+    software: Software,
+    process: Child,
+    address: String,
+    folder: Arc<TempDir>,
+    requests: Arc<Mutex<Vec<String>>>,
+}
+
+impl Registry {
+    /// An empty registry that anybody may use.
+    pub(crate) fn start(software: Software) -> Self {
+        let folder = Arc::new(tempfile::tempdir().expect("a folder for the registry"));
+        Self::serve(software, folder, &Guard::Nobody)
+    }
+
+    /// Another entrance to the same content.
+    pub(crate) fn entrance(&self, guard: &Guard<'_>) -> Self {
+        Self::serve(self.software, self.folder.clone(), guard)
+    }
+
+    fn serve(software: Software, folder: Arc<TempDir>, guard: &Guard<'_>) -> Self {
+        let settings = tempfile::NamedTempFile::new_in(folder.path()).expect("a file of settings");
+        let mut text = format!(
+            "version: 0.1\nlog: {{level: info}}\nhttp: {{addr: '127.0.0.1:0'}}\n\
+             storage: {{filesystem: {{rootdirectory: {}}}, delete: {{enabled: true}}}}\n",
+            folder.path().display()
+        );
+        let told = match guard {
+            Guard::Nobody => Ok(()),
+            Guard::Htpasswd(file) => writeln!(text, "auth: {{htpasswd: {{realm: ferry, path: {file}}}}}"),
+            Guard::Tokens { realm, certificate } => writeln!(
+                text,
+                "auth: {{token: {{realm: '{realm}', service: ferry, issuer: ferryman, rootcertbundle: {certificate}}}}}"
+            ),
+        };
+        told.expect("a string can be written to");
+        fs::write(settings.path(), text).expect("settings can be written");
+        let program = match software {
+            Software::Distribution3 => "registry",
+            Software::Distribution2 => "docker-registry",
+        };
+        let mut process = Command::new(path_of(program))
+            .arg("serve")
+            .arg(settings.path())
+            .env_clear()
+            .env("OTEL_TRACES_EXPORTER", "none")
+            .stdin(Stdio::null())
+            .stdout(Stdio::piped())
+            .stderr(Stdio::piped())
+            .spawn()
+            .unwrap_or_else(|error| panic!("cannot run {program}: {error}"));
+        let requests = Arc::<Mutex<Vec<String>>>::default();
+        if let Some(log) = process.stdout.take() {
+            let requests = requests.clone();
+            thread::spawn(move || collect(log, &requests));
+        }
+        let log = process.stderr.take().expect("it is a pipe");
+        let (sender, receiver) = mpsc::channel();
+        thread::spawn(move || {
+            let mut said = String::new();
+            let mut lines = BufReader::new(log).lines().map_while(Result::ok);
+            for line in lines.by_ref() {
+                if let Some((_, rest)) = line.split_once("listening on 127.0.0.1:") {
+                    let port: String = rest.chars().take_while(char::is_ascii_digit).collect();
+                    let _ = sender.send(Ok(format!("127.0.0.1:{port}")));
+                    break;
+                }
+                said += &line;
+                said += "\n";
+            }
+            // A pipe that nobody reads from would stop it; nobody waits for this any more if it is serving.
+            let _ = sender.send(Err(said));
+            lines.for_each(drop);
+        });
+        let said = receiver.recv().unwrap_or_else(|error| Err(error.to_string()));
+        let address = said.unwrap_or_else(|said| {
+            let _ = process.kill();
+            panic!("{program} does not serve: {said}")
+        });
+        Self { software, process, address, folder, requests }
+    }
+
+    /// `127.0.0.1:port`.
+    pub(crate) fn host(&self) -> &str {
+        &self.address
+    }
+
+    /// An image's name with this registry's host.
+    pub(crate) fn name(&self, image: &str) -> String {
+        format!("{}/{image}", self.address)
+    }
+
+    /// Stores a blob.
+    pub(crate) fn push_blob(&self, repository: &str, bytes: &[u8]) {
+        let begun = self.send(Method::POST, &format!("{repository}/blobs/uploads/"), |request| request);
+        assert_eq!(begun.status(), StatusCode::ACCEPTED);
+        let location = begun.headers().get("location").and_then(|location| location.to_str().ok());
+        let location = location.expect("an upload has a location");
+        let mut url = url::Url::parse(&format!("http://{}/", self.address))
+            .and_then(|base| base.join(location))
+            .expect("a location is a URL");
+        url.query_pairs_mut().append_pair("digest", &digest(bytes));
+        let request = CLIENT.put(url).body(bytes.to_vec());
+        let stored = RUNTIME.block_on(request.send()).expect("the registry answers");
+        assert_eq!(stored.status(), StatusCode::CREATED);
+    }
+
+    /// Stores a manifest under a tag or its digest.
+    pub(crate) fn push_manifest(&self, repository: &str, tag: &str, media_type: &str, bytes: &[u8]) {
+        let stored = self.send(Method::PUT, &format!("{repository}/manifests/{tag}"), |request| {
+            request.header("content-type", media_type).body(bytes.to_vec())
+        });
+        assert_eq!(stored.status(), StatusCode::CREATED, "{}", String::from_utf8_lossy(bytes));
+    }
+
+    /// A manifest's media type and bytes.
+    pub(crate) fn manifest(&self, repository: &str, tag_or_digest: &str) -> Option<(String, Vec<u8>)> {
+        let accepted = crate::image::Types::ALL.map(|types| [types.manifest(), types.index()].join(", "));
+        let answer = self.send(Method::GET, &format!("{repository}/manifests/{tag_or_digest}"), |request| {
+            request.header("accept", accepted.join(", "))
+        });
+        if answer.status() == StatusCode::NOT_FOUND {
+            return None;
+        }
+        assert_eq!(answer.status(), StatusCode::OK);
+        let media_type = answer.headers().get("content-type").and_then(|text| text.to_str().ok());
+        let media_type = media_type.unwrap_or_default().to_owned();
+        Some((media_type, RUNTIME.block_on(answer.bytes()).expect("a body").to_vec()))
+    }
+
+    /// Whether a repository has a blob.
+    pub(crate) fn has_blob(&self, repository: &str, digest: &str) -> bool {
+        let answer = self.send(Method::HEAD, &format!("{repository}/blobs/{digest}"), |request| request);
+        match answer.status() {
+            StatusCode::OK => true,
+            StatusCode::NOT_FOUND => false,
+            other => panic!("{repository}@{digest}: {other}"),
+        }
+    }
+
+    /// Whether any repository ever had content of this digest.
+    pub(crate) fn stores(&self, digest: &str) -> bool {
+        let hex = digest.trim_start_matches("sha256:");
+        let blobs = self.folder.path().join("docker/registry/v2/blobs/sha256");
+        blobs.join(&hex[..2]).join(hex).join("data").exists()
+    }
+
+    /// Whether anything was ever stored, an upload that was begun aside.
+    pub(crate) fn is_empty(&self) -> bool {
+        !self.folder.path().join("docker/registry/v2/blobs").exists()
+    }
+
+    /// The tags of a repository.
+    pub(crate) fn tags(&self, repository: &str) -> Vec<String> {
+        let tags = format!("docker/registry/v2/repositories/{repository}/_manifests/tags");
+        let tags: PathBuf = self.folder.path().join(tags);
+        let Ok(entries) = fs::read_dir(tags) else { return Vec::new() };
+        let names = entries.map(|entry| entry.expect("a folder can be read").file_name());
+        let mut names: Vec<String> = names.map(|name| name.to_string_lossy().into_owned()).collect();
+        names.sort();
+        names
+    }
+
+    /// The requests that were answered, `METHOD target status`, in the order in which the answers ended.
+    pub(crate) fn requests(&self) -> Vec<String> {
+        // A request is logged after it was answered: once this one is in the log, all before it are.
+        let mark = format!("mark-{}", fastrand::u64(..));
+        self.send(Method::GET, &format!("{mark}/tags/list"), |request| request);
+        loop {
+            let requests = self.requests.lock().expect("nobody panicked").clone();
+            match requests.iter().position(|request| request.contains(&mark)) {
+                Some(end) => return requests[..end].to_vec(),
+                None => thread::yield_now(),
+            }
+        }
+    }
+
+    fn send(&self, method: Method, path: &str, with: impl Fn(RequestBuilder) -> RequestBuilder) -> Response {
+        let request = with(CLIENT.request(method, format!("http://{}/v2/{path}", self.address)));
+        RUNTIME.block_on(request.send()).expect("the registry answers")
+    }
+}
+
+impl Drop for Registry {
+    fn drop(&mut self) {
+        // It may have died by itself, which the test has noticed.
+        let _ = self.process.kill();
+        let _ = self.process.wait();
+    }
+}
+
+/// Reads a log in the form that Apache made common: `host - user [time] "METHOD target HTTP/1.1" status …`.
+fn collect(log: impl Read, requests: &Mutex<Vec<String>>) {
+    for line in BufReader::new(log).lines().map_while(Result::ok) {
+        let mut parts = line.split('"').skip(1);
+        let (Some(request), Some(rest)) = (parts.next(), parts.next()) else { continue };
+        let request = request.trim_end_matches(" HTTP/1.1");
+        let status = rest.split_whitespace().next().unwrap_or_default();
+        requests.lock().expect("nobody panicked").push(format!("{request} {status}"));
+    }
+}
