@@ -34,8 +34,8 @@ enum ResolveError {
     #[error("no access to {0} was given")]
     NoAccess(Host),
     /// A registry that did not answer, or not to these credentials, is not asked for the next image.
-    #[error("{1}")]
-    Unanswered(Reason, String),
+    #[error("{image} was not asked for: {why}")]
+    Unanswered { image: String, reason: Reason, why: String },
 }
 
 impl ResolveError {
@@ -44,7 +44,7 @@ impl ResolveError {
             Self::Registry(error) => error.reason(),
             Self::Payload { error, .. } => error.reason(),
             Self::NoAccess(_) => Reason::InvalidSpec,
-            Self::Unanswered(reason, _) => *reason,
+            Self::Unanswered { reason, .. } => *reason,
         }
     }
 }
@@ -105,7 +105,8 @@ impl Resolver<'_> {
                 Err(error) => {
                     let (reason, message) = (error.reason(), error.to_string());
                     if matches!(reason, Reason::RegistryUnavailable | Reason::AuthenticationFailed) {
-                        self.unanswered.insert(reference.host().clone(), (reason, message.clone()));
+                        let first = self.unanswered.entry(reference.host().clone());
+                        first.or_insert_with(|| (reason, message.clone()));
                     }
                     failures.push(Failure { item: reference.written().to_owned(), reason, message });
                 }
@@ -115,8 +116,8 @@ impl Resolver<'_> {
     }
 
     async fn image(&mut self, reference: &Reference) -> Result<ImagePlan, ResolveError> {
-        if let Some((reason, message)) = self.unanswered.get(reference.host()) {
-            return Err(ResolveError::Unanswered(*reason, message.clone()));
+        if let Some((reason, why)) = self.unanswered.get(reference.host()).cloned() {
+            return Err(ResolveError::Unanswered { image: reference.written().to_owned(), reason, why });
         }
         info!(target: STEP, "Resolving {reference}");
         let root = self.read(reference, reference.tag_or_digest()).await?;

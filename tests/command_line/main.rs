@@ -15,10 +15,13 @@ macro_rules! with_each_registry {
     };
 }
 
+mod gate;
 mod image;
 mod program;
 mod registry;
+mod token_service;
 
+mod access;
 mod already_transferred;
 mod carrying;
 mod kinds;

@@ -1,6 +1,5 @@
 //! Real registries, each on a port of its own for as long as a test lasts.
 
-use std::fmt::Write as _;
 use std::fs;
 use std::io::{BufRead, BufReader, Read};
 use std::path::PathBuf;
@@ -30,18 +29,6 @@ pub(crate) enum Software {
     Distribution2,
 }
 
-/// Who may enter.
-pub(crate) enum Guard<'a> {
-    Nobody,
-    /// Who is in the file, a line each as htpasswd writes it.
-    Htpasswd(&'a str),
-    /// Who has a token of this service, whose certificate is in the file.
-    Tokens {
-        realm: &'a str,
-        certificate: &'a str,
-    },
-}
-
 /// A registry that is running.
 pub(crate) struct Registry {
     software: Software,
@@ -55,40 +42,32 @@ impl Registry {
     /// An empty registry that anybody may use.
     pub(crate) fn start(software: Software) -> Self {
         let folder = Arc::new(tempfile::tempdir().expect("a folder for the registry"));
-        Self::serve(software, folder, &Guard::Nobody)
+        Self::serve(software, folder, &[])
     }
 
-    /// Another entrance to the same content.
-    pub(crate) fn entrance(&self, guard: &Guard<'_>) -> Self {
-        Self::serve(self.software, self.folder.clone(), guard)
+    /// Another entrance to the same content, with settings as distribution reads them from its environment.
+    pub(crate) fn entrance(&self, settings: &[(&str, &str)]) -> Self {
+        Self::serve(self.software, self.folder.clone(), settings)
     }
 
-    fn serve(software: Software, folder: Arc<TempDir>, guard: &Guard<'_>) -> Self {
-        let settings = tempfile::NamedTempFile::new_in(folder.path()).expect("a file of settings");
-        let mut text = format!(
+    fn serve(software: Software, folder: Arc<TempDir>, settings: &[(&str, &str)]) -> Self {
+        let file = tempfile::NamedTempFile::new_in(folder.path()).expect("a file of settings");
+        let text = format!(
             "version: 0.1\nlog: {{level: info}}\nhttp: {{addr: '127.0.0.1:0'}}\n\
              storage: {{filesystem: {{rootdirectory: {}}}, delete: {{enabled: true}}}}\n",
             folder.path().display()
         );
-        let told = match guard {
-            Guard::Nobody => Ok(()),
-            Guard::Htpasswd(file) => writeln!(text, "auth: {{htpasswd: {{realm: ferry, path: {file}}}}}"),
-            Guard::Tokens { realm, certificate } => writeln!(
-                text,
-                "auth: {{token: {{realm: '{realm}', service: ferry, issuer: ferryman, rootcertbundle: {certificate}}}}}"
-            ),
-        };
-        told.expect("a string can be written to");
-        fs::write(settings.path(), text).expect("settings can be written");
+        fs::write(file.path(), text).expect("settings can be written");
         let program = match software {
             Software::Distribution3 => "registry",
             Software::Distribution2 => "docker-registry",
         };
         let mut process = Command::new(path_of(program))
             .arg("serve")
-            .arg(settings.path())
+            .arg(file.path())
             .env_clear()
             .env("OTEL_TRACES_EXPORTER", "none")
+            .envs(settings.iter().copied())
             .stdin(Stdio::null())
             .stdout(Stdio::piped())
             .stderr(Stdio::piped())
