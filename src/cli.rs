@@ -2,6 +2,8 @@
 
 mod completion;
 mod context;
+mod controller;
+mod crds;
 mod inspect;
 mod make_payload;
 mod man;
@@ -58,7 +60,6 @@ enum LogFormat {
 }
 
 #[derive(Debug, Subcommand)]
-#[allow(clippy::doc_markdown)] // help for people at a terminal
 enum Command {
     MakePayload(Box<make_payload::MakePayload>),
     PushPayload(Box<push_payload::PushPayload>),
@@ -66,6 +67,8 @@ enum Command {
     Verify(verify::Verify),
     Completion(completion::Completion),
     Man(man::ManPages),
+    Controller(Box<controller::ControllerArgs>),
+    Crds(crds::CrdsArgs),
     /// Do one run of a PayloadBuild or PayloadImport, inside its pod
     #[command(hide = true)]
     Worker(worker::Worker),
@@ -74,7 +77,7 @@ enum Command {
 impl Command {
     /// Whether it runs for people at a terminal, or as a part of the cluster.
     fn is_service(&self) -> bool {
-        matches!(self, Self::Worker(_))
+        matches!(self, Self::Controller(_) | Self::Worker(_))
     }
 }
 
@@ -125,6 +128,8 @@ pub async fn main() -> ExitCode {
         Command::Verify(command) => command.run(&context).await,
         Command::Completion(command) => command.run(),
         Command::Man(command) => command.run(),
+        Command::Controller(command) => Box::pin(controller::run(*command)).await,
+        Command::Crds(command) => crds::run(command),
         Command::Worker(worker) => return ExitCode::from(worker.run().await),
     };
     context.bar().finish_and_clear();

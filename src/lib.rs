@@ -2,8 +2,10 @@
 //!
 //! ARCHITECTURE.md shows the house; each module is a room of it.
 
+pub mod api;
 pub mod build;
 pub mod cli;
+pub mod controller;
 pub mod digest;
 pub mod import;
 pub mod library;

@@ -101,6 +101,11 @@ pub struct RegistryAccess {
     /// Plain HTTP.
     #[serde(default)]
     pub insecure: bool,
+    /// A Secret with certificates was named: `ca.crt`, or `tls.crt` and `tls.key`, must be mounted.
+    /// Kubernetes cannot demand one of several keys, so that a Secret without any of them, or none at
+    /// all, is `SecretNotFound` by the worker's word.
+    #[serde(default)]
+    pub certificates: bool,
 }
 
 /// How an attempt ended: the termination message of the worker's container.
@@ -270,7 +275,11 @@ mod tests {
                 already_transferred: vec![],
                 path: "out/app.zip".into(),
             }),
-            registries: vec![RegistryAccess { host: "docker.io".into(), insecure: false }],
+            registries: vec![RegistryAccess {
+                host: "docker.io".into(),
+                insecure: false,
+                certificates: false,
+            }],
         };
         let text = serde_json::to_string(&config).unwrap();
         assert_eq!(serde_json::from_str::<RunConfig>(&text).unwrap(), config);

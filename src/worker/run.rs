@@ -196,6 +196,12 @@ fn registries(accesses: &[RegistryAccess], secrets: &Path) -> Result<HashMap<Hos
             }
         };
         let ca_pem = secret(&folder, "ca.crt")?;
+        if given.certificates && ca_pem.is_none() && identity.is_none() {
+            let message = format!(
+                "the certificate secret of {host} is not there, or has none of ca.crt, tls.crt and tls.key"
+            );
+            return Err((Reason::SecretNotFound, message));
+        }
         let access = Access { insecure: given.insecure, credentials, ca_pem, identity_pem: identity };
         registries.insert(host.clone(), client(host, access)?);
     }

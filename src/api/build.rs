@@ -1,0 +1,123 @@
+//! `PayloadBuild`: images of registries, wanted as one payload.
+
+use kube::{CustomResource, KubeSchema};
+use serde::{Deserialize, Serialize};
+
+use super::shared::{Claim, RegistryAccess, Worker};
+use super::status::Status;
+
+/// The payload that is wanted.
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize, CustomResource, KubeSchema)]
+#[kube(
+    group = "charon.dev",
+    version = "v1alpha1",
+    kind = "PayloadBuild",
+    plural = "payloadbuilds",
+    shortname = "pbuild",
+    category = "charon",
+    namespaced,
+    status = "Status",
+    derive = "PartialEq",
+    doc = "PayloadBuild declares a payload: one zip that holds container images, to be carried over an air gap.",
+    printcolumn(
+        name = "Ready",
+        type_ = "string",
+        json_path = r#".status.conditions[?(@.type=="Ready")].status"#
+    ),
+    printcolumn(
+        name = "Status",
+        type_ = "string",
+        json_path = r#".status.conditions[?(@.type=="Ready")].reason"#
+    ),
+    printcolumn(
+        name = "Progress",
+        type_ = "integer",
+        json_path = ".status.progress.percent",
+        description = "Percent of the bytes to move"
+    ),
+    printcolumn(name = "Age", type_ = "date", json_path = ".metadata.creationTimestamp"),
+    printcolumn(name = "Size", type_ = "integer", json_path = ".status.payload.sizeBytes", priority = 1),
+    printcolumn(name = "Digest", type_ = "string", json_path = ".status.payload.digest", priority = 1),
+    printcolumn(
+        name = "Message",
+        type_ = "string",
+        json_path = r#".status.conditions[?(@.type=="Ready")].message"#,
+        priority = 1
+    )
+)]
+#[serde(rename_all = "camelCase")]
+pub struct PayloadBuildSpec {
+    /// The images to carry.
+    #[schemars(length(min = 1, max = 1000))]
+    #[x_kube(merge_strategy = ListMerge::Map(vec!["image".into()]))]
+    pub images: Vec<BuildImage>,
+    /// What the far side has already: its blobs are left out of the payload.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub already_transferred: Option<AlreadyTransferred>,
+    /// Where the payload is written.
+    pub output: Output,
+    /// How registries are reached, by host. A registry that is not listed is reached by HTTPS, anonymously.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[schemars(length(max = 32))]
+    #[x_kube(merge_strategy = ListMerge::Map(vec!["host".into()]))]
+    pub registries: Option<Vec<RegistryAccess>>,
+    /// The pod that does the work.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub worker: Option<Worker>,
+    /// How many times a pod may fail before the run stalls. Absent: 6.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[schemars(range(min = 0, max = 100))]
+    pub backoff_limit: Option<i32>,
+    /// How long a run may take in all, retries and waiting included, such as 72h or 90m. Absent: no limit.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[schemars(length(min = 1, max = 32))]
+    #[x_kube(
+        validation = Rule::new("self.matches('^([0-9]{1,6}(h|m|s))+$')")
+            .message("timeout must be a duration of hours, minutes and seconds, such as 72h or 1h30m"),
+        validation = Rule::new("!self.matches('^(0+(h|m|s))+$')").message("timeout must be longer than nothing")
+    )]
+    pub timeout: Option<String>,
+    /// Any text; a change asks for a new run.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[schemars(length(max = 256))]
+    pub trigger: Option<String>,
+}
+
+/// One image.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize, KubeSchema)]
+#[serde(rename_all = "camelCase")]
+pub struct BuildImage {
+    /// Its name with a tag or a digest, as docker pull takes it. A tag is resolved once per run.
+    #[schemars(length(min = 1, max = 530))]
+    #[x_kube(
+        validation = Rule::new("!self.contains('://')").message("image must be a name without a scheme, such as docker.io/library/python:3.9"),
+        validation = Rule::new("!self.matches('[[:space:]]')").message("image must not contain spaces")
+    )]
+    pub image: String,
+}
+
+/// What the far side has already.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize, KubeSchema)]
+#[serde(rename_all = "camelCase")]
+pub struct AlreadyTransferred {
+    /// Images of earlier payloads, read from their registries to learn their blobs.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[schemars(length(max = 1000), inner(length(min = 1, max = 530)))]
+    #[x_kube(merge_strategy = ListMerge::Set)]
+    pub images: Option<Vec<String>>,
+}
+
+/// Where a payload is written: exactly one kind of place.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize, KubeSchema)]
+#[serde(rename_all = "camelCase")]
+#[x_kube(
+    validation = Rule::new("has(self.persistentVolumeClaim)")
+        .message("output must have exactly one kind of place: persistentVolumeClaim"),
+    validation = Rule::new("has(self.persistentVolumeClaim) == has(oldSelf.persistentVolumeClaim)")
+        .message("the kind of output cannot be changed; make another PayloadBuild")
+)]
+pub struct Output {
+    /// A file in a volume. The payload appears under this name when it is whole, not before.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub persistent_volume_claim: Option<Claim>,
+}

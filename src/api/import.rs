@@ -1,0 +1,132 @@
+//! `PayloadImport`: a payload, wanted in a registry.
+
+use kube::{CustomResource, KubeSchema};
+use serde::{Deserialize, Serialize};
+
+use super::shared::{Claim, SecretRef, Worker};
+use super::status::Status;
+
+/// The import that is wanted.
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize, CustomResource, KubeSchema)]
+#[kube(
+    group = "charon.dev",
+    version = "v1alpha1",
+    kind = "PayloadImport",
+    plural = "payloadimports",
+    shortname = "pimport",
+    category = "charon",
+    namespaced,
+    status = "Status",
+    derive = "PartialEq",
+    doc = "PayloadImport declares that the images of a payload are in a registry. It may be applied before the payload has arrived: the import waits for it.",
+    printcolumn(
+        name = "Ready",
+        type_ = "string",
+        json_path = r#".status.conditions[?(@.type=="Ready")].status"#
+    ),
+    printcolumn(
+        name = "Status",
+        type_ = "string",
+        json_path = r#".status.conditions[?(@.type=="Ready")].reason"#
+    ),
+    printcolumn(
+        name = "Progress",
+        type_ = "integer",
+        json_path = ".status.progress.percent",
+        description = "Percent of the bytes to move"
+    ),
+    printcolumn(name = "Age", type_ = "date", json_path = ".metadata.creationTimestamp"),
+    printcolumn(name = "Registry", type_ = "string", json_path = ".spec.registry.host", priority = 1),
+    printcolumn(name = "Digest", type_ = "string", json_path = ".status.payload.digest", priority = 1),
+    printcolumn(
+        name = "Message",
+        type_ = "string",
+        json_path = r#".status.conditions[?(@.type=="Ready")].message"#,
+        priority = 1
+    )
+)]
+#[serde(rename_all = "camelCase")]
+pub struct PayloadImportSpec {
+    /// Where the payload lies.
+    pub source: Source,
+    /// The digest that the payload must have, as the PayloadBuild's status.payload.digest tells it.
+    /// It is checked before anything is pushed.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[schemars(length(max = 128))]
+    #[x_kube(
+        validation = Rule::new("self.matches('^sha256:[0-9a-f]{64}$')")
+            .message("expectedDigest must be a payload digest: sha256: and 64 lowercase hexadecimal digits")
+    )]
+    pub expected_digest: Option<String>,
+    /// The registry that the images go to.
+    pub registry: TargetRegistry,
+    /// Push nothing unless everything can be pushed. Absent: false, and images that are whole are pushed.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub strict: Option<bool>,
+    /// The pod that does the work.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub worker: Option<Worker>,
+    /// How many times a pod may fail before the run stalls. Absent: 6.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[schemars(range(min = 0, max = 100))]
+    pub backoff_limit: Option<i32>,
+    /// How long a run may take in all, retries and waiting included, such as 72h or 90m. Absent: no limit.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[schemars(length(min = 1, max = 32))]
+    #[x_kube(
+        validation = Rule::new("self.matches('^([0-9]{1,6}(h|m|s))+$')")
+            .message("timeout must be a duration of hours, minutes and seconds, such as 72h or 1h30m"),
+        validation = Rule::new("!self.matches('^(0+(h|m|s))+$')").message("timeout must be longer than nothing")
+    )]
+    pub timeout: Option<String>,
+    /// Any text; a change asks for a new run.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[schemars(length(max = 256))]
+    pub trigger: Option<String>,
+}
+
+/// Where a payload lies: exactly one kind of place.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize, KubeSchema)]
+#[serde(rename_all = "camelCase")]
+#[x_kube(
+    validation = Rule::new("has(self.persistentVolumeClaim)")
+        .message("source must have exactly one kind of place: persistentVolumeClaim"),
+    validation = Rule::new("has(self.persistentVolumeClaim) == has(oldSelf.persistentVolumeClaim)")
+        .message("the kind of source cannot be changed; make another PayloadImport")
+)]
+pub struct Source {
+    /// A file in a volume, which is only read.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub persistent_volume_claim: Option<Claim>,
+}
+
+/// The registry that an import fills, and how it is reached.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize, KubeSchema)]
+#[serde(rename_all = "camelCase")]
+pub struct TargetRegistry {
+    /// host or host:port.
+    #[schemars(length(min = 1, max = 255))]
+    #[x_kube(
+        validation = Rule::new("self.matches('^([A-Za-z0-9._-]+|\\\\[[0-9a-fA-F:.]+\\\\])(:[0-9]{1,5})?$')")
+            .message("host must be host or host:port, without a scheme and without a path")
+    )]
+    pub host: String,
+    /// Goes in front of every repository, joined by one slash: mirror makes mirror/python of python.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[schemars(length(min = 1, max = 200))]
+    #[x_kube(
+        validation = Rule::new("self.matches('^[a-z0-9]+(([.]|_|__|-+)[a-z0-9]+)*(/[a-z0-9]+(([.]|_|__|-+)[a-z0-9]+)*)*/?$')")
+            .message("repositoryPrefix must be the beginning of a repository's name: lowercase letters, digits and single separators, in parts between slashes")
+    )]
+    pub repository_prefix: Option<String>,
+    /// A Secret of type kubernetes.io/dockerconfigjson with the registry's credentials. Absent: anonymous.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub secret_ref: Option<SecretRef>,
+    /// A Secret with ca.crt (trusted beside the system's roots), or tls.crt and tls.key (a client
+    /// certificate), or all three.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub cert_secret_ref: Option<SecretRef>,
+    /// Plain HTTP instead of HTTPS. Absent: false.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub insecure: Option<bool>,
+}

@@ -1,0 +1,256 @@
+//! Each rule of the schema, with what it accepts and what it refuses, evaluated without an API server.
+
+use std::collections::BTreeSet;
+
+use kube_cel::Validator;
+use serde_json::{Value, json};
+
+use super::crds;
+
+fn schema(kind: &str) -> Value {
+    let crd = crds().into_iter().find(|crd| crd.spec.names.kind == kind).unwrap();
+    serde_json::to_value(crd.spec.versions[0].schema.as_ref().unwrap().open_api_v3_schema.as_ref()).unwrap()
+}
+
+/// What the rules say of a resource with `spec`, which had `old` before.
+fn refusals(kind: &str, spec: &Value, old: Option<&Value>) -> Vec<String> {
+    let (object, old) = (json!({ "spec": spec }), old.map(|old| json!({ "spec": old })));
+    match Validator::new().validate(&schema(kind), &object, old.as_ref()) {
+        Ok(()) => vec![],
+        Err(errors) => errors.into_vec().into_iter().map(|error| error.message).collect(),
+    }
+}
+
+fn build() -> Value {
+    json!({
+        "images": [{ "image": "python:3" }],
+        "output": { "persistentVolumeClaim": { "claimName": "transfer", "path": "out/app.zip" } },
+    })
+}
+
+fn import() -> Value {
+    json!({
+        "source": { "persistentVolumeClaim": { "claimName": "inbox", "path": "app.zip" } },
+        "registry": { "host": "registry.infra:5000" },
+    })
+}
+
+/// `spec` with `value` at `pointer`, whose parents are made if they are not there.
+fn with(mut spec: Value, pointer: &str, value: &Value) -> Value {
+    let mut place = &mut spec;
+    for field in pointer.split('/').skip(1) {
+        place = match field.parse::<usize>() {
+            Ok(index) => {
+                while place.as_array().is_none_or(|items| items.len() <= index) {
+                    match place.as_array_mut() {
+                        Some(items) => items.push(json!({})),
+                        None => *place = json!([]),
+                    }
+                }
+                &mut place[index]
+            }
+            Err(_) => &mut place[field],
+        };
+    }
+    *place = value.clone();
+    spec
+}
+
+/// Kind, place, what is accepted there, what is refused there and with which words.
+type Case = (&'static str, &'static str, Vec<Value>, Vec<(Value, &'static str)>);
+
+fn cases() -> Vec<Case> {
+    let names = |what: &'static str| {
+        (
+            vec![json!("a"), json!("a-1.b")],
+            vec![(json!("A"), what), (json!("-a"), what), (json!("a/b"), what), (json!("a."), what)],
+        )
+    };
+    let hosts = || {
+        let words = "without a scheme and without a path";
+        (
+            vec![json!("docker.io"), json!("localhost:5000"), json!("[::1]:5000"), json!("a_b.c")],
+            vec![
+                (json!("https://a.b"), words),
+                (json!("a.b/c"), words),
+                (json!("a:b"), words),
+                (json!("u@a"), words),
+            ],
+        )
+    };
+    let paths = || {
+        (
+            vec![json!("app.zip"), json!("a/b/c.d..e/...f"), json!("ü/ä b.zip")],
+            vec![
+                (json!("/a"), "relative to the root"),
+                (json!("a/"), "name a file, not a directory"),
+                (json!("."), "must not have '.' or '..'"),
+                (json!(".."), "must not have '.' or '..'"),
+                (json!("a/../b"), "must not have '.' or '..'"),
+                (json!("a/./b"), "must not have '.' or '..'"),
+                (json!("a//b"), "empty part"),
+                (json!("a\nb"), "control characters"),
+                (json!("a\u{0}b"), "control characters"),
+            ],
+        )
+    };
+    let timeouts = || {
+        let words = "hours, minutes and seconds";
+        (
+            vec![json!("72h"), json!("1h30m"), json!("90s")],
+            vec![
+                (json!("3d"), words),
+                (json!("1.5h"), words),
+                (json!("h"), words),
+                (json!("-1h"), words),
+                (json!("0h0m"), "longer than nothing"),
+            ],
+        )
+    };
+    let amounts = |words: &'static str| {
+        (
+            vec![json!({ "cpu": 1, "memory": "1Gi", "ephemeral-storage": "1G" })],
+            vec![(json!({ "nvidia.com/gpu": 1 }), words)],
+        )
+    };
+    let users = || {
+        (
+            vec![json!(1), json!(65532)],
+            vec![(json!(0), "never runs as root"), (json!(-1), "never runs as root")],
+        )
+    };
+    let case = |kind, pointer, (accepted, refused)| (kind, pointer, accepted, refused);
+    let mut cases = vec![
+        case(
+            "PayloadBuild",
+            "/images/0/image",
+            (
+                vec![json!("python"), json!("a.b:5000/c/d:e@sha256:0123")],
+                vec![
+                    (json!("docker://a/b"), "without a scheme"),
+                    (json!("a b"), "spaces"),
+                    (json!("a\tb"), "spaces"),
+                ],
+            ),
+        ),
+        case("PayloadBuild", "/output", (vec![], vec![(json!({}), "output must have exactly one kind")])),
+        case(
+            "PayloadBuild",
+            "/output/persistentVolumeClaim/claimName",
+            names("name of a PersistentVolumeClaim"),
+        ),
+        case("PayloadBuild", "/output/persistentVolumeClaim/path", paths()),
+        case("PayloadBuild", "/registries/0/host", hosts()),
+        case("PayloadBuild", "/registries/0/secretRef/name", names("name of a Secret")),
+        case("PayloadBuild", "/registries/0/certSecretRef/name", names("name of a Secret")),
+        case("PayloadImport", "/source", (vec![], vec![(json!({}), "source must have exactly one kind")])),
+        case(
+            "PayloadImport",
+            "/source/persistentVolumeClaim/claimName",
+            names("name of a PersistentVolumeClaim"),
+        ),
+        case("PayloadImport", "/source/persistentVolumeClaim/path", paths()),
+        case("PayloadImport", "/registry/host", hosts()),
+        case("PayloadImport", "/registry/secretRef/name", names("name of a Secret")),
+        case("PayloadImport", "/registry/certSecretRef/name", names("name of a Secret")),
+        case(
+            "PayloadImport",
+            "/registry/repositoryPrefix",
+            (
+                vec![json!("mirror"), json!("mirror/"), json!("a-b/c__d.e")],
+                vec![
+                    (json!("/a"), "repositoryPrefix must"),
+                    (json!("A"), "repositoryPrefix must"),
+                    (json!("a//b"), "repositoryPrefix must"),
+                ],
+            ),
+        ),
+        case(
+            "PayloadImport",
+            "/expectedDigest",
+            (
+                vec![json!(format!("sha256:{}", "0a".repeat(32)))],
+                vec![
+                    (json!("0a".repeat(32)), "expectedDigest must"),
+                    (json!(format!("sha256:{}", "0A".repeat(32))), "expectedDigest must"),
+                    (json!(format!("sha512:{}", "0a".repeat(64))), "expectedDigest must"),
+                ],
+            ),
+        ),
+    ];
+    for kind in ["PayloadBuild", "PayloadImport"] {
+        cases.push(case(kind, "/timeout", timeouts()));
+        cases.push(case(kind, "/worker/securityContext/runAsUser", users()));
+        cases.push(case(kind, "/worker/resources/requests", amounts("a worker requests cpu")));
+        cases.push(case(kind, "/worker/resources/limits", amounts("a worker has limits of cpu")));
+    }
+    cases
+}
+
+fn base(kind: &str) -> Value {
+    if kind == "PayloadBuild" { build() } else { import() }
+}
+
+#[test]
+fn each_rule_accepts_what_is_right_and_refuses_what_is_wrong_in_its_own_words() {
+    for (kind, pointer, accepted, refused) in cases() {
+        for value in accepted {
+            let spec = with(base(kind), pointer, &value);
+            assert_eq!(refusals(kind, &spec, None), [""; 0], "{kind} {pointer} {value}");
+            assert_eq!(refusals(kind, &spec, Some(&base(kind))), [""; 0], "{kind} {pointer} becomes {value}");
+        }
+        for (value, words) in refused {
+            let spec = with(base(kind), pointer, &value);
+            let messages = refusals(kind, &spec, None);
+            assert!(
+                messages.iter().any(|message| message.contains(words)),
+                "{kind} {pointer} {value}: {messages:?}"
+            );
+        }
+    }
+}
+
+#[test]
+fn everything_but_the_kind_of_place_may_be_changed() {
+    let moved = with(build(), "/output/persistentVolumeClaim/claimName", &json!("other"));
+    assert_eq!(refusals("PayloadBuild", &moved, Some(&build())), [""; 0]);
+    let moved = with(import(), "/source/persistentVolumeClaim/path", &json!("other.zip"));
+    assert_eq!(refusals("PayloadImport", &moved, Some(&import())), [""; 0]);
+    for (kind, field, old) in [("PayloadBuild", "output", build()), ("PayloadImport", "source", import())] {
+        let gone = with(old.clone(), &format!("/{field}"), &json!({}));
+        let messages = refusals(kind, &gone, Some(&old));
+        let words = format!("the kind of {field} cannot be changed");
+        assert!(messages.iter().any(|message| message.contains(&words)), "{messages:?}");
+    }
+}
+
+#[test]
+fn no_rule_is_without_a_case() {
+    fn messages(schema: &Value, found: &mut BTreeSet<String>) {
+        match schema {
+            Value::Object(map) => {
+                let rules = map.get("x-kubernetes-validations").and_then(Value::as_array);
+                for rule in rules.into_iter().flatten() {
+                    found.insert(rule["message"].as_str().unwrap().to_owned());
+                }
+                map.values().for_each(|inner| messages(inner, found));
+            }
+            Value::Array(items) => items.iter().for_each(|inner| messages(inner, found)),
+            _ => {}
+        }
+    }
+    for kind in ["PayloadBuild", "PayloadImport"] {
+        let mut rules = BTreeSet::new();
+        messages(&schema(kind), &mut rules);
+        for (_, pointer, _, refused) in cases().into_iter().filter(|case| case.0 == kind) {
+            for (value, _) in refused {
+                let spec = with(base(kind), pointer, &value);
+                refusals(kind, &spec, None).iter().for_each(|message| {
+                    rules.remove(message);
+                });
+            }
+        }
+        rules.retain(|message| !message.contains("cannot be changed"));
+        assert_eq!(rules, BTreeSet::new(), "{kind}");
+    }
+}

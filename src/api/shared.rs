@@ -1,0 +1,133 @@
+//! What both kinds of resources have in their specs.
+
+use std::collections::BTreeMap;
+
+use k8s_openapi::apimachinery::pkg::util::intstr::IntOrString;
+use kube::KubeSchema;
+use serde::{Deserialize, Serialize};
+
+use super::schema;
+
+/// A file in a persistent volume claim.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize, KubeSchema)]
+#[serde(rename_all = "camelCase")]
+pub struct Claim {
+    /// The claim's name, in the namespace of the resource. It need not be bound yet.
+    #[schemars(length(min = 1, max = 253))]
+    #[x_kube(
+        validation = Rule::new("self.matches('^[a-z0-9]([-a-z0-9.]*[a-z0-9])?$')")
+            .message("claimName must be the name of a PersistentVolumeClaim: lowercase letters, digits, '-' and '.'")
+    )]
+    pub claim_name: String,
+    /// The file's path in the volume, relative to its root; the payload's name ends in .zip by custom.
+    #[schemars(length(min = 1, max = 512))]
+    #[x_kube(
+        validation = Rule::new("!self.startsWith('/')")
+            .message("path must be relative to the root of the volume: it begins without '/'"),
+        validation = Rule::new("!self.endsWith('/')")
+            .message("path must name a file, not a directory: it ends without '/'"),
+        validation = Rule::new("!self.matches('(^|/)[.][.]?(/|$)')")
+            .message("path must not have '.' or '..' as a part"),
+        validation = Rule::new("!self.contains('//')").message("path must not have an empty part ('//')"),
+        validation = Rule::new("!self.matches('[\\\\x00-\\\\x1f\\\\x7f]')")
+            .message("path must not have control characters")
+    )]
+    pub path: String,
+}
+
+/// A Secret of the resource's namespace.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize, KubeSchema)]
+#[serde(rename_all = "camelCase")]
+pub struct SecretRef {
+    /// The Secret's name.
+    #[schemars(length(min = 1, max = 253))]
+    #[x_kube(
+        validation = Rule::new("self.matches('^[a-z0-9]([-a-z0-9.]*[a-z0-9])?$')")
+            .message("name must be the name of a Secret: lowercase letters, digits, '-' and '.'")
+    )]
+    pub name: String,
+}
+
+/// How one registry is reached.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize, KubeSchema)]
+#[serde(rename_all = "camelCase")]
+pub struct RegistryAccess {
+    /// The registry as image names spell it, host or host:port; Docker Hub is docker.io.
+    #[schemars(length(min = 1, max = 255))]
+    #[x_kube(
+        validation = Rule::new("self.matches('^([A-Za-z0-9._-]+|\\\\[[0-9a-fA-F:.]+\\\\])(:[0-9]{1,5})?$')")
+            .message("host must be host or host:port, without a scheme and without a path")
+    )]
+    pub host: String,
+    /// A Secret of type kubernetes.io/dockerconfigjson with the registry's credentials. Absent: anonymous.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub secret_ref: Option<SecretRef>,
+    /// A Secret with ca.crt (trusted beside the system's roots), or tls.crt and tls.key (a client
+    /// certificate), or all three.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub cert_secret_ref: Option<SecretRef>,
+    /// Plain HTTP instead of HTTPS. Absent: false.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub insecure: Option<bool>,
+}
+
+/// The pod that does the work.
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize, KubeSchema)]
+#[serde(rename_all = "camelCase")]
+pub struct Worker {
+    /// What the pod asks for and may use. What is absent comes from the controller's defaults.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub resources: Option<WorkerResources>,
+    /// The ids that the pod runs with: volumes which ignore fsGroup (NFS, hostPath) need their owner's.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub security_context: Option<PodIds>,
+}
+
+/// Requests and limits, as in a container.
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize, KubeSchema)]
+#[serde(rename_all = "camelCase")]
+pub struct WorkerResources {
+    /// What is reserved.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[schemars(schema_with = "schema::quantities")]
+    #[x_kube(
+        validation = Rule::new("self.all(k, k in ['cpu', 'memory', 'ephemeral-storage'])")
+            .message("a worker requests cpu, memory and ephemeral-storage, nothing else")
+    )]
+    pub requests: Option<BTreeMap<String, IntOrString>>,
+    /// What is the most.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[schemars(schema_with = "schema::quantities")]
+    #[x_kube(
+        validation = Rule::new("self.all(k, k in ['cpu', 'memory', 'ephemeral-storage'])")
+            .message("a worker has limits of cpu, memory and ephemeral-storage, nothing else")
+    )]
+    pub limits: Option<BTreeMap<String, IntOrString>>,
+}
+
+/// The user and groups of the worker's pod.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize, KubeSchema)]
+#[serde(rename_all = "camelCase")]
+pub struct PodIds {
+    /// The user id. Absent: 65532, or what the cluster gives where the controller is told to set none.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[schemars(range(max = 2_147_483_647))]
+    #[x_kube(
+        validation = Rule::new("self > 0")
+            .message("runAsUser must be at least 1: the worker never runs as root")
+    )]
+    pub run_as_user: Option<i64>,
+    /// The primary group id. Absent: as runAsUser.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[schemars(range(min = 0, max = 2_147_483_647))]
+    pub run_as_group: Option<i64>,
+    /// The group that owns the volume, where its driver honours that. Absent: as runAsUser.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[schemars(range(min = 0, max = 2_147_483_647))]
+    pub fs_group: Option<i64>,
+    /// Further groups of the process.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[schemars(length(max = 32), inner(range(min = 0, max = 2_147_483_647)))]
+    #[x_kube(merge_strategy = ListMerge::Set)]
+    pub supplemental_groups: Option<Vec<i64>>,
+}

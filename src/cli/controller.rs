@@ -1,0 +1,109 @@
+use std::net::SocketAddr;
+use std::time::Duration;
+
+use tokio::signal::unix::{SignalKind, signal};
+use tokio_util::sync::CancellationToken;
+
+use super::CliError;
+use crate::api::WorkerResources;
+use crate::controller::{self, Pace, Settings, WorkerDefaults};
+
+/// Look after the PayloadBuilds and PayloadImports of a cluster
+#[derive(Debug, Clone, clap::Args)]
+pub(super) struct ControllerArgs {
+    /// Image of the worker pods: the image that this program is in
+    #[arg(long, env = "CHARON_WORKER_IMAGE", value_name = "IMAGE")]
+    pub(super) worker_image: String,
+    /// When the worker's image is pulled; by default as Kubernetes chooses by its tag
+    #[arg(long, env = "CHARON_WORKER_IMAGE_PULL_POLICY", value_name = "POLICY", value_parser = ["Always", "IfNotPresent", "Never"])]
+    pub(super) worker_image_pull_policy: Option<String>,
+    /// Requests and limits of worker pods, as JSON; a resource's own win
+    #[arg(long, env = "CHARON_WORKER_RESOURCES", value_name = "JSON", value_parser = resources)]
+    pub(super) worker_resources: Option<WorkerResources>,
+    /// User and groups of worker pods: 65532, or those that the cluster gives (OpenShift)
+    #[arg(long, env = "CHARON_WORKER_SECURITY_CONTEXT", value_enum, default_value = "auto")]
+    pub(super) worker_security_context: Ids,
+    /// Namespace to look after; by default all
+    #[arg(long, env = "CHARON_NAMESPACE", value_name = "NAMESPACE")]
+    pub(super) namespace: Option<String>,
+    /// Resources of a kind that are looked at at once
+    #[arg(long, env = "CHARON_CONCURRENCY", value_name = "COUNT", default_value = "8", value_parser = clap::value_parser!(u16).range(1..))]
+    pub(super) concurrency: u16,
+    /// Pause before another attempt where time may help, such as for a source that has not arrived
+    #[arg(long, env = "CHARON_WAIT_INTERVAL", value_name = "DURATION", default_value = "5m", value_parser = duration)]
+    pub(super) wait_interval: Duration,
+    /// Pause before the second and last attempt with credentials that were refused
+    #[arg(long, env = "CHARON_AUTH_RETRY_INTERVAL", value_name = "DURATION", default_value = "1m", value_parser = duration)]
+    pub(super) auth_retry_interval: Duration,
+    /// Where /healthz and /readyz answer
+    #[arg(long, env = "CHARON_HEALTH_ADDRESS", value_name = "ADDRESS", default_value = "0.0.0.0:8081")]
+    pub(super) health_address: SocketAddr,
+}
+
+/// Who chooses the user and the groups of worker pods.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, clap::ValueEnum)]
+pub(super) enum Ids {
+    /// Charon: 65532.
+    Auto,
+    /// The cluster.
+    None,
+}
+
+/// Looks after the cluster that the environment names until SIGTERM or SIGINT.
+pub(super) async fn run(args: ControllerArgs) -> Result<(), CliError> {
+    let failed = |what: &str, error: &dyn std::error::Error| CliError::Failed(format!("{what}: {error}"));
+    let client = kube::Client::try_default().await;
+    let client = client.map_err(|error| failed("cannot find out how to reach the cluster", &error))?;
+    let mut terminate =
+        signal(SignalKind::terminate()).map_err(|error| failed("cannot wait for signals", &error))?;
+    let mut interrupt =
+        signal(SignalKind::interrupt()).map_err(|error| failed("cannot wait for signals", &error))?;
+    let stop = CancellationToken::new();
+    let running = controller::run(client, args.into_settings(), stop.clone());
+    let signals = async {
+        tokio::select! {
+            _ = terminate.recv() => {}
+            _ = interrupt.recv() => {}
+        }
+        tracing::info!("stopping");
+        stop.cancel();
+        std::future::pending::<()>().await;
+    };
+    tokio::select! {
+        result = running => result.map_err(|error| CliError::Failed(error.to_string())),
+        () = signals => Ok(()),
+    }
+}
+
+impl ControllerArgs {
+    fn into_settings(self) -> Settings {
+        let mut worker = WorkerDefaults::with_image(self.worker_image);
+        worker.pull_policy = self.worker_image_pull_policy;
+        if let Some(resources) = self.worker_resources {
+            worker.resources = resources;
+        }
+        if self.worker_security_context == Ids::None {
+            worker.ids = None;
+        }
+        Settings {
+            worker,
+            // An empty value is what a chart gives for "not set".
+            namespace: self.namespace.filter(|namespace| !namespace.is_empty()),
+            concurrency: self.concurrency,
+            pace: Pace { wait: self.wait_interval, again: self.auth_retry_interval, ..Pace::default() },
+            health_address: Some(self.health_address),
+        }
+    }
+}
+
+fn resources(text: &str) -> Result<WorkerResources, serde_json::Error> {
+    serde_json::from_str(text)
+}
+
+fn duration(text: &str) -> Result<Duration, String> {
+    let duration = text.parse::<kube::core::Duration>().map_err(|error| error.to_string())?;
+    if duration.is_negative() {
+        return Err("it must not be negative".into());
+    }
+    Ok(duration.into())
+}

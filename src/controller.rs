@@ -1,0 +1,228 @@
+//! The controller: makes Jobs of resources, and statuses of what becomes of them.
+//!
+//! observe ([`observe`](self)) → validate → decide → act → summarise → one write of the status. Only
+//! the first and the fourth of these touch the cluster, and nothing is remembered between two looks:
+//! all state is in the status, the Jobs and their pods.
+
+mod announce;
+mod decide;
+mod health;
+mod job;
+mod observe;
+mod outcome;
+mod progress;
+mod reconcile;
+mod redact;
+mod run_id;
+mod settings;
+#[cfg(test)]
+mod simulation;
+mod summarise;
+mod trouble;
+mod validate;
+mod wish;
+
+use std::collections::HashMap;
+use std::sync::{Arc, Mutex, PoisonError};
+use std::time::Duration;
+
+use futures::StreamExt as _;
+use k8s_openapi::NamespaceResourceScope;
+use k8s_openapi::api::batch::v1::Job;
+use k8s_openapi::api::core::v1::{ObjectReference, Pod};
+use kube::core::PartialObjectMeta;
+use kube::runtime::controller::{self, Config};
+use kube::runtime::events::{Event, Recorder, Reporter};
+use kube::runtime::reflector::ObjectRef;
+use kube::runtime::{Controller, watcher};
+use kube::{Api, Client, Resource, ResourceExt as _};
+use tokio::sync::watch;
+use tokio_util::sync::CancellationToken;
+
+use self::job::{KIND_LABEL, MANAGED_BY, NAME_ANNOTATION};
+use self::progress::Asker;
+use self::wish::Wish;
+use crate::api::{GROUP, PayloadBuild, PayloadImport, VERSION};
+
+pub use settings::{Pace, Settings, WorkerDefaults};
+
+/// The first pause after an error; it doubles with every further one.
+const FIRST_PAUSE: Duration = Duration::from_secs(1);
+/// The longest pause.
+const LONGEST_PAUSE: Duration = Duration::from_secs(64);
+
+/// Why the controller ended.
+#[derive(Debug, thiserror::Error)]
+pub enum ControllerError {
+    /// The health checks cannot be served.
+    #[error("cannot answer health checks: {0}")]
+    Health(#[source] std::io::Error),
+    /// The client that asks workers cannot be made.
+    #[error("cannot make the client that asks workers for their progress: {0}")]
+    Asker(#[source] reqwest::Error),
+}
+
+/// Who a resource is.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+struct Subject {
+    kind: &'static str,
+    letter: char,
+    name: String,
+    namespace: String,
+    uid: String,
+    generation: i64,
+    /// The annotation's value, if it has one.
+    requested_at: Option<String>,
+}
+
+impl Subject {
+    fn reference(&self) -> ObjectReference {
+        ObjectReference {
+            api_version: Some(format!("{GROUP}/{VERSION}")),
+            kind: Some(self.kind.into()),
+            name: Some(self.name.clone()),
+            namespace: Some(self.namespace.clone()),
+            uid: Some(self.uid.clone()),
+            ..ObjectReference::default()
+        }
+    }
+}
+
+/// What every look needs. The only memory is of errors and silence, and losing it costs nothing.
+struct Context {
+    client: Client,
+    settings: Settings,
+    recorder: Recorder,
+    asker: Asker,
+    /// How often a look failed in a row, by resource.
+    errors: Mutex<HashMap<String, u32>>,
+    /// How often a pod did not answer in a row, by its uid.
+    silence: Mutex<HashMap<String, u32>>,
+}
+
+impl Context {
+    /// The pause after one more error of `key`.
+    fn pause(&self, key: &str) -> Duration {
+        let mut errors = self.errors.lock().unwrap_or_else(PoisonError::into_inner);
+        let count = errors.entry(key.to_owned()).or_default();
+        *count += 1;
+        FIRST_PAUSE.saturating_mul(1 << (*count - 1).min(10)).min(LONGEST_PAUSE)
+    }
+
+    /// `key` made no error.
+    fn calm(&self, key: &str) {
+        self.errors.lock().unwrap_or_else(PoisonError::into_inner).remove(key);
+    }
+
+    /// How often the pod `uid` has not answered, once more included.
+    fn unanswered(&self, uid: &str) -> u32 {
+        let mut silence = self.silence.lock().unwrap_or_else(PoisonError::into_inner);
+        if silence.len() > 10_000 {
+            // Pods that are long gone; the price is one event too many.
+            silence.clear();
+        }
+        let count = silence.entry(uid.to_owned()).or_default();
+        *count = count.saturating_add(1);
+        *count
+    }
+
+    /// The pod `uid` has answered.
+    fn answered(&self, uid: &str) {
+        self.silence.lock().unwrap_or_else(PoisonError::into_inner).remove(uid);
+    }
+
+    /// Publishes `event` about `reference`. Events are a courtesy: without them all goes on.
+    async fn publish(&self, event: &Event, reference: &ObjectReference) {
+        if let Err(error) = self.recorder.publish(event, reference).await {
+            tracing::debug!("an event could not be published: {error}");
+        }
+    }
+}
+
+/// Looks after the resources until `stop` is cancelled; looks that have begun are finished.
+///
+/// While a definition of the resources is missing it waits, and `/readyz` says which.
+pub async fn run(client: Client, settings: Settings, stop: CancellationToken) -> Result<(), ControllerError> {
+    let (tell, mut missing) = watch::channel(Some("the API server was not asked yet".to_owned()));
+    let health_address = settings.health_address;
+    let answers = missing.clone();
+    let health = async move {
+        match health_address {
+            Some(address) => health::serve(address, answers).await,
+            None => std::future::pending().await,
+        }
+    };
+    let context = Arc::new(Context {
+        recorder: Recorder::new(client.clone(), Reporter::from("charon")),
+        asker: Asker::new().map_err(ControllerError::Asker)?,
+        client: client.clone(),
+        settings,
+        errors: Mutex::default(),
+        silence: Mutex::default(),
+    });
+    let work = async {
+        // The sender lives as long as this future.
+        let _ = missing.wait_for(Option::is_none).await;
+        tracing::info!("ready");
+        futures::join!(
+            control::<PayloadBuild>(context.clone(), stop.clone()),
+            control::<PayloadImport>(context.clone(), stop.clone())
+        )
+    };
+    let waiting_is_over = async {
+        stop.cancelled().await;
+        if tell.borrow().is_some() {
+            return;
+        }
+        // The loops end by themselves.
+        std::future::pending().await
+    };
+    tokio::select! {
+        result = health => result.map_err(ControllerError::Health),
+        () = health::look_for_definitions(&client, &tell) => Ok(()),
+        () = waiting_is_over => Ok(()),
+        _ = work => Ok(()),
+    }
+}
+
+/// The loop of one kind.
+async fn control<K: Wish>(context: Arc<Context>, stop: CancellationToken) {
+    // The watches only tell that something happened: they need no more than metadata.
+    let ours = watcher::Config::default().labels(&format!("{}={}", MANAGED_BY.0, MANAGED_BY.1));
+    let jobs: Api<PartialObjectMeta<Job>> = scoped(&context);
+    let pods: Api<PartialObjectMeta<Pod>> = scoped(&context);
+    let concurrency = Config::default().concurrency(context.settings.concurrency.max(1));
+    Controller::new(scoped::<PartialObjectMeta<K>>(&context), watcher::Config::default())
+        .with_config(concurrency)
+        .owns(jobs, ours.clone())
+        .watches(pods, ours, |pod| resource_of::<K>(&pod))
+        .graceful_shutdown_on(stop.cancelled_owned())
+        .run(reconcile::reconcile::<K>, reconcile::after_error::<K>, context)
+        .for_each(|result| {
+            match result {
+                // It was deleted, or it is told where it happened.
+                Ok(_)
+                | Err(controller::Error::ObjectNotFound(_) | controller::Error::ReconcilerFailed(..)) => {}
+                Err(error) => tracing::warn!("{error}"),
+            }
+            std::future::ready(())
+        })
+        .await;
+}
+
+fn scoped<K>(context: &Context) -> Api<K>
+where
+    K: Resource<DynamicType = (), Scope = NamespaceResourceScope>,
+{
+    match &context.settings.namespace {
+        Some(namespace) => Api::namespaced(context.client.clone(), namespace),
+        None => Api::all(context.client.clone()),
+    }
+}
+
+/// The resource that a worker's pod is for.
+fn resource_of<K: Wish>(pod: &PartialObjectMeta<Pod>) -> Option<ObjectRef<PartialObjectMeta<K>>> {
+    let kind = pod.labels().get(KIND_LABEL)?;
+    let name = pod.annotations().get(NAME_ANNOTATION)?;
+    (kind == K::KIND).then(|| ObjectRef::new(name).within(&pod.namespace().unwrap_or_default()))
+}

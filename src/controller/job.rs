@@ -1,0 +1,410 @@
+//! The Job of one attempt. Pure, and nothing here can fail but a run configuration that is too big.
+
+use std::collections::BTreeMap;
+
+use k8s_openapi::api::batch::v1::{
+    Job, JobSpec, PodFailurePolicy, PodFailurePolicyOnExitCodesRequirement,
+    PodFailurePolicyOnPodConditionsPattern, PodFailurePolicyRule,
+};
+use k8s_openapi::api::core::v1::{
+    Capabilities, Container, ContainerPort, DownwardAPIProjection, DownwardAPIVolumeFile, KeyToPath,
+    ObjectFieldSelector, PersistentVolumeClaimVolumeSource, PodSecurityContext, PodSpec, PodTemplateSpec,
+    ProjectedVolumeSource, SeccompProfile, SecretProjection, SecurityContext, Volume, VolumeMount,
+    VolumeProjection,
+};
+use k8s_openapi::apimachinery::pkg::apis::meta::v1::{ObjectMeta, OwnerReference};
+
+use super::settings::{WorkerDefaults, ids, resources};
+use super::validate::{Invalid, Registry, Valid};
+use super::{Subject, run_id};
+use crate::digest::Digest;
+use crate::worker::contract::{
+    CONTRACT_VERSION, PAYLOAD_MOUNT, PROGRESS_PORT, REGISTRY_SECRETS, RUN_ANNOTATION, RUN_CONFIG_PATH,
+    RunConfig,
+};
+
+/// The worker's container.
+pub(super) const CONTAINER: &str = "worker";
+/// Every Job and pod of ours has it; the watches ask for nothing else.
+pub(super) const MANAGED_BY: (&str, &str) = ("app.kubernetes.io/managed-by", "charon");
+/// The uid of the resource.
+pub(super) const UID_LABEL: &str = "charon.dev/uid";
+/// The run.
+pub(super) const RUN_LABEL: &str = "charon.dev/run-id";
+/// The attempt.
+pub(super) const ATTEMPT_LABEL: &str = "charon.dev/attempt";
+/// The resource's name, which may be too long for a label.
+pub(super) const NAME_ANNOTATION: &str = "charon.dev/name";
+/// The resource's kind.
+pub(super) const KIND_LABEL: &str = "charon.dev/kind";
+/// The generation of the spec that the Job was made from.
+pub(super) const GENERATION_ANNOTATION: &str = "charon.dev/generation";
+
+/// The biggest run configuration: all annotations of a pod together may have 256 KiB.
+const RUN_CONFIG_LIMIT: usize = 200 * 1024;
+/// The exit codes that end a Job at once: the final ones, and 76 and 77, after which the controller
+/// paces what follows.
+pub(super) const FINAL_EXIT_CODES: [i32; 12] = [64, 65, 66, 67, 68, 69, 70, 71, 72, 73, 76, 77];
+/// How long a worker has to stop.
+const GRACE_SECONDS: i64 = 30;
+
+/// What is settled about an attempt before its Job exists, and written to the status first.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(super) struct Plan {
+    pub attempt: u32,
+    pub run_id: String,
+    /// The Job's name.
+    pub name: String,
+    /// The run configuration, as the worker reads it.
+    pub config: String,
+    /// Its sha256 in hexadecimal.
+    pub input_digest: String,
+    /// The worker's image.
+    pub image: String,
+}
+
+/// Plans attempt `attempt` of run `run_id`.
+pub(super) fn plan(
+    subject: &Subject,
+    valid: &Valid,
+    run_id: &str,
+    attempt: u32,
+    defaults: &WorkerDefaults,
+) -> Result<Plan, Invalid> {
+    let config = RunConfig {
+        version: CONTRACT_VERSION,
+        run_id: run_id.to_owned(),
+        nonce: run_id::nonce(&subject.uid, run_id, attempt),
+        work: valid.work.clone(),
+        registries: valid.registries.iter().map(|registry| registry.access.clone()).collect(),
+    };
+    let config = serde_json::to_string(&config).expect("a run configuration is plain data");
+    if config.len() > RUN_CONFIG_LIMIT {
+        return Err(Invalid(format!(
+            "the image names take {} KiB, and a pod can be given {}; divide them into several payloads",
+            config.len().div_ceil(1024),
+            RUN_CONFIG_LIMIT / 1024
+        )));
+    }
+    Ok(Plan {
+        attempt,
+        run_id: run_id.to_owned(),
+        name: run_id::job_name(subject.letter, &subject.name, &subject.uid, run_id, attempt),
+        input_digest: Digest::sha256(config.as_bytes()).hex().to_owned(),
+        config,
+        image: defaults.image.clone(),
+    })
+}
+
+/// The Job of `plan`.
+pub(super) fn job(subject: &Subject, valid: &Valid, plan: &Plan, defaults: &WorkerDefaults) -> Job {
+    let labels = BTreeMap::from(
+        [
+            ("app.kubernetes.io/name", "charon"),
+            ("app.kubernetes.io/component", "worker"),
+            MANAGED_BY,
+            (KIND_LABEL, subject.kind),
+            (UID_LABEL, &subject.uid),
+            (RUN_LABEL, &plan.run_id),
+            (ATTEMPT_LABEL, &plan.attempt.to_string()),
+        ]
+        .map(|(key, value)| (key.to_owned(), value.to_owned())),
+    );
+    let annotations = BTreeMap::from([
+        (NAME_ANNOTATION.to_owned(), subject.name.clone()),
+        (GENERATION_ANNOTATION.to_owned(), subject.generation.to_string()),
+    ]);
+    let mut pod_annotations = annotations.clone();
+    pod_annotations.insert(RUN_ANNOTATION.to_owned(), plan.config.clone());
+    Job {
+        metadata: ObjectMeta {
+            name: Some(plan.name.clone()),
+            namespace: Some(subject.namespace.clone()),
+            labels: Some(labels.clone()),
+            annotations: Some(annotations),
+            owner_references: Some(vec![owner(subject)]),
+            ..ObjectMeta::default()
+        },
+        spec: Some(JobSpec {
+            completions: Some(1),
+            parallelism: Some(1),
+            backoff_limit: Some(valid.backoff_limit),
+            // A replacement must not start while the old pod still holds the volume.
+            pod_replacement_policy: Some("Failed".into()),
+            pod_failure_policy: Some(failure_policy()),
+            template: PodTemplateSpec {
+                metadata: Some(ObjectMeta {
+                    labels: Some(labels),
+                    annotations: Some(pod_annotations),
+                    ..ObjectMeta::default()
+                }),
+                spec: Some(pod(valid, defaults)),
+            },
+            ..JobSpec::default()
+        }),
+        status: None,
+    }
+}
+
+fn owner(subject: &Subject) -> OwnerReference {
+    OwnerReference {
+        api_version: format!("{}/{}", crate::api::GROUP, crate::api::VERSION),
+        kind: subject.kind.to_owned(),
+        name: subject.name.clone(),
+        uid: subject.uid.clone(),
+        controller: Some(true),
+        block_owner_deletion: Some(true),
+    }
+}
+
+/// Which ends of a pod end the Job, and which do not count.
+fn failure_policy() -> PodFailurePolicy {
+    let on_exit_codes = PodFailurePolicyOnExitCodesRequirement {
+        container_name: Some(CONTAINER.into()),
+        operator: "In".into(),
+        values: FINAL_EXIT_CODES.into(),
+    };
+    let on_disruption =
+        PodFailurePolicyOnPodConditionsPattern { type_: "DisruptionTarget".into(), status: "True".into() };
+    PodFailurePolicy {
+        rules: vec![
+            PodFailurePolicyRule {
+                action: "FailJob".into(),
+                on_exit_codes: Some(on_exit_codes),
+                on_pod_conditions: None,
+            },
+            PodFailurePolicyRule {
+                action: "Ignore".into(),
+                on_exit_codes: None,
+                on_pod_conditions: Some(vec![on_disruption]),
+            },
+        ],
+    }
+}
+
+fn pod(valid: &Valid, defaults: &WorkerDefaults) -> PodSpec {
+    let ids = ids(valid.worker.security_context.as_ref(), defaults.ids.as_ref());
+    let (settings, folder) = settings_volume(&valid.registries);
+    let payload = Volume {
+        name: "payload".into(),
+        // A source is read-only by its mount: a read-only claim source would skip fsGroup.
+        persistent_volume_claim: Some(PersistentVolumeClaimVolumeSource {
+            claim_name: valid.claim.claim_name.clone(),
+            read_only: None,
+        }),
+        ..Volume::default()
+    };
+    let mount = |volume: &Volume, path: &str, read_only: bool| VolumeMount {
+        name: volume.name.clone(),
+        mount_path: path.into(),
+        read_only: read_only.then_some(true),
+        ..VolumeMount::default()
+    };
+    let mounts = vec![mount(&settings, folder, true), mount(&payload, PAYLOAD_MOUNT, valid.read_only())];
+    let seccomp = || SeccompProfile { type_: "RuntimeDefault".into(), localhost_profile: None };
+    PodSpec {
+        restart_policy: Some("Never".into()),
+        automount_service_account_token: Some(false),
+        enable_service_links: Some(false),
+        termination_grace_period_seconds: Some(GRACE_SECONDS),
+        security_context: Some(PodSecurityContext {
+            run_as_non_root: Some(true),
+            run_as_user: ids.run_as_user,
+            run_as_group: ids.run_as_group,
+            fs_group: ids.fs_group,
+            fs_group_change_policy: ids.fs_group.map(|_| "OnRootMismatch".into()),
+            supplemental_groups: ids.supplemental_groups,
+            seccomp_profile: Some(seccomp()),
+            ..PodSecurityContext::default()
+        }),
+        containers: vec![Container {
+            name: CONTAINER.into(),
+            image: Some(defaults.image.clone()),
+            image_pull_policy: defaults.pull_policy.clone(),
+            args: Some(vec!["worker".into()]),
+            ports: Some(vec![ContainerPort {
+                name: Some("progress".into()),
+                container_port: i32::from(PROGRESS_PORT),
+                ..ContainerPort::default()
+            }]),
+            resources: Some(resources(valid.worker.resources.as_ref(), &defaults.resources)),
+            security_context: Some(SecurityContext {
+                allow_privilege_escalation: Some(false),
+                capabilities: Some(Capabilities { drop: Some(vec!["ALL".into()]), add: None }),
+                privileged: Some(false),
+                read_only_root_filesystem: Some(true),
+                run_as_non_root: Some(true),
+                seccomp_profile: Some(seccomp()),
+                ..SecurityContext::default()
+            }),
+            termination_message_policy: Some("FallbackToLogsOnError".into()),
+            volume_mounts: Some(mounts),
+            ..Container::default()
+        }],
+        volumes: Some(vec![settings, payload]),
+        ..PodSpec::default()
+    }
+}
+
+/// All that a worker is told, and the folder where it looks for that: the run configuration, which
+/// lives and dies with the pod as its annotation, and the Secrets of the registries. One volume for
+/// all, since nothing can be mounted inside another read-only one.
+fn settings_volume(registries: &[Registry]) -> (Volume, &'static str) {
+    let (folder, file) = RUN_CONFIG_PATH.rsplit_once('/').expect("it is an absolute path");
+    let run = DownwardAPIVolumeFile {
+        path: file.into(),
+        field_ref: Some(ObjectFieldSelector {
+            field_path: format!("metadata.annotations['{RUN_ANNOTATION}']"),
+            api_version: None,
+        }),
+        ..DownwardAPIVolumeFile::default()
+    };
+    let run = VolumeProjection {
+        downward_api: Some(DownwardAPIProjection { items: Some(vec![run]) }),
+        ..VolumeProjection::default()
+    };
+    let secrets = registries.iter().enumerate().flat_map(|(index, registry)| {
+        let secrets = REGISTRY_SECRETS.strip_prefix(folder).expect("it is below the same folder");
+        secret_sources(&format!("{}/{index}", secrets.trim_start_matches('/')), registry)
+    });
+    let volume = Volume {
+        name: "settings".into(),
+        projected: Some(ProjectedVolumeSource {
+            sources: Some(std::iter::once(run).chain(secrets).collect()),
+            default_mode: Some(0o444),
+        }),
+        ..Volume::default()
+    };
+    (volume, folder)
+}
+
+/// The Secrets of one registry, below `folder`. Only the keys that are known are mounted, and the one
+/// that must be there is in a source of its own that is not optional: a Secret of another kind stops
+/// the pod instead of being read.
+fn secret_sources(folder: &str, registry: &Registry) -> Vec<VolumeProjection> {
+    let source = |name: &String, keys: &[&str], optional: bool| VolumeProjection {
+        secret: Some(SecretProjection {
+            name: name.clone(),
+            items: Some(keys.iter().map(|key| key_below(folder, key)).collect()),
+            optional: Some(optional),
+        }),
+        ..VolumeProjection::default()
+    };
+    let credentials = registry.credentials.iter().map(|name| source(name, &[".dockerconfigjson"], false));
+    let certificates =
+        registry.certificates.iter().map(|name| source(name, &["ca.crt", "tls.crt", "tls.key"], true));
+    credentials.chain(certificates).collect()
+}
+
+fn key_below(folder: &str, key: &str) -> KeyToPath {
+    KeyToPath { key: key.into(), path: format!("{folder}/{key}"), mode: None }
+}
+#[cfg(test)]
+mod tests {
+    use serde_json::{Value, json};
+
+    use super::*;
+    use crate::controller::validate;
+
+    fn subject() -> Subject {
+        Subject {
+            kind: "PayloadBuild",
+            letter: 'b',
+            name: "app".into(),
+            namespace: "ns".into(),
+            uid: "0f1e".into(),
+            generation: 3,
+            requested_at: None,
+        }
+    }
+
+    fn job_of(valid: &Valid) -> Job {
+        let defaults = WorkerDefaults::with_image("registry.example/charon:1");
+        let plan = plan(&subject(), valid, "c0ffee", 2, &defaults).unwrap();
+        job(&subject(), valid, &plan, &defaults)
+    }
+
+    fn build(fields: Value) -> Valid {
+        let mut spec = json!({
+            "images": [{ "image": "python:3" }],
+            "output": { "persistentVolumeClaim": { "claimName": "transfer", "path": "out/app.zip" } },
+        });
+        spec.as_object_mut().unwrap().extend(fields.as_object().unwrap().clone());
+        validate::build(&serde_json::from_value(spec).unwrap()).unwrap()
+    }
+
+    #[test]
+    fn the_job_of_a_build() {
+        let valid = build(json!({
+            "registries": [
+                { "host": "quay.io" },
+                { "host": "docker.io", "secretRef": { "name": "pull" }, "certSecretRef": { "name": "corp-ca" } },
+            ],
+        }));
+        insta::assert_snapshot!(serde_saphyr::to_string(&job_of(&valid)).unwrap());
+    }
+
+    #[test]
+    fn an_import_reads_its_claim_only_by_the_mount() {
+        let spec = json!({
+            "source": { "persistentVolumeClaim": { "claimName": "inbox", "path": "app.zip" } },
+            "registry": { "host": "registry.infra:5000" },
+        });
+        let valid = validate::import(&serde_json::from_value(spec).unwrap()).unwrap();
+        let pod = serde_json::to_value(job_of(&valid)).unwrap()["spec"]["template"]["spec"].take();
+        let mount = |name: &str| {
+            let mounts = pod["containers"][0]["volumeMounts"].as_array().unwrap();
+            mounts.iter().find(|mount| mount["name"] == name).unwrap().clone()
+        };
+        assert_eq!(mount("payload")["readOnly"], json!(true));
+        let volumes = pod["volumes"].as_array().unwrap();
+        let volume = volumes.iter().find(|volume| volume["name"] == "payload").unwrap();
+        assert_eq!(volume["persistentVolumeClaim"], json!({ "claimName": "inbox" }));
+    }
+
+    #[test]
+    fn the_worker_has_no_token_and_stands_before_the_restricted_standard() {
+        let pod = job_of(&build(json!({}))).spec.unwrap().template.spec.unwrap();
+        assert_eq!(pod.automount_service_account_token, Some(false));
+        let text = serde_json::to_string(&pod.volumes).unwrap();
+        assert!(!text.contains("serviceAccountToken"), "{text}");
+        let container = pod.containers[0].security_context.clone().unwrap();
+        assert_eq!(container.allow_privilege_escalation, Some(false));
+        assert_eq!(container.read_only_root_filesystem, Some(true));
+        assert_eq!(pod.security_context.unwrap().run_as_non_root, Some(true));
+    }
+
+    #[test]
+    fn the_run_configuration_is_the_workers_and_its_digest_is_that_of_its_bytes() {
+        let valid = build(json!({}));
+        let plan = plan(&subject(), &valid, "c0ffee", 2, &WorkerDefaults::with_image("i")).unwrap();
+        let config: RunConfig = serde_json::from_str(&plan.config).unwrap();
+        assert_eq!((config.run_id.as_str(), config.version), ("c0ffee", CONTRACT_VERSION));
+        assert_eq!(config.work, valid.work);
+        assert_eq!(plan.input_digest, Digest::sha256(plan.config.as_bytes()).hex());
+        let annotations = job_of(&valid).spec.unwrap().template.metadata.unwrap().annotations.unwrap();
+        assert_eq!(annotations[RUN_ANNOTATION], plan.config);
+    }
+
+    #[test]
+    fn more_names_than_an_annotation_holds_are_refused() {
+        let images: Vec<Value> = (0..1000)
+            .map(|index| json!({ "image": format!("r.example/{}{index}", "a".repeat(230)) }))
+            .collect();
+        let valid = build(json!({ "images": images }));
+        let refusal = plan(&subject(), &valid, "c0ffee", 2, &WorkerDefaults::with_image("i")).unwrap_err();
+        assert!(refusal.0.contains("divide them into several payloads"), "{refusal}");
+    }
+
+    #[test]
+    fn every_final_and_every_waiting_reason_ends_the_job() {
+        use crate::reason::{Class, Reason};
+        for reason in
+            [Reason::SourceNotFound, Reason::RateLimited, Reason::AuthenticationFailed, Reason::StorageFull]
+        {
+            assert_ne!(reason.class(), Class::Again);
+            assert!(FINAL_EXIT_CODES.contains(&i32::from(reason.exit_code())), "{reason}");
+        }
+        assert!(!FINAL_EXIT_CODES.contains(&i32::from(Reason::ImageNotFound.exit_code())));
+    }
+}

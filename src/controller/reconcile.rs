@@ -1,0 +1,357 @@
+//! One look at one resource: observe, validate, decide, act, summarise, and one write of the status.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use jiff::Timestamp;
+use k8s_openapi::api::batch::v1::Job;
+use kube::api::{
+    ApiResource, DeleteParams, DynamicObject, Patch, PatchParams, PostParams, Preconditions,
+    PropagationPolicy,
+};
+use kube::core::PartialObjectMeta;
+use kube::runtime::controller::Action;
+use kube::{Api, Resource, ResourceExt as _};
+use serde_json::json;
+
+use super::decide::{Decision, JobKey, Scene, Verdict, decide, requested_at};
+use super::job::{Plan, RUN_LABEL, job};
+use super::observe::{PodView, observe};
+use super::summarise::{News, is_transition, summarise};
+use super::validate::{Invalid, Valid};
+use super::wish::Wish;
+use super::{Context, Subject, announce, run_id};
+use crate::api::Status;
+use crate::worker::contract::{Progress, Work};
+
+/// Whose fields the statuses are.
+const FIELD_MANAGER: &str = "charon";
+/// Finished Jobs, and with them the logs of their pods, stay for a day.
+const JOB_TTL_SECONDS: i32 = 86_400;
+/// Where nothing is expected to happen, we look anyway: a watch can miss something.
+const IDLE: Duration = Duration::from_secs(3600);
+/// A status that somebody else wrote in the meantime is looked at again.
+const CONFLICT: Duration = Duration::from_millis(200);
+/// So many times a worker is asked in vain before people are told.
+const UNANSWERED: u32 = 3;
+
+/// Why a look at a resource came to nothing. It is taken again, ever less often.
+#[derive(Debug, thiserror::Error)]
+pub(super) enum ReconcileError {
+    /// The API server could not be asked, or refused.
+    #[error("cannot {doing}: {source}")]
+    Kube {
+        /// What was being done.
+        doing: &'static str,
+        /// Why it failed.
+        source: kube::Error,
+    },
+    /// A resource is not what every resource is.
+    #[error("the API server's answer has no {0}")]
+    Answer(&'static str),
+}
+
+fn while_trying_to(doing: &'static str) -> impl FnOnce(kube::Error) -> ReconcileError {
+    move |source| ReconcileError::Kube { doing, source }
+}
+
+/// Looks at the resource that `meta` names.
+pub(super) async fn reconcile<K: Wish>(
+    meta: Arc<PartialObjectMeta<K>>,
+    context: Arc<Context>,
+) -> Result<Action, ReconcileError> {
+    let (name, namespace) = (meta.name_any(), meta.namespace().unwrap_or_default());
+    let api = api::<K>(&context, &namespace);
+    // From the API server, not from the watch: what is decided here may create a Job.
+    let object = api.get_opt(&name).await.map_err(while_trying_to("read the resource"))?;
+    let Some(object) = object.filter(|object| object.metadata.deletion_timestamp.is_none()) else {
+        // Its Job and pods go with it: they are owned.
+        return Ok(Action::await_change());
+    };
+    let action = look::<K>(&context, &api, &object).await;
+    if action.is_ok() {
+        context.calm(&key::<K>(&meta));
+    }
+    action
+}
+
+/// What follows after `error`: the same again, later each time.
+pub(super) fn after_error<K: Wish>(
+    meta: Arc<PartialObjectMeta<K>>,
+    error: &ReconcileError,
+    context: Arc<Context>,
+) -> Action {
+    let key = key::<K>(&meta);
+    let pause = context.pause(&key);
+    tracing::warn!(resource = key, pause_seconds = pause.as_secs(), "{error}");
+    Action::requeue(pause)
+}
+
+fn key<K: Wish>(meta: &PartialObjectMeta<K>) -> String {
+    format!("{}/{}/{}", K::KIND, meta.namespace().unwrap_or_default(), meta.name_any())
+}
+
+fn api<K: Wish>(context: &Context, namespace: &str) -> Api<DynamicObject> {
+    Api::namespaced_with(context.client.clone(), namespace, &ApiResource::erase::<K>(&()))
+}
+
+async fn look<K: Wish>(
+    context: &Context,
+    api: &Api<DynamicObject>,
+    object: &DynamicObject,
+) -> Result<Action, ReconcileError> {
+    let old = object.data.get("status").and_then(|status| serde_json::from_value(status.clone()).ok());
+    let old: Status = old.unwrap_or_default();
+    let now = now();
+    let wish = serde_json::to_value(object).and_then(serde_json::from_value::<K>);
+    let (wish, valid) = match wish {
+        Ok(wish) => {
+            let valid = wish.valid();
+            (Some(wish), valid)
+        }
+        // An object of another version of the definition is its own trouble, not everyone's.
+        Err(error) => (None, Err(Invalid(format!("the resource cannot be read: {error}")))),
+    };
+    let subject = wish.as_ref().map(Wish::subject).unwrap_or_default();
+    let mut scene = Look { context, subject: &subject, old: &old, now };
+    let (next, look_again) = match valid {
+        Ok(valid) => scene.run(&valid, K::LETTER == 'i').await?,
+        Err(invalid) => {
+            let generation = object.metadata.generation.unwrap_or(0);
+            (scene.invalid(&invalid, generation, K::LETTER == 'i'), None)
+        }
+    };
+    let look_again = write(context, api, object, &old, &next, look_again, now).await?;
+    Ok(Action::requeue(look_again.unwrap_or(IDLE)))
+}
+
+/// Times in a status have whole seconds, as everywhere in Kubernetes.
+fn now() -> Timestamp {
+    let now = Timestamp::now();
+    Timestamp::from_second(now.as_second()).unwrap_or(now)
+}
+
+struct Look<'a> {
+    context: &'a Context,
+    subject: &'a Subject,
+    old: &'a Status,
+    now: Timestamp,
+}
+
+impl Look<'_> {
+    fn invalid(&self, invalid: &Invalid, generation: i64, is_import: bool) -> Status {
+        let verdict = Verdict::Invalid(invalid.0.clone());
+        let news = News {
+            generation,
+            is_import,
+            location: "",
+            registry: None,
+            requested_at: None,
+            run: None,
+            verdict: &verdict,
+            outcome: None,
+            progress: None,
+            now: self.now,
+        };
+        summarise(self.old, &news)
+    }
+
+    async fn run(
+        &mut self,
+        valid: &Valid,
+        is_import: bool,
+    ) -> Result<(Status, Option<Duration>), ReconcileError> {
+        let (context, subject, old) = (self.context, self.subject, self.old);
+        let settings = &context.settings;
+        let current = old.run.as_ref().and_then(|run| run.job_name.as_deref());
+        let observed = observe(&context.client, subject, current, &settings.pace, self.now);
+        let observed = observed.await.map_err(while_trying_to("read Jobs, pods and events"))?;
+        let scene = Scene { subject, valid, status: old, observed: &observed, settings, now: self.now };
+        let mut decision = match decide(&scene) {
+            Ok(decision) => decision,
+            Err(invalid) => return Ok((self.invalid(&invalid, subject.generation, is_import), None)),
+        };
+        let progress = self.act(valid, &mut decision).await?;
+        let location = valid.location();
+        let news = News {
+            generation: subject.generation,
+            is_import,
+            location: &location,
+            registry: match &valid.work {
+                Work::Import(import) => Some(&import.registry),
+                Work::Build(_) => None,
+            },
+            requested_at: requested_at(subject, old),
+            run: Some(&decision.run),
+            verdict: &decision.verdict,
+            outcome: decision.outcome.as_deref(),
+            progress: progress.as_ref(),
+            now: self.now,
+        };
+        Ok((summarise(old, &news), decision.look_again))
+    }
+
+    /// Does what was decided. What cannot be done by the cluster's own rules becomes the verdict.
+    async fn act(&self, valid: &Valid, decision: &mut Decision) -> Result<Option<Progress>, ReconcileError> {
+        let jobs: Api<Job> = Api::namespaced(self.context.client.clone(), &self.subject.namespace);
+        for job in &decision.delete {
+            delete(&jobs, job).await?;
+        }
+        if let Some(job) = &decision.expire {
+            expire(&jobs, job).await?;
+        }
+        if let Some(plan) = decision.create.take() {
+            if let Some(verdict) = self.create(&jobs, valid, &plan).await? {
+                decision.verdict = verdict;
+            }
+        }
+        Ok(match &decision.ask {
+            Some(pod) => self.ask(pod, &decision.run.id, decision.run.attempt).await,
+            None => None,
+        })
+    }
+
+    /// Creates the Job of `plan`; says why if the cluster does not let us.
+    async fn create(
+        &self,
+        jobs: &Api<Job>,
+        valid: &Valid,
+        plan: &Plan,
+    ) -> Result<Option<Verdict>, ReconcileError> {
+        let job = job(self.subject, valid, plan, &self.context.settings.worker);
+        let error = match jobs.create(&PostParams::default(), &job).await {
+            Ok(_) => {
+                tracing::info!(job = plan.name, namespace = self.subject.namespace, "created");
+                return Ok(None);
+            }
+            Err(error) => error,
+        };
+        let kube::Error::Api(status) = &error else {
+            return Err(while_trying_to("create the Job")(error));
+        };
+        match status.code {
+            409 if status.reason == "AlreadyExists" => self.is_taken(jobs, plan).await,
+            // The schema let something through that the Job's rules refuse.
+            422 => Ok(Some(Verdict::Invalid(format!("the Job is refused: {}", status.message)))),
+            403 => {
+                let message = format!("Job {} cannot be created: {}", plan.name, status.message);
+                Ok(Some(Verdict::not_created(message)))
+            }
+            _ => Err(while_trying_to("create the Job")(error)),
+        }
+    }
+
+    /// There is a Job of that name. It is fine if it is the one that was to be created.
+    async fn is_taken(&self, jobs: &Api<Job>, plan: &Plan) -> Result<Option<Verdict>, ReconcileError> {
+        let Some(job) = jobs.get_opt(&plan.name).await.map_err(while_trying_to("read the Job"))? else {
+            return Ok(None);
+        };
+        let owner = job.owner_references().iter().find(|owner| owner.controller == Some(true));
+        let is_ours = owner.is_some_and(|owner| owner.uid == self.subject.uid)
+            && job.labels().get(RUN_LABEL) == Some(&plan.run_id);
+        Ok((!is_ours).then(|| {
+            Verdict::not_created(format!(
+                "there is a Job {} which is not of this resource; delete it or rename the resource",
+                plan.name
+            ))
+        }))
+    }
+
+    async fn ask(&self, pod: &PodView, run_id: &str, attempt: u32) -> Option<Progress> {
+        let nonce = run_id::nonce(&self.subject.uid, run_id, attempt);
+        let error = match self.context.asker.ask(pod, run_id, &nonce).await {
+            Ok(progress) => {
+                self.context.answered(&pod.uid);
+                return Some(progress);
+            }
+            Err(error) => error,
+        };
+        tracing::debug!(pod = pod.name, "no progress: {error}");
+        if self.context.unanswered(&pod.uid) == UNANSWERED {
+            let why = format!("pod {} does not answer ({error})", pod.name);
+            self.context.publish(&announce::progress_unknown(&why), &self.subject.reference()).await;
+        }
+        None
+    }
+}
+
+/// In the foreground, so that the Job is there until its pods are gone, and only if it is this one.
+async fn delete(jobs: &Api<Job>, job: &JobKey) -> Result<(), ReconcileError> {
+    let how = DeleteParams {
+        propagation_policy: Some(PropagationPolicy::Foreground),
+        preconditions: Some(Preconditions { uid: Some(job.uid.clone()), resource_version: None }),
+        ..DeleteParams::default()
+    };
+    match jobs.delete(&job.name, &how).await {
+        Ok(_) => {
+            tracing::info!(job = job.name, "deleted");
+            Ok(())
+        }
+        Err(kube::Error::Api(status)) if matches!(status.code, 404 | 409) => Ok(()),
+        Err(error) => Err(while_trying_to("delete a Job")(error)),
+    }
+}
+
+/// Lets a finished Job go after a day.
+async fn expire(jobs: &Api<Job>, job: &JobKey) -> Result<(), ReconcileError> {
+    let patch = json!({
+        "metadata": { "uid": job.uid },
+        "spec": { "ttlSecondsAfterFinished": JOB_TTL_SECONDS },
+    });
+    match jobs.patch(&job.name, &PatchParams::default(), &Patch::Merge(patch)).await {
+        Ok(_) => Ok(()),
+        Err(kube::Error::Api(status)) if matches!(status.code, 404 | 409) => Ok(()),
+        Err(error) => Err(while_trying_to("limit the stay of a Job")(error)),
+    }
+}
+
+/// Writes `next`, if it is news, and says when to look again.
+async fn write(
+    context: &Context,
+    api: &Api<DynamicObject>,
+    object: &DynamicObject,
+    old: &Status,
+    next: &Status,
+    look_again: Option<Duration>,
+    now: Timestamp,
+) -> Result<Option<Duration>, ReconcileError> {
+    if old == next {
+        // Whoever wants to look again at once wants to see what was written.
+        return Ok(look_again.map(|after| after.max(CONFLICT)));
+    }
+    if !is_transition(old, next) {
+        let written = old.progress.as_ref().map_or(Timestamp::UNIX_EPOCH, |progress| progress.update_time.0);
+        let pause = context.settings.pace.progress_write;
+        let age = now.duration_since(written);
+        if age.unsigned_abs() < pause {
+            return Ok(look_again);
+        }
+    }
+    let types = object.types.as_ref().ok_or(ReconcileError::Answer("kind"))?;
+    let patch = json!({
+        "apiVersion": types.api_version,
+        "kind": types.kind,
+        // Of what was looked at, and nothing newer.
+        "metadata": { "name": object.name_any(), "resourceVersion": object.metadata.resource_version },
+        "status": next,
+    });
+    let params = PatchParams::apply(FIELD_MANAGER).force();
+    match api.patch_status(&object.name_any(), &params, &Patch::Apply(&patch)).await {
+        Ok(_) => {}
+        Err(kube::Error::Api(status)) if status.code == 409 => return Ok(Some(CONFLICT)),
+        Err(kube::Error::Api(status)) if status.code == 404 => return Ok(None),
+        Err(error) => return Err(while_trying_to("write the status")(error)),
+    }
+    if let Some(event) = announce::transition(old, next) {
+        let reference = k8s_openapi::api::core::v1::ObjectReference {
+            api_version: Some(types.api_version.clone()),
+            kind: Some(types.kind.clone()),
+            name: Some(object.name_any()),
+            namespace: object.namespace(),
+            uid: object.meta().uid.clone(),
+            ..Default::default()
+        };
+        context.publish(&event, &reference).await;
+    }
+    Ok(look_again)
+}

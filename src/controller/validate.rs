@@ -1,0 +1,355 @@
+//! From a spec to a wish that cannot be nonsense. Pure.
+//!
+//! The schema has refused most of what is wrong already; what it cannot say, or what an older or
+//! relaxed schema let through, is told here. Whatever comes out can be turned into a Job.
+
+use std::collections::HashMap;
+use std::time::Duration;
+
+use serde_json::{Value, json};
+
+use crate::api::{Claim, PayloadBuildSpec, PayloadImportSpec, RegistryAccess, Worker};
+use crate::digest::Digest;
+use crate::reference::{Host, Reference};
+use crate::worker::contract::{self, BuildWork, ImportWork, Work};
+
+/// How often a pod may fail if the spec does not say.
+const DEFAULT_BACKOFF_LIMIT: i32 = 6;
+
+/// A wish, checked.
+#[derive(Clone, Debug, PartialEq)]
+pub(super) struct Valid {
+    /// What the worker is told.
+    pub work: Work,
+    /// How registries are reached, an import's target first.
+    pub registries: Vec<Registry>,
+    /// The claim of the output or source.
+    pub claim: Claim,
+    /// Everything of the spec that the run id is a hash of.
+    pub identity: Value,
+    /// The pod's settings.
+    pub worker: Worker,
+    /// How often a pod may fail.
+    pub backoff_limit: i32,
+    /// How long the run may take.
+    pub timeout: Option<Duration>,
+}
+
+/// A registry and the Secrets that open it.
+#[derive(Clone, Debug, PartialEq)]
+pub(super) struct Registry {
+    pub access: contract::RegistryAccess,
+    /// The Secret with `.dockerconfigjson`.
+    pub credentials: Option<String>,
+    /// The Secret with `ca.crt`, `tls.crt`, `tls.key`.
+    pub certificates: Option<String>,
+}
+
+/// Why a spec cannot be fulfilled: one sentence, which names the field.
+#[derive(Debug, PartialEq, Eq, thiserror::Error)]
+#[error("{0}")]
+pub(super) struct Invalid(pub String);
+
+impl Valid {
+    /// Where the payload lies, as a status tells it.
+    pub(super) fn location(&self) -> String {
+        format!("{}/{}", self.claim.claim_name, self.claim.path)
+    }
+
+    /// Whether the volume is only read.
+    pub(super) fn read_only(&self) -> bool {
+        matches!(self.work, Work::Import(_))
+    }
+}
+
+/// Checks the spec of a `PayloadBuild`.
+pub(super) fn build(spec: &PayloadBuildSpec) -> Result<Valid, Invalid> {
+    let images: Vec<String> = spec.images.iter().map(|image| image.image.clone()).collect();
+    if images.is_empty() {
+        return Err(Invalid("spec.images is empty; name at least one image".into()));
+    }
+    let far = spec.already_transferred.as_ref().and_then(|far| far.images.clone()).unwrap_or_default();
+    let references = references(&images, |index| format!("spec.images[{index}].image"))?;
+    distinct_at_the_far_side(&references)?;
+    self::references(&far, |index| format!("spec.alreadyTransferred.images[{index}]"))?;
+    let claim = spec.output.persistent_volume_claim.as_ref();
+    let claim = claim.ok_or_else(|| Invalid("spec.output has no persistentVolumeClaim".into()))?;
+    let claim = checked_claim(claim, "spec.output.persistentVolumeClaim")?;
+    Ok(Valid {
+        identity: json!({
+            "images": spec.images,
+            "alreadyTransferred": spec.already_transferred,
+            "output": spec.output,
+            "trigger": spec.trigger,
+        }),
+        work: Work::Build(BuildWork { images, already_transferred: far, path: claim.path.clone() }),
+        registries: registries(spec.registries.as_deref().unwrap_or_default())?,
+        claim,
+        worker: spec.worker.clone().unwrap_or_default(),
+        backoff_limit: spec.backoff_limit.unwrap_or(DEFAULT_BACKOFF_LIMIT),
+        timeout: timeout(spec.timeout.as_deref())?,
+    })
+}
+
+/// Checks the spec of a `PayloadImport`.
+pub(super) fn import(spec: &PayloadImportSpec) -> Result<Valid, Invalid> {
+    let claim = spec.source.persistent_volume_claim.as_ref();
+    let claim = claim.ok_or_else(|| Invalid("spec.source has no persistentVolumeClaim".into()))?;
+    let claim = checked_claim(claim, "spec.source.persistentVolumeClaim")?;
+    let expected_digest = match &spec.expected_digest {
+        Some(text) => {
+            let digest: Result<Digest, _> = text.parse();
+            Some(digest.map_err(|error| Invalid(format!("spec.expectedDigest: {error}")))?)
+        }
+        None => None,
+    };
+    let target = RegistryAccess {
+        host: spec.registry.host.clone(),
+        secret_ref: spec.registry.secret_ref.clone(),
+        cert_secret_ref: spec.registry.cert_secret_ref.clone(),
+        insecure: spec.registry.insecure,
+    };
+    let work = ImportWork {
+        path: claim.path.clone(),
+        expected_digest,
+        registry: spec.registry.host.clone(),
+        repository_prefix: spec.registry.repository_prefix.clone(),
+        strict: spec.strict.unwrap_or(false),
+    };
+    Ok(Valid {
+        identity: json!({
+            "source": spec.source,
+            "expectedDigest": spec.expected_digest,
+            "registry": { "host": spec.registry.host, "repositoryPrefix": spec.registry.repository_prefix },
+            "strict": spec.strict,
+            "trigger": spec.trigger,
+        }),
+        work: Work::Import(work),
+        registries: vec![registry(&target, "spec.registry")?],
+        claim,
+        worker: spec.worker.clone().unwrap_or_default(),
+        backoff_limit: spec.backoff_limit.unwrap_or(DEFAULT_BACKOFF_LIMIT),
+        timeout: timeout(spec.timeout.as_deref())?,
+    })
+}
+
+fn references(images: &[String], field: impl Fn(usize) -> String) -> Result<Vec<Reference>, Invalid> {
+    let parse = |(index, image): (usize, &String)| {
+        Reference::parse(image, &Host::docker_hub())
+            .map_err(|error| Invalid(format!("{}: {error}", field(index))))
+    };
+    images.iter().enumerate().map(parse).collect()
+}
+
+/// Refuses two images that would have one name where they arrive.
+fn distinct_at_the_far_side(references: &[Reference]) -> Result<(), Invalid> {
+    let mut names: HashMap<String, &Reference> = HashMap::new();
+    for reference in references {
+        // Without a tag, the far side gets one that is made of the digest.
+        let tag = reference.tag().unwrap_or_else(|| reference.tag_or_digest());
+        let name = format!("{}:{tag}", reference.far_repository());
+        match names.get(&name) {
+            Some(first) if first.to_string() != reference.to_string() => {
+                return Err(Invalid(format!(
+                    "spec.images has {} and {}, which would both arrive as {name}; leave one to another payload",
+                    first.written(),
+                    reference.written()
+                )));
+            }
+            _ => names.insert(name, reference),
+        };
+    }
+    Ok(())
+}
+
+/// The claim, if its path stays in the volume. The schema has the same rules.
+fn checked_claim(claim: &Claim, field: &str) -> Result<Claim, Invalid> {
+    let part_is_wrong = |part: &str| matches!(part, "" | "." | "..") || part.chars().any(char::is_control);
+    if claim.path.split('/').any(part_is_wrong) {
+        return Err(Invalid(format!(
+            "{field}.path {:?} must be relative, without '.', '..' and empty parts",
+            claim.path
+        )));
+    }
+    Ok(claim.clone())
+}
+
+fn registries(registries: &[RegistryAccess]) -> Result<Vec<Registry>, Invalid> {
+    let mut hosts: HashMap<Host, usize> = HashMap::new();
+    let mut found = Vec::new();
+    for (index, access) in registries.iter().enumerate() {
+        found.push(registry(access, &format!("spec.registries[{index}]"))?);
+        if let Ok(host) = access.host.parse::<Host>() {
+            if let Some(first) = hosts.insert(host, index) {
+                return Err(Invalid(format!(
+                    "spec.registries[{first}].host {:?} and spec.registries[{index}].host {:?} are the same registry",
+                    registries[first].host, access.host
+                )));
+            }
+        }
+    }
+    Ok(found)
+}
+
+fn registry(access: &RegistryAccess, field: &str) -> Result<Registry, Invalid> {
+    let host: Result<Host, _> = access.host.parse();
+    host.map_err(|error| Invalid(format!("{field}.host: {error}")))?;
+    Ok(Registry {
+        access: contract::RegistryAccess {
+            host: access.host.clone(),
+            insecure: access.insecure.unwrap_or(false),
+            certificates: access.cert_secret_ref.is_some(),
+        },
+        credentials: access.secret_ref.as_ref().map(|secret| secret.name.clone()),
+        certificates: access.cert_secret_ref.as_ref().map(|secret| secret.name.clone()),
+    })
+}
+
+/// `72h`, `1h30m`, `90s`.
+fn timeout(text: Option<&str>) -> Result<Option<Duration>, Invalid> {
+    let Some(text) = text else { return Ok(None) };
+    let refused = || {
+        Invalid(format!(
+            "spec.timeout {text:?} is no duration of hours, minutes and seconds, such as 72h or 1h30m"
+        ))
+    };
+    let mut seconds: u64 = 0;
+    let mut digits = String::new();
+    for c in text.chars() {
+        let unit = match c {
+            '0'..='9' => {
+                digits.push(c);
+                continue;
+            }
+            'h' => 3600,
+            'm' => 60,
+            's' => 1,
+            _ => return Err(refused()),
+        };
+        let count: u64 = std::mem::take(&mut digits).parse().map_err(|_| refused())?;
+        seconds = count.checked_mul(unit).and_then(|more| seconds.checked_add(more)).ok_or_else(refused)?;
+    }
+    if seconds == 0 || !digits.is_empty() {
+        return Err(refused());
+    }
+    Ok(Some(Duration::from_secs(seconds)))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn build_of(spec: Value) -> Result<Valid, String> {
+        build(&serde_json::from_value(spec).unwrap()).map_err(|invalid| invalid.0)
+    }
+
+    fn import_of(spec: Value) -> Result<Valid, String> {
+        import(&serde_json::from_value(spec).unwrap()).map_err(|invalid| invalid.0)
+    }
+
+    fn spec() -> Value {
+        json!({
+            "images": [{ "image": "python:3" }],
+            "output": { "persistentVolumeClaim": { "claimName": "transfer", "path": "out/app.zip" } },
+        })
+    }
+
+    fn import_spec() -> Value {
+        json!({
+            "source": { "persistentVolumeClaim": { "claimName": "inbox", "path": "app.zip" } },
+            "registry": { "host": "registry.infra:5000" },
+        })
+    }
+
+    fn with(mut spec: Value, field: &str, value: Value) -> Value {
+        spec[field] = value;
+        spec
+    }
+
+    #[test]
+    fn a_build_becomes_work_with_the_defaults_filled_in() {
+        let valid = build_of(spec()).unwrap();
+        let work = BuildWork {
+            images: vec!["python:3".into()],
+            already_transferred: vec![],
+            path: "out/app.zip".into(),
+        };
+        assert_eq!(valid.work, Work::Build(work));
+        assert_eq!((valid.backoff_limit, valid.timeout), (6, None));
+        assert_eq!((valid.location().as_str(), valid.read_only()), ("transfer/out/app.zip", false));
+    }
+
+    #[test]
+    fn an_import_has_its_target_as_the_first_registry() {
+        let spec = with(
+            import_spec(),
+            "registry",
+            json!({ "host": "r:5000", "insecure": true, "secretRef": { "name": "s" }, "certSecretRef": { "name": "c" } }),
+        );
+        let valid = import_of(spec).unwrap();
+        let access = contract::RegistryAccess { host: "r:5000".into(), insecure: true, certificates: true };
+        let registry = Registry { access, credentials: Some("s".into()), certificates: Some("c".into()) };
+        assert_eq!(valid.registries, [registry]);
+        assert!(valid.read_only());
+    }
+
+    #[test]
+    fn what_the_schema_cannot_see_is_refused_with_its_field() {
+        let images = |images: &[&str]| {
+            let images: Vec<Value> = images.iter().map(|image| json!({ "image": image })).collect();
+            with(spec(), "images", images.into())
+        };
+        let path = |path: &str| {
+            with(spec(), "output", json!({ "persistentVolumeClaim": { "claimName": "c", "path": path } }))
+        };
+        let registries = |hosts: [&str; 2]| {
+            with(spec(), "registries", hosts.map(|host| json!({ "host": host })).to_vec().into())
+        };
+        for (spec, words) in [
+            (images(&[]), "spec.images is empty"),
+            (images(&["a", "A"]), "spec.images[1].image: \"A\" is no image name"),
+            (
+                images(&["q.io/a:1", "g.io/a:1"]),
+                "spec.images has q.io/a:1 and g.io/a:1, which would both arrive as a:1",
+            ),
+            (images(&["a", "q.io/a:latest"]), "both arrive as a:latest"),
+            (
+                with(spec(), "alreadyTransferred", json!({ "images": ["b:c:d"] })),
+                "spec.alreadyTransferred.images[0]",
+            ),
+            (path("../x"), "spec.output.persistentVolumeClaim.path \"../x\""),
+            (path("/x"), "without '.', '..' and empty parts"),
+            (with(spec(), "output", json!({})), "spec.output has no persistentVolumeClaim"),
+            (registries(["docker.io", "index.docker.io"]), "are the same registry"),
+            (registries(["a.b", "a.b/c"]), "spec.registries[1].host"),
+            (with(spec(), "timeout", json!("1d")), "spec.timeout \"1d\""),
+            (with(spec(), "timeout", json!("0s")), "spec.timeout \"0s\""),
+            (with(spec(), "timeout", json!("5")), "spec.timeout \"5\""),
+            (with(spec(), "timeout", json!("99999999999999999999h")), "spec.timeout"),
+        ] {
+            let refusal = build_of(spec.clone()).unwrap_err();
+            assert!(refusal.contains(words), "{spec}: {refusal}");
+        }
+        for (spec, words) in [
+            (with(import_spec(), "source", json!({})), "spec.source has no persistentVolumeClaim"),
+            (with(import_spec(), "expectedDigest", json!("sha256:1")), "spec.expectedDigest"),
+            (with(import_spec(), "registry", json!({ "host": "a.b/c" })), "spec.registry.host"),
+        ] {
+            let refusal = import_of(spec.clone()).unwrap_err();
+            assert!(refusal.contains(words), "{spec}: {refusal}");
+        }
+    }
+
+    #[test]
+    fn one_image_written_in_two_ways_is_no_conflict() {
+        let images = json!([{ "image": "python:3" }, { "image": "docker.io/python:3" }]);
+        assert!(build_of(with(spec(), "images", images)).is_ok());
+    }
+
+    #[test]
+    fn a_timeout_is_the_sum_of_its_parts() {
+        for (text, seconds) in [("72h", 259_200), ("1h30m", 5400), ("1m1s", 61)] {
+            assert_eq!(timeout(Some(text)).unwrap(), Some(Duration::from_secs(seconds)));
+        }
+    }
+}

@@ -1,0 +1,23 @@
+//! The controller on a real API server with a real controller manager. There is no kubelet: the tests
+//! play it, and say themselves how pods fare.
+//!
+//! Each test has a namespace of its own, where a controller runs with the rights of its Role and no
+//! others. `make test` brings up the cluster; without one these tests fail.
+
+#[path = "controller/kubelet.rs"]
+mod kubelet;
+#[path = "controller/world.rs"]
+mod world;
+
+#[path = "controller/failures.rs"]
+mod failures;
+#[path = "controller/journey.rs"]
+mod journey;
+#[path = "controller/restarts.rs"]
+mod restarts;
+#[path = "controller/rules.rs"]
+mod rules;
+#[path = "controller/starts.rs"]
+mod starts;
+#[path = "controller/supersedes.rs"]
+mod supersedes;

@@ -1,0 +1,186 @@
+//! What a person sees when all goes well.
+
+use std::collections::BTreeMap;
+
+use charon::api::{PayloadBuild, PayloadImport};
+use charon::reason::Reason;
+use charon::worker::contract::{BuildWork, PROGRESS_PORT, Work};
+use k8s_openapi::api::batch::v1::Job;
+use k8s_openapi::api::core::v1::{Pod, ResourceQuota};
+use k8s_openapi::api::events::v1::Event;
+use kube::ResourceExt as _;
+use kube::api::{DeleteParams, ListParams, PostParams};
+use serde_json::json;
+
+use crate::kubelet::{config, outcome, with_counts};
+use crate::world::{IMAGE, World, brief, build_spec, condition, import_spec, resource, run};
+
+#[tokio::test]
+async fn a_build_becomes_ready_and_tells_what_it_made() {
+    let world = World::new("build").await;
+    world.create::<PayloadBuild>("app", build_spec("python:3")).await;
+    let job = world.job_of_attempt::<PayloadBuild>("app", 1).await;
+    let pod = world.pod_of(&job).await;
+
+    let status = world.until_ready::<PayloadBuild>("app", "Unknown", "Progressing").await;
+    assert_eq!(brief(&status, "Reconciling"), "True/Progressing");
+    assert_eq!(brief(&status, "Stalled"), "");
+    assert_eq!(brief(&status, "PayloadAvailable"), "False/Progressing");
+    let work = BuildWork {
+        images: vec!["python:3".into()],
+        already_transferred: vec![],
+        path: "out/app.zip".into(),
+    };
+    assert_eq!(config(&pod).work, Work::Build(work));
+
+    world.ends_for(&pod, Reason::Succeeded).await;
+    let status = world.until_ready::<PayloadBuild>("app", "True", "Succeeded").await;
+    assert_eq!(brief(&status, "Reconciling"), "");
+    assert_eq!(brief(&status, "PayloadAvailable"), "True/Succeeded");
+    assert_eq!(condition(&status, "Ready").unwrap().message, "1 image is in transfer/out/app.zip, 1.2 MB");
+    let (run, payload) = (run(&status), status.payload.unwrap());
+    assert_eq!((run.attempt, run.image.as_deref()), (1, Some(IMAGE)));
+    assert!(run.completion_time.is_some());
+    assert_eq!(payload.run_id, run.id);
+    assert_eq!(payload.location, "transfer/out/app.zip");
+    assert_eq!((payload.size_bytes, payload.blobs, payload.blobs_reused), (1_234_567, 4, 2));
+    assert_eq!(status.progress.unwrap().percent, Some(100));
+
+    // Only now may the Job go by itself.
+    let has_ttl = |job: Option<&Job>| {
+        job.is_some_and(|job| job.spec.as_ref().unwrap().ttl_seconds_after_finished.is_some())
+    };
+    let name = job.name_any();
+    let expires = kube::runtime::wait::await_condition(world.api::<Job>(), &name, has_ttl);
+    tokio::time::timeout(crate::world::DEADLINE, expires).await.expect("the Job stays for ever").unwrap();
+}
+
+#[tokio::test]
+async fn an_import_becomes_ready_and_tells_what_it_pushed() {
+    let world = World::new("import").await;
+    world.create::<PayloadImport>("app", import_spec()).await;
+    let job = world.job_of_attempt::<PayloadImport>("app", 1).await;
+    let pod = world.pod_of(&job).await;
+    world.concludes(&pod, &with_counts(outcome(&pod, Reason::Succeeded), 1, 0)).await;
+    let status = world.until_ready::<PayloadImport>("app", "True", "Succeeded").await;
+    assert_eq!(brief(&status, "Imported"), "True/Succeeded");
+    assert_eq!(brief(&status, "PayloadVerified"), "True/Succeeded");
+    assert_eq!(status.result.unwrap().images, 1);
+}
+
+#[tokio::test]
+async fn the_attempt_is_in_the_status_before_the_job_is_made() {
+    let world = World::new("before").await;
+    // A quota keeps the Job from being made.
+    let quota = json!({
+        "metadata": { "name": "none" },
+        "spec": { "hard": { "count/jobs.batch": "0" } },
+    });
+    let quota: ResourceQuota = serde_json::from_value(quota).unwrap();
+    world.api().create(&PostParams::default(), &quota).await.unwrap();
+    world.create::<PayloadBuild>("app", build_spec("python:3")).await;
+
+    let status = world.until_ready::<PayloadBuild>("app", "False", "WorkerCreateFailed").await;
+    assert!(condition(&status, "Ready").unwrap().message.contains("quota"));
+    assert_eq!(brief(&status, "Reconciling"), "True/Progressing");
+    let run = run(&status);
+    assert_eq!(run.attempt, 1);
+    assert!(world.jobs().await.is_empty());
+
+    world.api::<ResourceQuota>().delete("none", &DeleteParams::default()).await.unwrap();
+    world.until_job(&run.job_name.unwrap()).await;
+}
+
+#[tokio::test]
+async fn progress_is_told_and_no_answer_does_no_harm() {
+    let world = World::new("progress").await;
+    world.create::<PayloadBuild>("app", build_spec("python:3")).await;
+    let job = world.job_of_attempt::<PayloadBuild>("app", 1).await;
+    let pod = world.pod_of(&job).await;
+    // Nobody answers there: the worker is at work all the same.
+    world.works(&pod, "127.0.7.2").await;
+    world
+        .until::<PayloadBuild>("app", "at work", |status| {
+            condition(status, "Ready").is_some_and(|ready| ready.message.ends_with("is at work"))
+        })
+        .await;
+
+    let answer = config(&pod);
+    let answer = json!({
+        "runId": answer.run_id, "nonce": answer.nonce, "stage": "Transferring",
+        "bytesDone": 25, "bytesTotal": 100, "blobsDone": 1, "blobsTotal": 4,
+        "lastError": "GET https://r.example/v2/x?token=geheim: 503",
+    });
+    let worker = axum::Router::new().route("/progress", axum::routing::get(|| async { axum::Json(answer) }));
+    let listener = tokio::net::TcpListener::bind(("127.0.7.2", PROGRESS_PORT)).await.unwrap();
+    tokio::spawn(async move { axum::serve(listener, worker).await });
+    let status = world.until::<PayloadBuild>("app", "in progress", |status| status.progress.is_some()).await;
+    let progress = status.progress.unwrap();
+    assert_eq!((progress.percent, progress.blobs_done, progress.blobs_total), (Some(25), Some(1), Some(4)));
+    assert_eq!(progress.last_error.as_deref(), Some("GET https://r.example/v2/x 503"));
+    world.ends_for(&pod, Reason::Succeeded).await;
+    world.until_ready::<PayloadBuild>("app", "True", "Succeeded").await;
+}
+
+#[tokio::test]
+async fn nothing_of_the_users_object_is_altered_and_nothing_of_it_is_copied() {
+    let world = World::new("drift").await;
+    let mut object: PayloadBuild = resource("app", build_spec("python:3"));
+    object.labels_mut().insert("argocd.argoproj.io/instance".into(), "theirs".into());
+    object.annotations_mut().insert("theirs".into(), "theirs".into());
+    let before = world.api::<PayloadBuild>().create(&PostParams::default(), &object).await.unwrap();
+    let job = world.job_of_attempt::<PayloadBuild>("app", 1).await;
+    let pod = world.pod_of(&job).await;
+    world.ends_for(&pod, Reason::Succeeded).await;
+    world.until_ready::<PayloadBuild>("app", "True", "Succeeded").await;
+
+    let after = world.api::<PayloadBuild>().get("app").await.unwrap();
+    assert_eq!(after.spec, before.spec);
+    assert_eq!((after.labels(), after.annotations()), (before.labels(), before.annotations()));
+    assert_eq!((after.finalizers(), after.metadata.generation), (before.finalizers(), Some(1)));
+    let ours = |labels: &BTreeMap<String, String>| !labels.values().any(|value| value == "theirs");
+    assert!(ours(job.labels()) && ours(pod.labels()) && ours(pod.annotations()));
+}
+
+#[tokio::test]
+async fn events_are_told_once_for_each_transition() {
+    let world = World::new("events").await;
+    world.create::<PayloadBuild>("app", build_spec("python:3")).await;
+    let job = world.job_of_attempt::<PayloadBuild>("app", 1).await;
+    let pod = world.pod_of(&job).await;
+    world.works(&pod, "127.0.7.3").await;
+    world.ends_for(&pod, Reason::Succeeded).await;
+    world.until_ready::<PayloadBuild>("app", "True", "Succeeded").await;
+    let about = ListParams::default().fields("regarding.kind=PayloadBuild");
+    let deadline = tokio::time::Instant::now() + crate::world::DEADLINE;
+    // The event follows the status at once, but not in the same moment.
+    loop {
+        let events = world.api::<Event>().list(&about).await.unwrap().items;
+        let mut reasons: Vec<_> = events.iter().filter_map(|event| event.reason.clone()).collect();
+        reasons.retain(|reason| reason != "ProgressUnknown");
+        if reasons == ["Progressing", "Succeeded"] {
+            break;
+        }
+        assert!(tokio::time::Instant::now() < deadline, "{reasons:?}");
+        tokio::task::yield_now().await;
+    }
+}
+
+#[tokio::test]
+async fn the_job_and_its_pod_go_with_the_resource() {
+    let world = World::new("delete").await;
+    world.create::<PayloadBuild>("app", build_spec("python:3")).await;
+    let job = world.job_of_attempt::<PayloadBuild>("app", 1).await;
+    let pod = world.pod_of(&job).await;
+    world.api::<PayloadBuild>().delete("app", &DeleteParams::default()).await.unwrap();
+    let (job_uid, pod_uid) = (job.uid().unwrap(), pod.uid().unwrap());
+    let (job_name, pod_name) = (job.name_any(), pod.name_any());
+    let gone = async {
+        let job = kube::runtime::conditions::is_deleted(&job_uid);
+        kube::runtime::wait::await_condition(world.api::<Job>(), &job_name, job).await.unwrap();
+        let pod = kube::runtime::conditions::is_deleted(&pod_uid);
+        kube::runtime::wait::await_condition(world.api::<Pod>(), &pod_name, pod).await.unwrap();
+    };
+    tokio::time::timeout(crate::world::DEADLINE, gone).await.expect("Job or pod stay");
+    assert!(world.jobs().await.is_empty());
+}

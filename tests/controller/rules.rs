@@ -1,0 +1,142 @@
+//! The API server takes the definitions, and refuses what they forbid in their words.
+
+use charon::api::{PayloadBuild, PayloadImport};
+use charon::reason::Reason;
+use kube::Api;
+use kube::api::{ApiResource, DynamicObject, PostParams};
+use serde_json::{Value, json};
+
+use crate::world::{Kind, World, brief, build_spec, condition, import_spec};
+
+/// What the API server says of a resource with `spec`; nothing if it would take it.
+async fn refusal<K: Kind>(world: &World, spec: &Value) -> Option<String> {
+    let object = json!({
+        "apiVersion": K::api_version(&()), "kind": K::kind(&()), "metadata": { "name": "x" }, "spec": spec,
+    });
+    let object: DynamicObject = serde_json::from_value(object).unwrap();
+    let api: Api<DynamicObject> =
+        Api::namespaced_with(world.client.clone(), &world.namespace, &ApiResource::erase::<K>(&()));
+    let try_it = PostParams { dry_run: true, ..PostParams::default() };
+    api.create(&try_it, &object).await.err().map(|error| error.to_string())
+}
+
+fn with(mut spec: Value, pointer: &str, value: Value) -> Value {
+    let (parent, field) = pointer.rsplit_once('/').unwrap();
+    spec.pointer_mut(parent).unwrap()[field] = value;
+    spec
+}
+
+#[tokio::test]
+async fn the_api_server_refuses_what_the_rules_forbid_in_their_words() {
+    let world = World::without_controller("rules").await;
+    let build = || build_spec("python:3");
+    assert_eq!(refusal::<PayloadBuild>(&world, &build()).await, None);
+    for (pointer, value, words) in [
+        ("/images", json!([]), "should have at least 1 items"),
+        ("/images", json!([{ "image": "a" }, { "image": "a" }]), "Duplicate value"),
+        ("/images", json!([{ "image": "https://a.b/c" }]), "without a scheme"),
+        ("/output", json!({}), "exactly one kind of place"),
+        ("/output/persistentVolumeClaim/path", json!("/abs"), "must be relative"),
+        ("/output/persistentVolumeClaim/path", json!("a/../b"), "must not have '.' or '..'"),
+        ("/output/persistentVolumeClaim/path", json!("a/"), "it ends without '/'"),
+        ("/output/persistentVolumeClaim/path", json!("a\u{1}"), "control characters"),
+        ("/registries", json!([{ "host": "a.b" }, { "host": "a.b" }]), "Duplicate value"),
+        ("/registries", json!([{ "host": "http://a.b" }]), "without a scheme and without a path"),
+        ("/timeout", json!("3 days"), "hours, minutes and seconds"),
+        ("/timeout", json!("0s"), "longer than nothing"),
+        ("/worker", json!({ "securityContext": { "runAsUser": 0 } }), "never runs as root"),
+        ("/worker", json!({ "resources": { "limits": { "gpu": 1 } } }), "nothing else"),
+    ] {
+        let refusal = refusal::<PayloadBuild>(&world, &with(build(), pointer, value.clone())).await;
+        let refusal = refusal.unwrap_or_else(|| panic!("{pointer} may be {value}"));
+        assert!(refusal.contains(words), "{pointer} {value}: {refusal}");
+    }
+    assert_eq!(refusal::<PayloadImport>(&world, &import_spec()).await, None);
+    for (pointer, value, words) in [
+        ("/expectedDigest", json!("sha256:12"), "64 lowercase hexadecimal digits"),
+        ("/registry/host", json!("a.b/c"), "without a scheme and without a path"),
+        ("/registry/repositoryPrefix", json!("/A"), "beginning of a repository's name"),
+        ("/source", json!({}), "exactly one kind of place"),
+    ] {
+        let refusal = refusal::<PayloadImport>(&world, &with(import_spec(), pointer, value.clone())).await;
+        let refusal = refusal.unwrap_or_else(|| panic!("{pointer} may be {value}"));
+        assert!(refusal.contains(words), "{pointer} {value}: {refusal}");
+    }
+}
+
+#[tokio::test]
+async fn all_that_the_rules_allow_is_taken_and_runs() {
+    let world = World::new("allowed").await;
+    let mut spec = build_spec("python:3");
+    spec["alreadyTransferred"] = json!({ "images": ["python:2", "quay.io/a/b@sha256:0000000000000000000000000000000000000000000000000000000000000000"] });
+    spec["registries"] = json!([
+        { "host": "docker.io", "secretRef": { "name": "pull" }, "certSecretRef": { "name": "ca" } },
+        { "host": "[::1]:5000", "insecure": true },
+    ]);
+    spec["worker"] = json!({
+        "resources": { "requests": { "cpu": 1, "memory": "1Gi" }, "limits": { "ephemeral-storage": "1Gi" } },
+        "securityContext": { "runAsUser": 1000, "supplementalGroups": [5, 6] },
+    });
+    spec["backoffLimit"] = json!(0);
+    spec["timeout"] = json!("1h30m");
+    spec["trigger"] = json!("");
+    world.create::<PayloadBuild>("app", spec).await;
+    let job = world.job_of_attempt::<PayloadBuild>("app", 1).await;
+    // The pod stands before the namespace's restricted standard.
+    world.pod_of(&job).await;
+}
+
+#[tokio::test]
+async fn a_fresh_resource_is_in_progress_before_anyone_has_seen_it() {
+    let world = World::without_controller("fresh").await;
+    world.create::<PayloadBuild>("app", build_spec("python:3")).await;
+    assert_eq!(world.status::<PayloadBuild>("app").await.observed_generation, Some(-1));
+}
+
+#[tokio::test]
+async fn what_only_the_controller_can_see_is_told_by_it_and_mended_by_a_person() {
+    let world = World::new("invalid").await;
+    let mut spec = build_spec("quay.io/app:1");
+    spec["images"].as_array_mut().unwrap().push(json!({ "image": "ghcr.io/app:1" }));
+    world.create::<PayloadBuild>("app", spec).await;
+    let status = world.until_ready::<PayloadBuild>("app", "False", "InvalidSpec").await;
+    assert_eq!(brief(&status, "Stalled"), "True/InvalidSpec");
+    let message = &condition(&status, "Ready").unwrap().message;
+    assert!(message.contains("quay.io/app:1") && message.contains("ghcr.io/app:1"), "{message}");
+    assert!(world.jobs().await.is_empty());
+
+    world.patch::<PayloadBuild>("app", json!({ "spec": { "images": [{ "image": "quay.io/app:1" }] } })).await;
+    let job = world.job_of_attempt::<PayloadBuild>("app", 1).await;
+    world.ends_for(&world.pod_of(&job).await, Reason::Succeeded).await;
+    world.until_ready::<PayloadBuild>("app", "True", "Succeeded").await;
+}
+
+#[tokio::test]
+async fn a_job_of_somebody_else_is_left_alone() {
+    let mut world = World::new("taken").await;
+    world.create::<PayloadBuild>("app", build_spec("python:3")).await;
+    let job = world.job_of_attempt::<PayloadBuild>("app", 1).await;
+    world.kill().await;
+    // The same name, but nobody's.
+    let jobs: Api<k8s_openapi::api::batch::v1::Job> = world.api();
+    let name = job.metadata.name.clone().unwrap();
+    let now = kube::api::DeleteParams::background();
+    let uid = job.metadata.uid.clone().unwrap();
+    jobs.delete(&name, &now).await.unwrap();
+    let gone = kube::runtime::conditions::is_deleted(&uid);
+    let gone = kube::runtime::wait::await_condition(jobs.clone(), &name, gone);
+    tokio::time::timeout(crate::world::DEADLINE, gone).await.expect("it stays").unwrap();
+    let mut theirs = job.clone();
+    theirs.metadata = kube::api::ObjectMeta { name: Some(name.clone()), ..Default::default() };
+    let spec = theirs.spec.as_mut().unwrap();
+    spec.selector = None;
+    spec.suspend = Some(true);
+    spec.template.metadata = None;
+    jobs.create(&PostParams::default(), &theirs).await.unwrap();
+    world.start().await;
+    let status = world.until_ready::<PayloadBuild>("app", "False", "WorkerCreateFailed").await;
+    assert!(condition(&status, "Ready").unwrap().message.contains(&name));
+    jobs.delete(&name, &now).await.unwrap();
+    let job = world.job_of_attempt::<PayloadBuild>("app", 1).await;
+    world.pod_of(&job).await;
+}

@@ -1,0 +1,102 @@
+//! What keeps a worker from starting is told, and goes when it is mended.
+
+use charon::api::{PayloadBuild, Status};
+use charon::reason::Reason;
+use k8s_openapi::api::core::v1::{Pod, ResourceQuota};
+use kube::api::{DeleteParams, PostParams};
+use serde_json::{Value, json};
+
+use crate::world::{World, brief, build_spec, condition};
+
+/// A build whose pod is there, and its pod.
+async fn with_pod(world: &World, name: &str) -> Pod {
+    world.create::<PayloadBuild>(name, build_spec("python:3")).await;
+    let job = world.job_of_attempt::<PayloadBuild>(name, 1).await;
+    world.pod_of(&job).await
+}
+
+fn unschedulable(message: &str) -> Value {
+    json!({ "conditions": [{
+        "type": "PodScheduled", "status": "False", "reason": "Unschedulable", "message": message,
+    }]})
+}
+
+/// `name` is waiting for `reason` to pass, and says `words`.
+async fn is_held_up(world: &World, name: &str, reason: Reason, words: &str) {
+    let status = world.until_ready::<PayloadBuild>(name, "False", reason.as_str()).await;
+    assert_eq!(brief(&status, "Reconciling"), "True/Progressing");
+    assert_eq!(brief(&status, "Stalled"), "");
+    let message = &condition(&status, "Ready").unwrap().message;
+    assert!(message.contains(words), "{message}");
+}
+
+#[tokio::test]
+async fn a_missing_secret_is_named_until_it_is_there() {
+    let world = World::new("secret").await;
+    let pod = with_pod(&world, "app").await;
+    world.bind(&pod).await;
+    world.waits(&pod, "ContainerCreating", "").await;
+    let why = "MountVolume.SetUp failed for volume \"settings\" : secret \"pull\" not found";
+    world.event(&pod, "FailedMount", why).await;
+    is_held_up(&world, "app", Reason::SecretNotFound, "Secret \"pull\"").await;
+
+    // It starts: nothing has failed.
+    world.works(&pod, "127.0.7.6").await;
+    let status = world.until_ready::<PayloadBuild>("app", "Unknown", "Progressing").await;
+    assert_eq!(brief(&status, "Reconciling"), "True/Progressing");
+    world.ends_for(&pod, Reason::Succeeded).await;
+    world.until_ready::<PayloadBuild>("app", "True", "Succeeded").await;
+}
+
+#[tokio::test]
+async fn a_worker_that_cannot_be_placed_or_pulled_says_why() {
+    let world = World::new("placed").await;
+    let pod = with_pod(&world, "no-claim").await;
+    world.say(&pod, unschedulable("persistentvolumeclaim \"transfer\" not found")).await;
+    is_held_up(&world, "no-claim", Reason::StorageNotFound, "\"transfer\"").await;
+
+    let pod = with_pod(&world, "no-node").await;
+    world.say(&pod, unschedulable("0/1 nodes are available: 1 Insufficient memory.")).await;
+    is_held_up(&world, "no-node", Reason::WorkerUnschedulable, "Insufficient memory").await;
+
+    let pod = with_pod(&world, "no-image").await;
+    world.waits(&pod, "ImagePullBackOff", "Back-off pulling image").await;
+    is_held_up(&world, "no-image", Reason::WorkerImagePullFailed, "Back-off").await;
+
+    let pod = with_pod(&world, "busy").await;
+    world.bind(&pod).await;
+    world.event(&pod, "FailedAttachVolume", "Multi-Attach error for volume \"pv\"").await;
+    is_held_up(&world, "busy", Reason::StorageBusy, "Multi-Attach").await;
+}
+
+#[tokio::test]
+async fn a_pod_that_cannot_be_created_says_why() {
+    let world = World::new("quota").await;
+    let quota = json!({ "metadata": { "name": "none" }, "spec": { "hard": { "pods": "0" } } });
+    let quota: ResourceQuota = serde_json::from_value(quota).unwrap();
+    world.api().create(&PostParams::default(), &quota).await.unwrap();
+    world.create::<PayloadBuild>("app", build_spec("python:3")).await;
+    is_held_up(&world, "app", Reason::WorkerCreateFailed, "exceeded quota").await;
+    world.api::<ResourceQuota>().delete("none", &DeleteParams::default()).await.unwrap();
+    let job = world.job_of_attempt::<PayloadBuild>("app", 1).await;
+    let pod = world.pod_of(&job).await;
+    world.ends_for(&pod, Reason::Succeeded).await;
+    world.until_ready::<PayloadBuild>("app", "True", "Succeeded").await;
+}
+
+#[tokio::test]
+async fn a_worker_that_cannot_start_is_replaced_when_the_spec_is_tuned() {
+    let world = World::new("mended").await;
+    let pod = with_pod(&world, "app").await;
+    world.waits(&pod, "CreateContainerConfigError", "secret \"wrong\" not found").await;
+    is_held_up(&world, "app", Reason::SecretNotFound, "wrong").await;
+    let access = json!([{ "host": "docker.io", "secretRef": { "name": "right" } }]);
+    world.patch::<PayloadBuild>("app", json!({ "spec": { "registries": access } })).await;
+    let job = world.job_of_attempt::<PayloadBuild>("app", 2).await;
+    let pod = world.pod_of(&job).await;
+    let volumes = serde_json::to_string(&pod.spec.as_ref().unwrap().volumes).unwrap();
+    assert!(volumes.contains("right") && !volumes.contains("wrong"), "{volumes}");
+    assert_eq!(world.jobs().await.len(), 1);
+    let works = |status: &Status| condition(status, "Ready").is_some_and(|ready| ready.status == "Unknown");
+    world.until::<PayloadBuild>("app", "on its way", works).await;
+}

@@ -1,0 +1,108 @@
+//! One wish follows another, and never do two workers write at once.
+
+use charon::api::{PayloadBuild, REQUESTED_AT, Status};
+use charon::reason::Reason;
+use k8s_openapi::api::batch::v1::Job;
+use kube::ResourceExt as _;
+use serde_json::json;
+
+use crate::kubelet::{config, payload};
+use crate::world::{World, brief, build_spec, condition, run};
+
+#[tokio::test]
+async fn a_changed_spec_waits_for_the_old_pod_to_end() {
+    let world = World::new("change").await;
+    world.create::<PayloadBuild>("app", build_spec("python:3")).await;
+    let old_job = world.job_of_attempt::<PayloadBuild>("app", 1).await;
+    let old_pod = world.pod_of(&old_job).await;
+    world.bind(&old_pod).await;
+    world.works(&old_pod, "127.0.7.7").await;
+
+    world.patch::<PayloadBuild>("app", json!({ "spec": { "images": [{ "image": "python:4" }] } })).await;
+    let names_the_pod = |status: &Status| {
+        brief(status, "Reconciling") == "True/Superseded"
+            && condition(status, "Ready").is_some_and(|ready| ready.message.contains(&old_pod.name_any()))
+    };
+    let status = world.until::<PayloadBuild>("app", "waiting for the old pod", names_the_pod).await;
+    assert_eq!(brief(&status, "Ready"), "False/Superseded");
+    // The old pod takes its time to stop. Until then there is one Job: its own.
+    let is_ending = |pod: &k8s_openapi::api::core::v1::Pod| {
+        pod.uid() == old_pod.uid() && pod.metadata.deletion_timestamp.is_some()
+    };
+    world.until_pod("ending", is_ending).await;
+    let jobs = world.jobs().await;
+    assert_eq!(jobs.iter().map(kube::ResourceExt::uid).collect::<Vec<_>>(), [old_job.uid()]);
+
+    world.ends(&old_pod, 143, "").await;
+    world.is_gone(&old_pod).await;
+    let new_job = world.until_job(&run(&status).job_name.unwrap()).await;
+    let new_pod = world.pod_of(&new_job).await;
+    assert_ne!(config(&new_pod).run_id, config(&old_pod).run_id);
+    let jobs: Vec<Job> = world.jobs().await;
+    assert_eq!(jobs.iter().map(kube::ResourceExt::uid).collect::<Vec<_>>(), [new_job.uid()]);
+    world.ends_for(&new_pod, Reason::Succeeded).await;
+    world.until_ready::<PayloadBuild>("app", "True", "Succeeded").await;
+}
+
+#[tokio::test]
+async fn a_wish_that_returns_is_made_true_again() {
+    let world = World::new("revert").await;
+    world.create::<PayloadBuild>("app", build_spec("python:a")).await;
+    let mut ids = Vec::new();
+    for (attempt, image) in [(1, "python:a"), (2, "python:b"), (3, "python:a")] {
+        world.patch::<PayloadBuild>("app", json!({ "spec": { "images": [{ "image": image }] } })).await;
+        let job = world.job_of_attempt::<PayloadBuild>("app", attempt).await;
+        world.ends_for(&world.pod_of(&job).await, Reason::Succeeded).await;
+        let status = world.until_ready::<PayloadBuild>("app", "True", "Succeeded").await;
+        ids.push(run(&status).id);
+    }
+    assert_eq!(ids[0], ids[2]);
+    assert_ne!(ids[0], ids[1]);
+    assert_eq!(world.jobs().await.len(), 1);
+}
+
+#[tokio::test]
+async fn a_trigger_or_an_annotation_asks_again_and_clearing_it_does_not() {
+    let world = World::new("trigger").await;
+    world.create::<PayloadBuild>("app", build_spec("python:3")).await;
+    let changes = [
+        json!({}),
+        json!({ "spec": { "trigger": "again" } }),
+        json!({ "metadata": { "annotations": { REQUESTED_AT: "2026-11-01T00:00:00Z" } } }),
+    ];
+    for (attempt, change) in (1..).zip(changes) {
+        world.patch::<PayloadBuild>("app", change).await;
+        let job = world.job_of_attempt::<PayloadBuild>("app", attempt).await;
+        world.ends_for(&world.pod_of(&job).await, Reason::Succeeded).await;
+        let is_done =
+            |status: &Status| run(status).attempt == attempt && run(status).completion_time.is_some();
+        world.until::<PayloadBuild>("app", "done", is_done).await;
+    }
+    let status = world.status::<PayloadBuild>("app").await;
+    assert_eq!(status.last_handled_reconcile_at.as_deref(), Some("2026-11-01T00:00:00Z"));
+
+    let clear =
+        json!({ "metadata": { "annotations": { REQUESTED_AT: null } }, "spec": { "backoffLimit": 2 } });
+    world.patch::<PayloadBuild>("app", clear).await;
+    let status = world.until_ready::<PayloadBuild>("app", "True", "Succeeded").await;
+    assert_eq!(run(&status).attempt, 3);
+}
+
+#[tokio::test]
+async fn an_older_payload_stays_available_while_a_newer_one_fails() {
+    let world = World::new("older").await;
+    world.create::<PayloadBuild>("app", build_spec("python:3")).await;
+    let job = world.job_of_attempt::<PayloadBuild>("app", 1).await;
+    world.ends_for(&world.pod_of(&job).await, Reason::Succeeded).await;
+    let before = world.until_ready::<PayloadBuild>("app", "True", "Succeeded").await;
+    world.patch::<PayloadBuild>("app", json!({ "spec": { "images": [{ "image": "python:4" }] } })).await;
+    let job = world.job_of_attempt::<PayloadBuild>("app", 2).await;
+    world.ends_for(&world.pod_of(&job).await, Reason::AccessDenied).await;
+    let status = world.until_ready::<PayloadBuild>("app", "False", "AccessDenied").await;
+    assert_eq!(brief(&status, "PayloadAvailable"), "True/Succeeded");
+    let payload_before = status.payload.clone().unwrap();
+    assert_eq!(payload_before.run_id, run(&before).id);
+    assert_eq!(payload_before.digest, payload().digest.to_string());
+    let since = |status: &Status| condition(status, "PayloadAvailable").unwrap().last_transition_time.clone();
+    assert_eq!(since(&status), since(&before), "the condition did not change");
+}
