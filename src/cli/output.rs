@@ -58,12 +58,14 @@ impl<'a> MakeWriter<'a> for BesideBar {
 
 /// Sends what the program says while it works to standard error.
 pub(super) fn log(cli: &Cli, bar: &ProgressBar) {
+    // What a library finds wrong is told by our own error, with what was being done.
+    let others = if cli.command.is_service() { "info" } else { "off" };
     let level = match &cli.verbosity {
-        Verbosity { quiet: true, .. } => "warn".to_owned(),
+        Verbosity { quiet: true, .. } => format!("{others},charon=warn"),
         // The bar tells what the lines of the steps would.
-        Verbosity { verbose: 0, .. } if !bar.is_hidden() => format!("info,{STEP}=off"),
-        Verbosity { verbose: 0, .. } => "info".to_owned(),
-        Verbosity { verbose: 1, .. } => "info,charon=debug".to_owned(),
+        Verbosity { verbose: 0, .. } if !bar.is_hidden() => format!("{others},charon=info,{STEP}=off"),
+        Verbosity { verbose: 0, .. } => format!("{others},charon=info"),
+        Verbosity { verbose: 1, .. } => format!("{others},charon=debug"),
         _ => "debug".to_owned(),
     };
     let filter = EnvFilter::try_from_env("CHARON_LOG").unwrap_or_else(|_| EnvFilter::new(level));

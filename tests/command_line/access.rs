@@ -229,8 +229,7 @@ fn credentials_come_by_options_by_variables_on_standard_input_and_from_dockers_c
     fs::write(&file, payload).unwrap();
     let config = folder.path().join("config.json");
 
-    type Way<'a> = (&'a str, &'a dyn Fn(Program) -> Program);
-    let ways: [Way; 7] = [
+    let ways: [(&str, &dyn Fn(Program) -> Program); 7] = [
         ("options", &|program| program.arguments(["--username", "charon", "--password", PASSWORD])),
         ("our variables", &|program| {
             program.variable("CHARON_USERNAME", "charon").variable("CHARON_PASSWORD", PASSWORD)

@@ -121,14 +121,8 @@ fn names_that_are_none_are_refused_with_the_rule_that_they_break() {
         (["make-payload", "../a", "-r", "far.example"], format!("\"..\" {host}")),
         (["make-payload", "a:-b", "-r", "far.example"], format!("\"a:-b\" {tag}")),
         (["make-payload", "a", "-a", "a:"], format!("\"a:\" {tag}")),
-        (
-            ["make-payload", "a", "-r", "http://far.example"],
-            format!("--registry: \"http://far.example\" {host}"),
-        ),
-        (
-            ["push-payload", "-f/dev/null", "-r", "far.example/x"],
-            format!("--registry: \"far.example/x\" {host}"),
-        ),
+        (["make-payload", "a", "-r", "http://far.example"], format!("\"http://far.example\" {host}")),
+        (["push-payload", "-f/dev/null", "-r", "far.example/x"], format!("\"far.example/x\" {host}")),
     ] {
         assert_eq!(refusal(&arguments), format!("error: {message}\n"), "{arguments:?}");
     }

@@ -45,7 +45,7 @@ pub(crate) fn charon<S: AsRef<OsStr>>(arguments: impl IntoIterator<Item = S>) ->
 
 /// A program of the tests' own tools.
 pub(crate) fn tool<S: AsRef<OsStr>>(name: &str, arguments: impl IntoIterator<Item = S>) -> Program {
-    Program::new(&path_of(name), arguments)
+    Program::new(path_of(name), arguments)
 }
 
 /// Where a tool is; that it is there is up to the Makefile.

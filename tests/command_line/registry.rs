@@ -17,8 +17,9 @@ use crate::program::path_of;
 /// What the tests themselves do over the network runs here.
 pub(crate) static RUNTIME: LazyLock<Runtime> = LazyLock::new(|| Runtime::new().expect("a runtime starts"));
 
-/// Reading the certificates of the system takes long, so there is one client.
-static CLIENT: LazyLock<Client> = LazyLock::new(Client::new);
+/// The tests' own requests are in plain HTTP; reading the certificates of the system would take long.
+static CLIENT: LazyLock<Client> =
+    LazyLock::new(|| Client::builder().tls_certs_only([]).build().expect("a client without TLS"));
 
 /// The registries that are tested with: their answers differ.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -164,9 +165,17 @@ impl Registry {
 
     /// Whether any repository ever had content of this digest.
     pub(crate) fn stores(&self, digest: &str) -> bool {
+        self.blob_folder(digest).join("data").exists()
+    }
+
+    fn blob_folder(&self, digest: &str) -> PathBuf {
         let hex = digest.trim_start_matches("sha256:");
-        let blobs = self.folder.path().join("docker/registry/v2/blobs/sha256");
-        blobs.join(&hex[..2]).join(hex).join("data").exists()
+        self.folder.path().join("docker/registry/v2/blobs/sha256").join(&hex[..2]).join(hex)
+    }
+
+    /// Forgets the bytes of a blob.
+    pub(crate) fn lose(&self, digest: &str) {
+        fs::remove_dir_all(self.blob_folder(digest)).expect("it was stored");
     }
 
     /// Whether anything was ever stored, an upload that was begun aside.

@@ -1,0 +1,212 @@
+//! Builds that cannot be done: what is told, and that nothing is left.
+
+use std::fs::{self, Permissions};
+use std::net::TcpListener;
+use std::os::unix::fs::PermissionsExt;
+use std::path::{Path, PathBuf};
+
+use crate::gate::{Gate, wait_until};
+use crate::image::{Image, Layer, Types, digest};
+use crate::program::{Program, charon};
+use crate::registry::{Registry, Software};
+
+with_each_registry!(
+    all_images_are_tried_and_all_that_are_unknown_are_told,
+    a_layer_that_the_registry_has_lost_is_told,
+);
+
+/// A source with `ferry:1`, whose layer has 600,000 bytes.
+fn source(software: Software) -> Registry {
+    let source = Registry::start(software);
+    Image::new(Types::Docker, &[Layer::new("oar", 600_000)]).push(&source, "ferry:1");
+    source
+}
+
+fn names(folder: &Path) -> Vec<PathBuf> {
+    fs::read_dir(folder).unwrap().map(|entry| entry.unwrap().path()).collect()
+}
+
+/// Charon in a mount namespace where `folder` is a small disk.
+fn on_a_small_disk(program: Program, folder: &Path, options: &str) -> Program {
+    let script = format!("mount -t tmpfs -o {options} tmpfs {} && exec \"$@\"", folder.display());
+    program.by("unshare", &["--mount", "--propagation", "private", "sh", "-c", &script, "sh"])
+}
+
+fn all_images_are_tried_and_all_that_are_unknown_are_told(software: Software) {
+    let source = source(software);
+    let folder = tempfile::tempdir().unwrap();
+    let payload = folder.path().join("payload.zip");
+    let host = source.host();
+    let images = "nowhere:1,ferry:1,ferry:2,also/nowhere";
+    let made = charon(["make-payload", images, "-a", "gone:1", "-q", "-i", "-r", host, "-f"]);
+    let made = made.arguments([&payload]).run().ended_with(1);
+    let line = |name: &str| {
+        format!(
+            "error: cannot read {host}/{name}: {host} answered 404 Not Found (MANIFEST_UNKNOWN: manifest unknown); \
+             check the name, the tag or digest, and the registry\n"
+        )
+    };
+    let expected = ["gone:1", "nowhere:1", "ferry:2", "also/nowhere:latest"].map(line);
+    assert_eq!(made.stderr, expected.concat());
+    assert_eq!(names(folder.path()), Vec::<PathBuf>::new());
+}
+
+fn a_layer_that_the_registry_has_lost_is_told(software: Software) {
+    let source = source(software);
+    let image = Image::new(Types::Docker, &[Layer::new("lost", 1000)]);
+    image.push(&source, "styx:1");
+    let lost = digest(&image.blobs[1]);
+    source.lose(&lost);
+    let made =
+        charon(["make-payload", "ferry:1,styx:1", "-q", "-i", "-r", source.host()]).run().ended_with(1);
+    let host = source.host();
+    assert_eq!(
+        made.stderr,
+        format!(
+            "error: styx:1: cannot read blob {host}/styx@{lost}: {host} answered 404 Not Found (BLOB_UNKNOWN: blob unknown to registry); \
+             check the name, the tag or digest, and the registry\n"
+        )
+    );
+}
+
+#[test]
+fn a_registry_that_does_not_answer_is_told_once_patience_has_ended() {
+    let folder = tempfile::tempdir().unwrap();
+    let source = source(Software::Distribution3);
+    let payload = folder.path().join("payload.zip");
+    let made = charon(["make-payload", "ferry:1", "-i", "-r", source.host(), "-f"]).arguments([&payload]);
+    made.run().succeeded();
+    // Nobody listens on a port that is bound and closed again.
+    let host = TcpListener::bind("127.0.0.1:0").and_then(|free| free.local_addr()).unwrap().to_string();
+
+    // Both at once, for both are patient.
+    let made = charon(["make-payload", "ferry:1,styx:1", "-q", "-i", "-r", &host]).start();
+    let pushed = charon(["push-payload", "-q", "-i", "-r", &host, "-f"]).arguments([&payload]).start();
+    let [made, pushed] = [made, pushed].map(|running| running.end().ended_with(1).stderr);
+    // How often it was tried is a matter of chance.
+    let told = |said: &str| {
+        let mut parts = said.split(" (tried ");
+        let mut text = parts.next().unwrap_or_default().to_owned();
+        for part in parts {
+            let (times, rest) = part.split_once(" times)").unwrap();
+            assert!(times.parse::<u32>().unwrap() > 3, "{said}");
+            text += rest;
+        }
+        text
+    };
+    let why = format!(
+        "cannot read {host}/ferry:1: cannot connect to {host}: Connection refused (os error 111); check the host, the port and the network"
+    );
+    assert_eq!(told(&made), format!("error: {why}\nerror: styx:1 was not asked for: {why}\n"));
+    assert_eq!(told(&pushed), format!("error: {why}\n"));
+}
+
+#[test]
+fn a_disk_without_room_is_told_before_anything_is_fetched() {
+    let source = source(Software::Distribution3);
+    let folder = tempfile::tempdir().unwrap();
+    let payload = folder.path().join("payload.zip");
+    let made = charon(["make-payload", "ferry:1", "-q", "-i", "-r", source.host(), "-f"]);
+    let made = on_a_small_disk(made.arguments([&payload]), folder.path(), "size=512k").run().ended_with(1);
+    let size = charon(["make-payload", "ferry:1", "-i", "-r", source.host()]).run().succeeded().stdout.len();
+    assert_eq!(
+        made.stderr,
+        format!(
+            "error: {} has no room for the payload: it has {size} bytes, and 524288 are free; make room or choose another volume\n",
+            folder.path().display()
+        )
+    );
+    let fetched = source
+        .requests()
+        .iter()
+        .filter(|request| request.starts_with("GET") && request.contains("/blobs/"))
+        .count();
+    assert_eq!(fetched, 2, "only for the payload that did fit");
+}
+
+#[test]
+fn a_disk_that_fills_up_on_the_way_is_told_and_nothing_is_left_on_it() {
+    let source = source(Software::Distribution3);
+    let gate = Gate::before(&source, 300_000);
+    let folder = tempfile::tempdir().unwrap();
+    let payload = folder.path().join("payload.zip");
+    // The script stays, so that its disk can be looked at when charon is gone.
+    let script = format!(
+        "mount -t tmpfs -o size=1m tmpfs {} && \"$@\"; status=$?; read line; exit $status",
+        folder.path().display()
+    );
+    let made = charon(["make-payload", "ferry:1", "-q", "-i", "-r", gate.host(), "-f"]).arguments([&payload]);
+    let made = made.by("unshare", &["--mount", "--propagation", "private", "sh", "-c", &script, "sh"]);
+    let (reader, writer) = std::io::pipe().unwrap();
+    let made = made.reading(reader).start();
+    gate.wait_until_shut();
+    let disk = PathBuf::from(format!("/proc/{}/root{}", made.id(), folder.path().display()));
+    let ballast = disk.join("ballast");
+    let full = fs::write(&ballast, vec![1; 2 << 20]).unwrap_err();
+    assert_eq!(full.kind(), std::io::ErrorKind::StorageFull);
+    gate.open();
+    wait_until("the partial file is gone", || names(&disk) == [ballast.clone()]);
+    drop(writer);
+    assert_eq!(
+        made.end().ended_with(1).stderr,
+        format!(
+            "error: cannot write {}: No space left on device (os error 28); make room or choose another volume\n",
+            payload.display()
+        )
+    );
+}
+
+#[test]
+fn standard_output_that_takes_no_more_is_told() {
+    let source = source(Software::Distribution3);
+    let full = fs::OpenOptions::new().write(true).open("/dev/full").unwrap();
+    let made = charon(["make-payload", "ferry:1", "-q", "-i", "-r", source.host()]).writing(full).run();
+    assert_eq!(
+        made.ended_with(1).stderr,
+        "error: writing the payload: No space left on device (os error 28)\n"
+    );
+}
+
+#[test]
+fn a_folder_that_cannot_be_written_to_is_told() {
+    let source = source(Software::Distribution3);
+    let folder = tempfile::tempdir().unwrap();
+    let writing = |path: &Path| {
+        charon(["make-payload", "ferry:1", "-q", "-i", "-r", source.host(), "-f"]).arguments([path])
+    };
+    let payload = folder.path().join("payload.zip");
+
+    fs::set_permissions(folder.path(), Permissions::from_mode(0o555)).unwrap();
+    // Without its capabilities root is a user like any other.
+    let refused = writing(&payload).by("setpriv", &["--bounding-set=-all"]).run().ended_with(1);
+    let (path, id) = (payload.display(), rustix::process::geteuid().as_raw());
+    assert_eq!(
+        refused.stderr,
+        format!(
+            "error: cannot write {path}.partial: Permission denied (os error 13); \
+             {} belongs to {id}:{id} with mode 555, and charon runs as {id}:{id}\n",
+            folder.path().display()
+        )
+    );
+
+    let refused = on_a_small_disk(writing(&payload), folder.path(), "ro").run().ended_with(1);
+    assert_eq!(
+        refused.stderr,
+        format!(
+            "error: cannot write {path}.partial: Read-only file system (os error 30); it is mounted read-only\n"
+        )
+    );
+
+    let nowhere = folder.path().join("nowhere/payload.zip");
+    assert_eq!(
+        writing(&nowhere).run().ended_with(1).stderr,
+        format!(
+            "error: cannot write {}.partial: No such file or directory (os error 2); does its folder exist?\n",
+            nowhere.display()
+        )
+    );
+    assert_eq!(
+        writing(folder.path()).run().ended_with(1).stderr,
+        format!("error: cannot write {}: is a directory\n", folder.path().display())
+    );
+}

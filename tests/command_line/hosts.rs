@@ -1,0 +1,120 @@
+//! Several registries at once, and registries with TLS.
+
+use std::fs;
+
+use base64::Engine as _;
+use base64::engine::general_purpose::STANDARD;
+use tempfile::TempDir;
+
+use crate::image::{Image, Layer, Types};
+use crate::program::{Program, charon, tool};
+use crate::registry::{Registry, Software};
+
+with_each_registry!(
+    images_of_several_registries_go_into_one_payload_each_with_its_own_access,
+    plain_http_is_for_the_registry_that_is_named_and_for_no_other,
+    a_registry_with_tls_is_told_where_it_is_asked_in_plain_http,
+    a_certificate_that_nobody_vouches_for_is_told,
+);
+
+/// A registry with the image `secure:1` behind TLS, and the folder with its certificate.
+struct Secure {
+    _registry: Registry,
+    entrance: Registry,
+    folder: TempDir,
+}
+
+impl Secure {
+    fn new(software: Software) -> Self {
+        let folder = tempfile::tempdir().unwrap();
+        let request =
+            ["req", "-x509", "-newkey", "rsa:2048", "-nodes", "-subj", "/CN=far side", "-days", "2"];
+        let extensions = ["subjectAltName=IP:127.0.0.1", "basicConstraints=critical,CA:FALSE"];
+        let request =
+            tool("openssl", request).arguments(extensions.iter().flat_map(|text| ["-addext", text]));
+        let request = request.arguments(["-keyout", "key.pem", "-out", "certificate.pem"]);
+        request.in_folder(folder.path()).run().succeeded();
+        // htpasswd -B writes this for charon and "the boatman wants 1 obol".
+        let users = "charon:$2b$04$CharonCharonCharonChaeA8XkliGL7/dEiT/RtFIvTpGMaSWHCTi\n";
+        fs::write(folder.path().join("htpasswd"), users).unwrap();
+        let registry = Registry::start(software);
+        let file = |name| folder.path().join(name).to_str().unwrap().to_owned();
+        let entrance = registry.entrance(&[
+            ("REGISTRY_HTTP_TLS_CERTIFICATE", &file("certificate.pem")),
+            ("REGISTRY_HTTP_TLS_KEY", &file("key.pem")),
+            ("REGISTRY_AUTH", "htpasswd"),
+            ("REGISTRY_AUTH_HTPASSWD_REALM", "ferry"),
+            ("REGISTRY_AUTH_HTPASSWD_PATH", &file("htpasswd")),
+        ]);
+        Image::new(Types::Oci, &[Layer::new("secure", 2000)]).push(&registry, "secure:1");
+        Self { _registry: registry, entrance, folder }
+    }
+
+    /// Lets a program trust the certificate and find the password.
+    fn known_to(&self, program: Program) -> Program {
+        let auth = STANDARD.encode("charon:the boatman wants 1 obol");
+        let config = serde_json::json!({"auths": {self.entrance.host(): {"auth": auth}}});
+        fs::write(self.folder.path().join("config.json"), config.to_string()).unwrap();
+        let program = program.variable("SSL_CERT_FILE", self.folder.path().join("certificate.pem"));
+        program.variable("DOCKER_CONFIG", self.folder.path())
+    }
+}
+
+/// A registry with the image `plain:1`.
+fn plain(software: Software) -> Registry {
+    let registry = Registry::start(software);
+    Image::new(Types::Docker, &[Layer::new("plain", 2000)]).push(&registry, "plain:1");
+    registry
+}
+
+fn images_of_several_registries_go_into_one_payload_each_with_its_own_access(software: Software) {
+    let (plain, secure, target) = (plain(software), Secure::new(software), Registry::start(software));
+    let other = secure.entrance.name("secure:1");
+    // The options are for the registry that is named, which does not mind them. The other has a user of its own.
+    let made = charon(["make-payload", "plain:1", &other, "-i", "-u", "somebody", "-p", "else", "-r"]);
+    let made = secure.known_to(made.arguments([plain.host()])).run().succeeded();
+    let pushed = charon(["push-payload", "-i", "-r", target.host()]).fed(made.stdout).run().succeeded();
+    assert_eq!(pushed.text(), format!("plain:1\n{other}\n"));
+    assert_eq!((target.tags("plain"), target.tags("secure")), (vec!["1".to_owned()], vec!["1".to_owned()]));
+}
+
+fn plain_http_is_for_the_registry_that_is_named_and_for_no_other(software: Software) {
+    let (named, other) = (plain(software), plain(software));
+    let before = other.requests();
+    let made = charon(["make-payload", "plain:1", &other.name("plain:1"), "-q", "-i", "-r", named.host()]);
+    let host = other.host();
+    assert_eq!(
+        made.run().ended_with(1).stderr,
+        format!(
+            "error: cannot read {host}/plain:1: {host} does not speak TLS; if it is meant to, use --insecure or insecure: true\n"
+        )
+    );
+    let after = other.requests();
+    assert!(!after[before.len()..].iter().any(|request| request.contains("/plain/")), "{after:#?}");
+}
+
+fn a_registry_with_tls_is_told_where_it_is_asked_in_plain_http(software: Software) {
+    let secure = Secure::new(software);
+    let made = charon(["make-payload", "secure:1", "-q", "-i", "-r", secure.entrance.host()]);
+    let host = secure.entrance.host();
+    assert_eq!(
+        secure.known_to(made).run().ended_with(1).stderr,
+        format!(
+            "error: cannot read {host}/secure:1: {host} answered 400 Bad Request (Client sent an HTTP request to an HTTPS server.); \
+             it speaks TLS: leave out --insecure or insecure: true\n"
+        )
+    );
+}
+
+fn a_certificate_that_nobody_vouches_for_is_told(software: Software) {
+    let secure = Secure::new(software);
+    let made = charon(["make-payload", "secure:1", "-q", "-r", secure.entrance.host()]);
+    let host = secure.entrance.host();
+    assert_eq!(
+        made.run().ended_with(1).stderr,
+        format!(
+            "error: cannot read {host}/secure:1: the certificate of {host} is not trusted: invalid peer certificate: UnknownIssuer; \
+             give the certificate authority that signed it\n"
+        )
+    );
+}

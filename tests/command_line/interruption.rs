@@ -1,0 +1,147 @@
+//! Builds that are interrupted: nobody ever sees half a payload under the final name.
+
+use std::fs;
+use std::path::{Path, PathBuf};
+
+use tempfile::TempDir;
+
+use crate::gate::{Gate, wait_until};
+use crate::image::{Image, Layer, Types};
+use crate::program::{Program, Running, charon};
+use crate::registry::{Registry, Software};
+
+/// A source whose registry stops in the middle of the second of three layers.
+struct Stalled {
+    source: Registry,
+    gate: Gate,
+    folder: TempDir,
+    payload: PathBuf,
+    partial: PathBuf,
+}
+
+impl Stalled {
+    fn new() -> Self {
+        let source = Registry::start(Software::Distribution3);
+        let layers = ["a", "b", "c"].map(|name| Layer::new(name, 2 << 20));
+        Image::new(Types::Oci, &layers).push(&source, "ferry:1");
+        let gate = Gate::before(&source, 3 << 20);
+        let folder = tempfile::tempdir().unwrap();
+        let [payload, partial] = ["payload.zip", "payload.zip.partial"].map(|name| folder.path().join(name));
+        Self { source, gate, folder, payload, partial }
+    }
+
+    fn make(&self, host: &str) -> Program {
+        charon(["make-payload", "ferry:1", "-q", "-i", "-r", host, "-f"]).arguments([&self.payload])
+    }
+
+    /// A build that has come to where the registry stops.
+    fn in_the_middle(&self) -> Running {
+        let build = self.make(self.gate.host()).start();
+        self.gate.wait_until_shut();
+        wait_until("bytes are in the partial file", || {
+            fs::metadata(&self.partial).is_ok_and(|partial| partial.len() > 1 << 20)
+        });
+        build
+    }
+}
+
+/// The bytes of the payload, as an undisturbed build makes them: the host is in them.
+fn expected(host: &str) -> Vec<u8> {
+    charon(["make-payload", "ferry:1", "-i", "-r", host]).run().succeeded().stdout
+}
+
+fn names(folder: &Path) -> Vec<String> {
+    let entries = fs::read_dir(folder).unwrap();
+    let mut names: Vec<_> = entries.map(|entry| entry.unwrap().file_name().into_string().unwrap()).collect();
+    names.sort();
+    names
+}
+
+#[test]
+fn a_build_that_is_asked_to_stop_stops_and_leaves_nothing() {
+    let stalled = Stalled::new();
+    let build = stalled.in_the_middle();
+    build.terminate();
+    let ended = build.end().ended_with(128 + 15);
+    assert_eq!(ended.stderr, "error: interrupted\n");
+    assert_eq!(names(stalled.folder.path()), Vec::<String>::new());
+}
+
+#[test]
+fn a_build_that_is_killed_leaves_nothing_under_the_final_name_and_the_next_one_succeeds() {
+    let stalled = Stalled::new();
+    let build = stalled.in_the_middle();
+    build.kill();
+    assert_eq!(build.end().status, None);
+    assert_eq!(names(stalled.folder.path()), ["payload.zip.partial"]);
+
+    stalled.make(stalled.source.host()).run().succeeded();
+    assert!(fs::read(&stalled.payload).unwrap() == expected(stalled.source.host()));
+    assert_eq!(names(stalled.folder.path()), ["payload.zip"]);
+}
+
+#[test]
+fn a_payload_from_before_stays_until_the_new_one_is_whole() {
+    let stalled = Stalled::new();
+    fs::write(&stalled.payload, "the payload from before").unwrap();
+    let is_kept = || fs::read(&stalled.payload).unwrap() == b"the payload from before";
+    let build = stalled.in_the_middle();
+    assert!(is_kept());
+    build.kill();
+    build.end();
+    assert!(is_kept());
+
+    stalled.make(stalled.source.host()).run().succeeded();
+    assert!(fs::read(&stalled.payload).unwrap() == expected(stalled.source.host()));
+    assert_eq!(names(stalled.folder.path()), ["payload.zip"]);
+}
+
+#[test]
+fn two_builds_never_write_one_file() {
+    let stalled = Stalled::new();
+    let first = stalled.in_the_middle();
+    let second = stalled.make(stalled.source.host()).run().ended_with(1);
+    assert_eq!(
+        second.stderr,
+        format!(
+            "error: {} is being written by another charon; wait for it, or choose another name\n",
+            stalled.payload.display()
+        )
+    );
+    assert_eq!(names(stalled.folder.path()), ["payload.zip.partial"]);
+    stalled.gate.open();
+    first.end().succeeded();
+    assert!(fs::read(&stalled.payload).unwrap() == expected(stalled.gate.host()));
+}
+
+#[test]
+fn what_a_build_that_is_killed_wrote_to_a_pipe_is_not_taken_for_a_payload() {
+    let stalled = Stalled::new();
+    let target = Registry::start(Software::Distribution3);
+    let mut made = charon(["make-payload", "ferry:1", "-q", "-i", "-r", stalled.gate.host()]).start();
+    let pushed = charon(["push-payload", "-q", "-i", "-r", target.host()]).reading(made.output()).start();
+    stalled.gate.wait_until_shut();
+    made.kill();
+    let pushed = pushed.end().ended_with(1);
+    assert_eq!(
+        pushed.stderr,
+        "error: the payload is not complete: the stream ended early; copy it again, or wait until the copy is done\n"
+    );
+    assert_eq!((pushed.text(), target.tags("ferry")), (String::new(), vec![]));
+}
+
+#[test]
+fn a_push_that_is_killed_leaves_no_tag_and_the_next_one_completes_it() {
+    let (stalled, target) = (Stalled::new(), Registry::start(Software::Distribution3));
+    let payload = expected(stalled.source.host());
+    // The registry's answers are small; somewhere between the first and the last of them it stops.
+    let gate = Gate::before(&target, 1500);
+    let push = |host: &str| charon(["push-payload", "-q", "-i", "-r", host]).fed(payload.clone());
+    let pushed = push(gate.host()).start();
+    gate.wait_until_shut();
+    pushed.kill();
+    assert_eq!(pushed.end().status, None);
+    assert_eq!(target.tags("ferry"), Vec::<String>::new());
+    assert_eq!(push(target.host()).run().succeeded().text(), "ferry:1\n");
+    assert_eq!(target.tags("ferry"), ["1"]);
+}
