@@ -135,7 +135,13 @@ async fn push_stdin(options: &library::PushPayload) -> Result<ImportReport, CliE
         std::env::temp_dir().display()
     );
     let spooled = tokio::task::spawn_blocking(move || spool(stream)).await;
-    let spooled = spooled.map_err(io::Error::from).and_then(std::convert::identity).map_err(failed)?;
+    let spooled = spooled.map_err(io::Error::from).and_then(std::convert::identity).map_err(|error| {
+        let folder = std::env::temp_dir();
+        CliError::Failed(format!(
+            "cannot store standard input in {}: {error}; name another folder with TMPDIR, or the payload with --file",
+            folder.display()
+        ))
+    })?;
     Ok(push_open_file(options, spooled).await?)
 }
 

@@ -3,7 +3,6 @@
 use std::collections::BTreeMap;
 use std::fmt;
 use std::io::{Cursor, Read};
-use std::path::Path;
 
 use indexmap::IndexMap;
 use serde::Deserialize;
@@ -137,9 +136,4 @@ pub(crate) fn images(registry: &Registry) -> BTreeMap<String, String> {
         }
     }
     images
-}
-
-/// Reads a payload file.
-pub(crate) fn payload_in(path: &Path) -> Payload {
-    Payload::read(&std::fs::read(path).expect("the payload is there")).expect("it is a payload")
 }

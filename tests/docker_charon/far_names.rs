@@ -1,1 +1,197 @@
+//! How images are called at the far side.
 
+use std::path::Path;
+
+use bytes::Bytes;
+use charon::digest::Digest;
+use charon::payload::{Contents, ImagePlan, ManifestPlan, PayloadWriter};
+use charon::reference::{Host, Reference};
+
+use crate::content;
+use crate::image::{Image, digest};
+use crate::program::{Program, charon};
+use crate::registry::{RUNTIME, Registry, Software};
+use crate::stage::images;
+
+/// A payload as make-payload writes it, of images from registries that no test can ask.
+fn payload(path: &Path, named: &[(&str, &Image)]) {
+    let plans: Vec<ImagePlan> = named
+        .iter()
+        .map(|(name, image)| {
+            let digest: Digest = image.digest.parse().unwrap();
+            let (media_type, bytes) = (image.media_type.to_owned(), Bytes::from(image.manifest.clone()));
+            let manifest = ManifestPlan { digest: digest.clone(), media_type: media_type.clone(), bytes };
+            ImagePlan {
+                reference: Reference::parse(name, &Host::docker_hub()).unwrap(),
+                digest,
+                media_type,
+                size: image.manifest.len() as u64,
+                manifests: vec![manifest],
+            }
+        })
+        .collect();
+    let mut blobs: Vec<&Vec<u8>> = Vec::new();
+    for blob in named.iter().flat_map(|(_, image)| &image.blobs) {
+        if !blobs.contains(&blob) {
+            blobs.push(blob);
+        }
+    }
+    let sizes: Vec<(Digest, u64)> =
+        blobs.iter().map(|blob| (digest(blob).parse().unwrap(), blob.len() as u64)).collect();
+    let contents = Contents::new(&plans, &sizes, Vec::new()).unwrap();
+    let written = RUNTIME.block_on(async {
+        let mut writer = PayloadWriter::begin(&contents, Vec::new()).await.unwrap();
+        for blob in blobs {
+            let body = futures::stream::iter([Ok::<_, std::io::Error>(Bytes::from(blob.clone()))]);
+            writer.blob(body, |_| ()).await.unwrap();
+        }
+        writer.finish().await.unwrap()
+    });
+    std::fs::write(path, written).unwrap();
+}
+
+fn push(target: &Registry, path: &Path) -> Program {
+    charon(["push-payload", "-q", "-i", "-r", target.host(), "-f"]).arguments([path])
+}
+
+/// The names that a registry has, with those digests' images.
+fn assert_names(target: &Registry, expected: &[(&str, &Image)]) {
+    let found = content::images(target);
+    let expected = expected.iter().map(|(name, image)| ((*name).to_owned(), image.digest.clone())).collect();
+    assert_eq!(found, expected);
+}
+
+#[test]
+fn names_of_many_registries_arrive_as_written_or_canonical_or_with_their_hosts_behind_the_prefix() {
+    let (images, folder) = (images(), tempfile::tempdir().unwrap());
+    let (base, other, oci) = (&images["base:1"], &images["team/other:1"], &images["oci:1"]);
+    let path = folder.path().join("payload.zip");
+    let named = [("python:3", base), ("library/redis", oci), ("quay.io:443/team/tool:2", other)];
+    payload(&path, &named);
+    for (options, [python, redis, tool]) in [
+        (&[][..], ["python:3", "library/redis:latest", "team/tool:2"]),
+        (&["--naming", "as-written"], ["python:3", "library/redis:latest", "team/tool:2"]),
+        (&["--naming", "canonical"], ["library/python:3", "library/redis:latest", "team/tool:2"]),
+        (
+            &["--naming", "with-host"],
+            ["docker.io/library/python:3", "docker.io/library/redis:latest", "quay.io-443/team/tool:2"],
+        ),
+        (&["--prefix", "mirror"], ["mirror/python:3", "mirror/library/redis:latest", "mirror/team/tool:2"]),
+        (
+            &["--prefix=/a/b/", "--naming=with-host"],
+            [
+                "a/b/docker.io/library/python:3",
+                "a/b/docker.io/library/redis:latest",
+                "a/b/quay.io-443/team/tool:2",
+            ],
+        ),
+    ] {
+        let target = Registry::start(Software::Distribution3);
+        let pushed = push(&target, &path).arguments(options).run().succeeded();
+        // What is printed is what whoever made the payload wrote.
+        assert_eq!(pushed.text(), "python:3\nlibrary/redis\nquay.io:443/team/tool:2\n", "{options:?}");
+        assert_names(&target, &[(python, base), (redis, oci), (tool, other)]);
+    }
+}
+
+#[test]
+fn two_images_that_would_get_one_name_are_refused_with_both_and_the_others_arrive() {
+    let (images, folder) = (images(), tempfile::tempdir().unwrap());
+    let (base, other, oci) = (&images["base:1"], &images["team/other:1"], &images["oci:1"]);
+    let path = folder.path().join("payload.zip");
+    payload(&path, &[("quay.io/tool:1", base), ("app:1", oci), ("ghcr.io/tool:1", other)]);
+    let target = Registry::start(Software::Distribution3);
+    let refused = push(&target, &path).run().ended_with(1);
+    let both = "quay.io/tool:1 and ghcr.io/tool:1 would both be tool:1 here; choose another naming, or build the payload with another name for one";
+    assert_eq!(refused.stderr, format!("error: quay.io/tool:1: {both}\nerror: ghcr.io/tool:1: {both}\n"));
+    assert_eq!(refused.text(), "app:1\n");
+    assert_names(&target, &[("app:1", oci)]);
+
+    let strict = Registry::start(Software::Distribution3);
+    let refused = push(&strict, &path).arguments(["--strict"]).run().ended_with(1);
+    assert!(refused.stderr.contains(both), "{}", refused.stderr);
+    assert!(strict.is_empty());
+
+    push(&target, &path).arguments(["--naming", "with-host"]).run().succeeded();
+    assert_names(
+        &target,
+        &[
+            ("app:1", oci),
+            ("docker.io/library/app:1", oci),
+            ("ghcr.io/tool:1", other),
+            ("quay.io/tool:1", base),
+        ],
+    );
+}
+
+#[test]
+fn one_image_under_two_names_that_become_one_is_no_clash() {
+    let (images, folder) = (images(), tempfile::tempdir().unwrap());
+    let base = &images["base:1"];
+    let path = folder.path().join("payload.zip");
+    payload(&path, &[("quay.io/tool:1", base), ("ghcr.io/tool:1", base)]);
+    let target = Registry::start(Software::Distribution3);
+    assert_eq!(push(&target, &path).run().succeeded().text(), "quay.io/tool:1\nghcr.io/tool:1\n");
+    assert_names(&target, &[("tool:1", base)]);
+}
+
+#[test]
+fn a_reference_by_digest_gets_a_tag_that_keeps_it_unless_that_is_not_wanted() {
+    let (images, folder) = (images(), tempfile::tempdir().unwrap());
+    let (base, other) = (&images["base:1"], &images["team/other:1"]);
+    let path = folder.path().join("payload.zip");
+    let (bare, tagged) = (format!("tool@{}", base.digest), format!("app:2@{}", other.digest));
+    payload(&path, &[(&bare, base), (&tagged, other)]);
+    let printed = format!("{bare}\n{tagged}\n");
+
+    let target = Registry::start(Software::Distribution3);
+    assert_eq!(push(&target, &path).run().succeeded().text(), printed);
+    let tag = format!("tool:charon-{}", &base.digest["sha256:".len()..][..32]);
+    assert_names(&target, &[(&tag, base), ("app:2", other)]);
+    base.assert_is_whole_in(&target, &tag);
+
+    let target = Registry::start(Software::Distribution3);
+    assert_eq!(push(&target, &path).arguments(["--no-digest-tags"]).run().succeeded().text(), printed);
+    assert_names(&target, &[("app:2", other)]);
+    let found = target.manifest("tool", &base.digest).expect("it is there by its digest");
+    assert_eq!(found.1, base.manifest);
+}
+
+#[test]
+fn a_name_that_the_prefix_makes_impossible_is_refused() {
+    let (images, folder) = (images(), tempfile::tempdir().unwrap());
+    let path = folder.path().join("payload.zip");
+    payload(&path, &[("tool:1", &images["base:1"])]);
+    let target = Registry::start(Software::Distribution3);
+    for prefix in ["Mirror", "a//b", "../a"] {
+        let refused = push(&target, &path).arguments(["--prefix", prefix]).run().ended_with(1);
+        assert_eq!(
+            refused.stderr,
+            format!("error: tool:1: \"{prefix}/tool\" is no name for a repository; check the prefix\n")
+        );
+        assert!(target.is_empty());
+    }
+}
+
+#[test]
+fn what_is_left_out_is_found_in_a_base_repository_and_nowhere_without_it() {
+    let (images, folder) = (images(), tempfile::tempdir().unwrap());
+    let (source, target) = [Software::Distribution3; 2].map(Registry::start).into();
+    for name in ["base:1", "top:1"] {
+        images[name].push(&source, name);
+    }
+    images["base:1"].push(&target, "mirror/base:1");
+    let path = folder.path().join("payload.zip");
+    let made = charon(["make-payload", "top:1", "-a", "base:1", "-i", "-r", source.host(), "-f"]);
+    made.arguments([&path]).run().succeeded();
+
+    let refused = push(&target, &path).run().ended_with(1);
+    let message = format!(
+        "error: top:1: {} lacks 2 blobs that the payload leaves out since base:1 had been transferred, ",
+        target.host()
+    );
+    assert!(refused.stderr.starts_with(&message), "{}", refused.stderr);
+    let pushed = push(&target, &path).arguments(["--base-repository", "nowhere,mirror/base"]).run();
+    assert_eq!(pushed.succeeded().text(), "top:1\n");
+    images["top:1"].assert_is_whole_in(&target, "top:1");
+}
