@@ -1,53 +1,18 @@
 //! How images are called at the far side.
 
+use std::fs;
 use std::path::Path;
 
-use bytes::Bytes;
-use charon::digest::Digest;
-use charon::payload::{Contents, ImagePlan, ManifestPlan, PayloadWriter};
-use charon::reference::{Host, Reference};
-
 use crate::content;
-use crate::image::{Image, digest};
+use crate::image::Image;
+use crate::payload;
 use crate::program::{Program, charon};
-use crate::registry::{RUNTIME, Registry, Software};
+use crate::registry::{Registry, Software};
 use crate::stage::images;
 
-/// A payload as make-payload writes it, of images from registries that no test can ask.
-fn payload(path: &Path, named: &[(&str, &Image)]) {
-    let plans: Vec<ImagePlan> = named
-        .iter()
-        .map(|(name, image)| {
-            let digest: Digest = image.digest.parse().unwrap();
-            let (media_type, bytes) = (image.media_type.to_owned(), Bytes::from(image.manifest.clone()));
-            let manifest = ManifestPlan { digest: digest.clone(), media_type: media_type.clone(), bytes };
-            ImagePlan {
-                reference: Reference::parse(name, &Host::docker_hub()).unwrap(),
-                digest,
-                media_type,
-                size: image.manifest.len() as u64,
-                manifests: vec![manifest],
-            }
-        })
-        .collect();
-    let mut blobs: Vec<&Vec<u8>> = Vec::new();
-    for blob in named.iter().flat_map(|(_, image)| &image.blobs) {
-        if !blobs.contains(&blob) {
-            blobs.push(blob);
-        }
-    }
-    let sizes: Vec<(Digest, u64)> =
-        blobs.iter().map(|blob| (digest(blob).parse().unwrap(), blob.len() as u64)).collect();
-    let contents = Contents::new(&plans, &sizes, Vec::new()).unwrap();
-    let written = RUNTIME.block_on(async {
-        let mut writer = PayloadWriter::begin(&contents, Vec::new()).await.unwrap();
-        for blob in blobs {
-            let body = futures::stream::iter([Ok::<_, std::io::Error>(Bytes::from(blob.clone()))]);
-            writer.blob(body, |_| ()).await.unwrap();
-        }
-        writer.finish().await.unwrap()
-    });
-    std::fs::write(path, written).unwrap();
+/// Writes a payload of images from registries that no test can ask.
+fn payload(path: &Path, images: &[(&str, &Image)]) {
+    fs::write(path, payload::payload(images, None)).unwrap();
 }
 
 fn push(target: &Registry, path: &Path) -> Program {

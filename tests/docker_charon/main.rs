@@ -18,6 +18,8 @@ macro_rules! with_each_registry {
 #[allow(dead_code)]
 #[path = "../command_line/image.rs"]
 mod image;
+#[path = "../support/payload.rs"]
+mod payload;
 #[allow(dead_code)]
 #[path = "../command_line/program.rs"]
 mod program;

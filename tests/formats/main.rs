@@ -1,0 +1,24 @@
+//! The payload's format, and every text that a user reads.
+//!
+//! A test's name is the sentence that it proves. Other programs read what charon writes: they come from
+//! `tests/tools/install`, and `make test` puts them on PATH. Texts are snapshots: `INSTA_UPDATE=always` writes them.
+
+#[allow(dead_code)]
+#[path = "../command_line/image.rs"]
+mod image;
+#[path = "../support/payload.rs"]
+mod payload;
+#[allow(dead_code)]
+#[path = "../command_line/program.rs"]
+mod program;
+#[allow(dead_code)]
+#[path = "../command_line/registry.rs"]
+mod registry;
+
+mod golden;
+mod large;
+mod layout;
+mod sameness;
+mod shells;
+mod texts;
+mod verify;
