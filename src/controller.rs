@@ -175,7 +175,7 @@ pub async fn run(client: Client, settings: Settings, stop: CancellationToken) ->
             return;
         }
         // The loops end by themselves.
-        std::future::pending().await
+        std::future::pending::<()>().await;
     };
     tokio::select! {
         result = health => result.map_err(ControllerError::Health),

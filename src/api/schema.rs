@@ -136,10 +136,7 @@ mod tests {
                 std::fs::write(&path, &expected).unwrap();
             }
             let found = std::fs::read_to_string(&path).unwrap_or_default();
-            assert!(
-                found == expected,
-                "{file} is not what the types say; run UPDATE_CRDS=1 cargo test --lib schema"
-            );
+            assert!(found == expected, "{file} is not what the types say; run `make crds`");
         }
     }
 

@@ -36,7 +36,7 @@ pub(super) struct ControllerArgs {
     #[arg(long, env = "CHARON_AUTH_RETRY_INTERVAL", value_name = "DURATION", default_value = "1m", value_parser = duration)]
     pub(super) auth_retry_interval: Duration,
     /// Where /healthz and /readyz answer
-    #[arg(long, env = "CHARON_HEALTH_ADDRESS", value_name = "ADDRESS", default_value = "0.0.0.0:8081")]
+    #[arg(long, env = "CHARON_HEALTH_ADDRESS", value_name = "ADDRESS", default_value = "[::]:8081")]
     pub(super) health_address: SocketAddr,
 }
 

@@ -276,11 +276,11 @@ impl Scene<'_> {
     /// Why a pod of `job` failed last, and what its worker said.
     fn last_cause(&self, job: &JobView) -> (Option<(Failure, Timestamp)>, Option<Box<Outcome>>) {
         let failed = self.observed.pods.iter().filter(|pod| pod.phase == Phase::Failed);
-        if let Some(pod) = failed.max_by_key(|pod| pod.ended_or_created()) {
-            if let Some(End::Failure(failure)) = end_of(pod, job) {
-                let outcome = failure.outcome.clone();
-                return (Some((failure, pod.ended_or_created())), outcome);
-            }
+        if let Some(pod) = failed.max_by_key(|pod| pod.ended_or_created())
+            && let Some(End::Failure(failure)) = end_of(pod, job)
+        {
+            let outcome = failure.outcome.clone();
+            return (Some((failure, pod.ended_or_created())), outcome);
         }
         if job.failed_pods > self.status.run.as_ref().and_then(|run| run.pod_failures).unwrap_or(0)
             && job.failed.is_none()

@@ -1,6 +1,6 @@
 //! `/healthz` says that the process lives, `/readyz` that it can work, or what is missing.
 
-use std::net::SocketAddr;
+use std::net::{Ipv4Addr, Ipv6Addr, SocketAddr};
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -33,8 +33,8 @@ pub(super) async fn missing(client: &Client) -> Missing {
     let names: Vec<String> = names.filter_map(|crd| crd.metadata.name).collect();
     (!names.is_empty()).then(|| {
         format!(
-            "CustomResourceDefinition {} is not installed in version {VERSION}; apply the files in crds/",
-            names.join(" and ")
+            "not installed in version {VERSION}: CustomResourceDefinition {}; apply the files in crds/",
+            names.join(", ")
         )
     })
 }
@@ -54,7 +54,13 @@ pub(super) async fn look_for_definitions(client: &Client, tell: &watch::Sender<M
 
 /// Answers on `address` until it is dropped.
 pub(super) async fn serve(address: SocketAddr, missing: watch::Receiver<Missing>) -> std::io::Result<()> {
-    let listener = tokio::net::TcpListener::bind(address).await?;
+    let listener = match tokio::net::TcpListener::bind(address).await {
+        // `[::]` is every address of both kinds, but not where the kernel has no IPv6.
+        Err(_) if address.ip() == Ipv6Addr::UNSPECIFIED => {
+            tokio::net::TcpListener::bind((Ipv4Addr::UNSPECIFIED, address.port())).await?
+        }
+        listener => listener?,
+    };
     axum::serve(listener, router(missing)).await
 }
 
@@ -69,5 +75,26 @@ async fn ready(State(missing): State<Arc<watch::Receiver<Missing>>>) -> (StatusC
     match &*missing.borrow() {
         None => (StatusCode::OK, "ok\n".into()),
         Some(missing) => (StatusCode::SERVICE_UNAVAILABLE, format!("{missing}\n")),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[tokio::test]
+    async fn it_lives_while_it_is_not_ready_and_says_what_is_missing() {
+        let (tell, missing) = watch::channel(Some("not installed: x".to_owned()));
+        let listener = tokio::net::TcpListener::bind("127.0.0.1:0").await.unwrap();
+        let address = listener.local_addr().unwrap();
+        tokio::spawn(async move { axum::serve(listener, router(missing)).await });
+        let get = async |path: &str| {
+            let answer = reqwest::get(format!("http://{address}{path}")).await.unwrap();
+            (answer.status().as_u16(), answer.text().await.unwrap())
+        };
+        assert_eq!(get("/healthz").await, (200, "ok\n".into()));
+        assert_eq!(get("/readyz").await, (503, "not installed: x\n".into()));
+        tell.send_replace(None);
+        assert_eq!(get("/readyz").await, (200, "ok\n".into()));
     }
 }

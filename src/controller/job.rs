@@ -299,7 +299,9 @@ fn secret_sources(folder: &str, registry: &Registry) -> Vec<VolumeProjection> {
 fn key_below(folder: &str, key: &str) -> KeyToPath {
     KeyToPath { key: key.into(), path: format!("{folder}/{key}"), mode: None }
 }
+
 #[cfg(test)]
+#[allow(clippy::needless_pass_by_value)] // json! makes values
 mod tests {
     use serde_json::{Value, json};
 

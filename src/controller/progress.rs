@@ -23,7 +23,7 @@ pub(super) struct Asker {
 #[derive(Debug, thiserror::Error)]
 pub(super) enum ProgressError {
     /// It could not be asked, or did not answer.
-    #[error("{0}")]
+    #[error("{}", innermost(.0))]
     Http(#[from] reqwest::Error),
     /// It answered something else.
     #[error("the answer is no progress report: {0}")]
@@ -71,6 +71,15 @@ impl Asker {
         }
         Ok(progress)
     }
+}
+
+/// What is at the bottom of an error: reqwest's own words only say that there was one.
+fn innermost(error: &reqwest::Error) -> String {
+    let mut innermost: &dyn std::error::Error = error;
+    while let Some(source) = innermost.source() {
+        innermost = source;
+    }
+    innermost.to_string()
 }
 
 fn url(ip: &str, port: u16) -> String {

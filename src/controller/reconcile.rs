@@ -29,7 +29,7 @@ const FIELD_MANAGER: &str = "charon";
 /// Finished Jobs, and with them the logs of their pods, stay for a day.
 const JOB_TTL_SECONDS: i32 = 86_400;
 /// Where nothing is expected to happen, we look anyway: a watch can miss something.
-const IDLE: Duration = Duration::from_secs(3600);
+const IDLE: Duration = Duration::from_hours(1);
 /// A status that somebody else wrote in the meantime is looked at again.
 const CONFLICT: Duration = Duration::from_millis(200);
 /// So many times a worker is asked in vain before people are told.
@@ -76,6 +76,7 @@ pub(super) async fn reconcile<K: Wish>(
 }
 
 /// What follows after `error`: the same again, later each time.
+#[allow(clippy::needless_pass_by_value)] // kube calls it so
 pub(super) fn after_error<K: Wish>(
     meta: Arc<PartialObjectMeta<K>>,
     error: &ReconcileError,
@@ -200,10 +201,10 @@ impl Look<'_> {
         if let Some(job) = &decision.expire {
             expire(&jobs, job).await?;
         }
-        if let Some(plan) = decision.create.take() {
-            if let Some(verdict) = self.create(&jobs, valid, &plan).await? {
-                decision.verdict = verdict;
-            }
+        if let Some(plan) = decision.create.take()
+            && let Some(verdict) = self.create(&jobs, valid, &plan).await?
+        {
+            decision.verdict = verdict;
         }
         Ok(match &decision.ask {
             Some(pod) => self.ask(pod, &decision.run.id, decision.run.attempt).await,
@@ -219,12 +220,9 @@ impl Look<'_> {
         plan: &Plan,
     ) -> Result<Option<Verdict>, ReconcileError> {
         let job = job(self.subject, valid, plan, &self.context.settings.worker);
-        let error = match jobs.create(&PostParams::default(), &job).await {
-            Ok(_) => {
-                tracing::info!(job = plan.name, namespace = self.subject.namespace, "created");
-                return Ok(None);
-            }
-            Err(error) => error,
+        let Err(error) = jobs.create(&PostParams::default(), &job).await else {
+            tracing::info!(job = plan.name, namespace = self.subject.namespace, "created");
+            return Ok(None);
         };
         let kube::Error::Api(status) = &error else {
             return Err(while_trying_to("create the Job")(error));

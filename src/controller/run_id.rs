@@ -73,6 +73,7 @@ fn canonical(value: &Value, out: &mut String) {
 }
 
 #[cfg(test)]
+#[allow(clippy::needless_pass_by_value)] // json! makes values
 mod tests {
     use serde_json::json;
 

@@ -60,11 +60,11 @@ pub struct Pace {
 impl Default for Pace {
     fn default() -> Self {
         Self {
-            wait: Duration::from_secs(300),
-            again: Duration::from_secs(60),
+            wait: Duration::from_mins(5),
+            again: Duration::from_mins(1),
             no_pod: Duration::from_secs(30),
             no_mount: Duration::from_secs(15),
-            lost: Duration::from_secs(120),
+            lost: Duration::from_mins(2),
             progress: Duration::from_secs(10),
             progress_write: Duration::from_secs(15),
         }
@@ -152,7 +152,11 @@ fn amount(amount: &IntOrString) -> f64 {
     let text = text(amount);
     let unit = text.find(|c: char| c.is_ascii_alphabetic()).unwrap_or(text.len());
     let (number, suffix) = text.split_at(unit);
-    let power = |base: f64, letter: &str| "kMGTPE".find(letter).map(|index| base.powi(1 + index as i32));
+    let power = |base: f64, letter: &str| {
+        let exponents = ["k", "M", "G", "T", "P", "E"].into_iter().zip(1..);
+        let same = |(known, _): &(&str, i32)| known.eq_ignore_ascii_case(letter);
+        exponents.into_iter().find(same).map(|(_, exponent)| base.powi(exponent))
+    };
     let factor = match suffix {
         "" => Some(1.0),
         "n" => Some(1e-9),

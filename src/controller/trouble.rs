@@ -26,10 +26,10 @@ pub(super) fn of_pod(pod: &PodView, events: &[EventView], pace: &Pace, now: Time
     if !pod.phase.is_active() {
         return None;
     }
-    if let Some((reason, why)) = &pod.waiting {
-        if let Some(failure) = of_container(pod, reason, why) {
-            return Some(failure);
-        }
+    if let Some((reason, why)) = &pod.waiting
+        && let Some(failure) = of_container(pod, reason, why)
+    {
+        return Some(failure);
     }
     if !pod.waits_on_its_node() {
         return None;

@@ -179,13 +179,13 @@ fn registries(registries: &[RegistryAccess]) -> Result<Vec<Registry>, Invalid> {
     let mut found = Vec::new();
     for (index, access) in registries.iter().enumerate() {
         found.push(registry(access, &format!("spec.registries[{index}]"))?);
-        if let Ok(host) = access.host.parse::<Host>() {
-            if let Some(first) = hosts.insert(host, index) {
-                return Err(Invalid(format!(
-                    "spec.registries[{first}].host {:?} and spec.registries[{index}].host {:?} are the same registry",
-                    registries[first].host, access.host
-                )));
-            }
+        if let Ok(host) = access.host.parse::<Host>()
+            && let Some(first) = hosts.insert(host, index)
+        {
+            return Err(Invalid(format!(
+                "spec.registries[{first}].host {:?} and spec.registries[{index}].host {:?} are the same registry",
+                registries[first].host, access.host
+            )));
         }
     }
     Ok(found)

@@ -22,9 +22,9 @@ with_each_registry!(
     an_account_that_may_only_read_cannot_push,
 );
 
-const PASSWORD: &str = "the boatman wants 1 obol";
+pub(crate) const PASSWORD: &str = "the boatman wants 1 obol";
 /// What htpasswd -B writes for charon and that password.
-const HTPASSWD: &str = "charon:$2b$04$CharonCharonCharonChaeA8XkliGL7/dEiT/RtFIvTpGMaSWHCTi\n";
+pub(crate) const HTPASSWD: &str = "charon:$2b$04$CharonCharonCharonChaeA8XkliGL7/dEiT/RtFIvTpGMaSWHCTi\n";
 
 /// A registry with the image `ferry:1`, and an entrance to it that is locked.
 struct Locked {

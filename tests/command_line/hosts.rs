@@ -6,6 +6,7 @@ use base64::Engine as _;
 use base64::engine::general_purpose::STANDARD;
 use tempfile::TempDir;
 
+use crate::access::{HTPASSWD, PASSWORD};
 use crate::image::{Image, Layer, Types};
 use crate::program::{Program, charon, tool};
 use crate::registry::{Registry, Software};
@@ -34,9 +35,7 @@ impl Secure {
             tool("openssl", request).arguments(extensions.iter().flat_map(|text| ["-addext", text]));
         let request = request.arguments(["-keyout", "key.pem", "-out", "certificate.pem"]);
         request.in_folder(folder.path()).run().succeeded();
-        // htpasswd -B writes this for charon and "the boatman wants 1 obol".
-        let users = "charon:$2b$04$CharonCharonCharonChaeA8XkliGL7/dEiT/RtFIvTpGMaSWHCTi\n";
-        fs::write(folder.path().join("htpasswd"), users).unwrap();
+        fs::write(folder.path().join("htpasswd"), HTPASSWD).unwrap();
         let registry = Registry::start(software);
         let file = |name| folder.path().join(name).to_str().unwrap().to_owned();
         let entrance = registry.entrance(&[
@@ -52,7 +51,7 @@ impl Secure {
 
     /// Lets a program trust the certificate and find the password.
     fn known_to(&self, program: Program) -> Program {
-        let auth = STANDARD.encode("charon:the boatman wants 1 obol");
+        let auth = STANDARD.encode(format!("charon:{PASSWORD}"));
         let config = serde_json::json!({"auths": {self.entrance.host(): {"auth": auth}}});
         fs::write(self.folder.path().join("config.json"), config.to_string()).unwrap();
         let program = program.variable("SSL_CERT_FILE", self.folder.path().join("certificate.pem"));

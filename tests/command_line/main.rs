@@ -29,6 +29,7 @@ mod already_transferred;
 mod carrying;
 mod failing_builds;
 mod failing_pushes;
+mod far_side;
 mod hosts;
 mod interruption;
 mod kinds;

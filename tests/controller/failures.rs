@@ -218,9 +218,9 @@ async fn the_word_of_another_run_is_not_taken() {
     world.create::<PayloadBuild>("app", build_spec("python:3")).await;
     let job = world.job_of_attempt::<PayloadBuild>("app", 1).await;
     let pod = world.pod_of(&job).await;
-    let mut word = outcome(&pod, Reason::Succeeded);
-    word.input_digest = "0".repeat(64);
-    world.concludes(&pod, &word).await;
+    let mut said = outcome(&pod, Reason::Succeeded);
+    said.input_digest = "0".repeat(64);
+    world.concludes(&pod, &said).await;
     let status = world.until_ready::<PayloadBuild>("app", "False", "WorkerFailed").await;
     assert_eq!(brief(&status, "Stalled"), "True/WorkerFailed");
     assert_eq!(status.payload, None);

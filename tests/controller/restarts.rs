@@ -30,11 +30,8 @@ async fn a_build_goes_on_with_its_job_whenever_the_controller_is_killed() {
     world.ends_for(&pod, Reason::Succeeded).await;
     let completes = kube::runtime::conditions::is_job_completed();
     let name = job.name_any();
-    let completed = kube::runtime::wait::await_condition(world.api(), &name, completes);
-    tokio::time::timeout(crate::world::DEADLINE, completed)
-        .await
-        .expect("the Job does not complete")
-        .unwrap();
+    let wait = kube::runtime::wait::await_condition(world.api(), &name, completes);
+    tokio::time::timeout(crate::world::DEADLINE, wait).await.expect("the Job does not complete").unwrap();
     world.start().await;
     let status = world.until_ready::<PayloadBuild>("app", "True", "Succeeded").await;
     assert_eq!(run(&status).attempt, 1);

@@ -5,6 +5,7 @@ use std::time::Duration;
 
 use charon::api::{self, Condition, PayloadBuild, PayloadImport, Run, Status};
 use charon::controller::{Pace, Settings, WorkerDefaults};
+use futures::StreamExt as _;
 use k8s_openapi::NamespaceResourceScope;
 use k8s_openapi::api::batch::v1::Job;
 use k8s_openapi::api::core::v1::{Namespace, Pod, ServiceAccount};
@@ -193,13 +194,12 @@ impl World {
         holds: impl Fn(&Status) -> bool + Send,
     ) -> Status {
         let is_so = |object: Option<&K>| object.and_then(Kind::status).is_some_and(&holds);
-        match tokio::time::timeout(DEADLINE, await_condition(self.api::<K>(), name, is_so)).await {
-            Ok(object) => object.unwrap().unwrap().status().unwrap().clone(),
-            Err(_) => {
-                let object = self.api::<K>().get(name).await.unwrap();
-                panic!("{name} never was {what}: {}", serde_json::to_string_pretty(&object.status()).unwrap())
-            }
+        let wait = tokio::time::timeout(DEADLINE, await_condition(self.api::<K>(), name, is_so));
+        if let Ok(object) = wait.await {
+            return object.unwrap().unwrap().status().unwrap().clone();
         }
+        let object = self.api::<K>().get(name).await.unwrap();
+        panic!("{name} never was {what}: {}", serde_json::to_string_pretty(&object.status()).unwrap())
     }
 
     /// Waits until Ready of the present generation has `status` and `reason`.
@@ -223,26 +223,37 @@ impl World {
     /// Waits until the Job exists.
     pub(crate) async fn until_job(&self, name: &str) -> Job {
         let exists = await_condition(self.api::<Job>(), name, |job: Option<&Job>| job.is_some());
-        match tokio::time::timeout(DEADLINE, exists).await {
-            Ok(job) => job.unwrap().unwrap(),
-            Err(_) => panic!("Job {name} was never made"),
-        }
+        let job = tokio::time::timeout(DEADLINE, exists).await;
+        job.unwrap_or_else(|_| panic!("Job {name} was never made")).unwrap().unwrap()
     }
 
-    /// Waits until `pods` of the namespace satisfy `pick`, and gives what it picked.
+    /// Waits until there is a pod that `pick` picks, and gives it.
     pub(crate) async fn until_pod(&self, what: &str, pick: impl Fn(&Pod) -> bool) -> Pod {
-        use futures::StreamExt as _;
+        self.until_any(what, pick).await
+    }
+
+    /// Waits until there is an object of the namespace that `pick` picks, and gives it.
+    pub(crate) async fn until_any<K>(&self, what: &str, pick: impl Fn(&K) -> bool) -> K
+    where
+        K: Resource<DynamicType = (), Scope = NamespaceResourceScope>
+            + Clone
+            + Debug
+            + DeserializeOwned
+            + Send
+            + 'static,
+    {
         let found = async {
-            let mut pods =
-                std::pin::pin!(watcher(self.api::<Pod>(), watcher::Config::default()).applied_objects());
-            while let Some(pod) = pods.next().await {
-                if let Some(pod) = pod.ok().filter(|pod| pick(pod)) {
-                    return pod;
+            let objects = watcher(self.api::<K>(), watcher::Config::default()).applied_objects();
+            let mut objects = std::pin::pin!(objects);
+            while let Some(object) = objects.next().await {
+                if let Some(object) = object.ok().filter(|object| pick(object)) {
+                    return object;
                 }
             }
             unreachable!("a watch does not end")
         };
-        tokio::time::timeout(DEADLINE, found).await.unwrap_or_else(|_| panic!("no pod was {what}"))
+        let found = tokio::time::timeout(DEADLINE, found).await;
+        found.unwrap_or_else(|_| panic!("no {} was {what}", K::kind(&())))
     }
 
     /// All Jobs of the namespace.
