@@ -3,28 +3,17 @@
 //! A test's name is the sentence that it proves. The programs come from `tests/tools/install`, and `make test` puts
 //! them on PATH. What the two do with each argument is the table in docs/docker-charon.md: `UPDATE_DOCS=1` writes it.
 
-/// Proves each of the sentences with each registry.
-macro_rules! with_each_registry {
-    ($($name:ident),+ $(,)?) => {
-        mod with_distribution_3 {
-            $(#[test] fn $name() { super::$name(crate::registry::Software::Distribution3); })+
-        }
-        mod with_docker_registry_2 {
-            $(#[test] fn $name() { super::$name(crate::registry::Software::Distribution2); })+
-        }
-    };
-}
-
 #[allow(dead_code)]
-#[path = "../command_line/image.rs"]
+#[path = "../support/image.rs"]
 mod image;
 #[path = "../support/payload.rs"]
 mod payload;
 #[allow(dead_code)]
-#[path = "../command_line/program.rs"]
+#[path = "../support/program.rs"]
 mod program;
 #[allow(dead_code)]
-#[path = "../command_line/registry.rs"]
+#[macro_use]
+#[path = "../support/registry.rs"]
 mod registry;
 
 mod content;

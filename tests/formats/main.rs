@@ -4,15 +4,15 @@
 //! `tests/tools/install`, and `make test` puts them on PATH. Texts are snapshots: `INSTA_UPDATE=always` writes them.
 
 #[allow(dead_code)]
-#[path = "../command_line/image.rs"]
+#[path = "../support/image.rs"]
 mod image;
 #[path = "../support/payload.rs"]
 mod payload;
 #[allow(dead_code)]
-#[path = "../command_line/program.rs"]
+#[path = "../support/program.rs"]
 mod program;
-#[allow(dead_code)]
-#[path = "../command_line/registry.rs"]
+#[allow(dead_code, unused_macros)]
+#[path = "../support/registry.rs"]
 mod registry;
 
 mod golden;
