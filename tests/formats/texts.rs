@@ -7,6 +7,7 @@ use crate::image::{Image, Layer, Types};
 use crate::payload::payload;
 use crate::program::{Program, charon};
 use crate::registry::{Registry, Software};
+use crate::verify::{docker_charons, manifest};
 
 /// What a program said, with what is different each time in words of ours.
 fn said(program: Program, words: &[(&str, &str)]) -> String {
@@ -59,11 +60,13 @@ fn inspect_tells_what_is_in_a_payload_of_each_kind() {
         ("clash.zip", payload(&[("app:1", &image), ("docker.io/app:1", &image)], None)),
         ("docker.zip", fs::read(file("docker.zip")).unwrap()),
         ("oci.zip", fs::read(file("oci.zip")).unwrap()),
+        ("docker_charons.zip", docker_charons("blobs/a", b"{}", &manifest())),
     ] {
         fs::write(folder.path().join(name), bytes).unwrap();
         let inspect =
             |options: &[&str]| charon(["inspect", name]).arguments(options).in_folder(folder.path());
-        insta::assert_snapshot!(format!("inspect_{name}"), said(inspect(&[]), &[]));
+        let stem = name.trim_end_matches(".zip");
+        insta::assert_snapshot!(format!("inspect_{stem}"), said(inspect(&[]), &[]));
         if name == "docker.zip" {
             insta::assert_snapshot!("inspect_json", said(inspect(&["--json"]), &[]));
         }
@@ -117,14 +120,15 @@ fn mistakes_in_the_command_line_are_told_with_the_way_out() {
 
 #[test]
 fn each_step_is_told_as_text_and_as_json() {
-    let (source, target) = [Software::Distribution3; 2].map(Registry::start).into();
+    let source = Registry::start(Software::Distribution3);
     let layers = ["one", "two"].map(|name| Layer::new(name, 1000));
-    Image::new(Types::Docker, &layers[..1]).push(&source, "base:1");
-    Image::new(Types::Docker, &layers[..1]).push(&target, "base:1");
+    let base = Image::new(Types::Docker, &layers[..1]);
+    base.push(&source, "base:1");
     Image::new(Types::Docker, &layers).push(&source, "top:1");
     let folder = tempfile::tempdir().unwrap();
-    let payload = Image::new(Types::Docker, &layers);
     for format in ["text", "json"] {
+        let target = Registry::start(Software::Distribution3);
+        base.push(&target, "base:1");
         let words = [(source.host(), "SOURCE"), (target.host(), "TARGET")];
         let run = |arguments: &[&str]| {
             let program = charon(arguments).arguments(["--log-format", format]).in_folder(folder.path());
@@ -143,13 +147,6 @@ fn each_step_is_told_as_text_and_as_json() {
         insta::assert_snapshot!(format!("steps_of_push_payload_again_as_{format}"), run(&push));
         let fails = ["make-payload", "nothing:1", "-i", "-r", source.host(), "-f", "fails.zip"];
         insta::assert_snapshot!(format!("steps_that_fail_as_{format}"), run(&fails));
-        for (tag, blob) in [("top", &payload.blobs[2])] {
-            assert!(target.has_blob(tag, &crate::image::digest(blob)));
-        }
-        // The second time shall be like the first.
-        if format == "text" {
-            fs::remove_file(folder.path().join("new.zip")).unwrap();
-        }
     }
 }
 
