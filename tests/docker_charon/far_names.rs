@@ -105,9 +105,9 @@ fn a_reference_by_digest_gets_a_tag_that_keeps_it_unless_that_is_not_wanted() {
     let (images, folder) = (images(), tempfile::tempdir().unwrap());
     let (base, other) = (&images["base:1"], &images["team/other:1"]);
     let path = folder.path().join("payload.zip");
-    let (bare, tagged) = (format!("tool@{}", base.digest), format!("app:2@{}", other.digest));
-    payload(&path, &[(&bare, base), (&tagged, other)]);
-    let printed = format!("{bare}\n{tagged}\n");
+    let (untagged, tagged) = (format!("tool@{}", base.digest), format!("app:2@{}", other.digest));
+    payload(&path, &[(&untagged, base), (&tagged, other)]);
+    let printed = format!("{untagged}\n{tagged}\n");
 
     let target = Registry::start(Software::Distribution3);
     assert_eq!(push(&target, &path).run().succeeded().text(), printed);

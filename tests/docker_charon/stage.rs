@@ -304,7 +304,7 @@ impl fmt::Display for Outcome {
             Written::Payload(payload) => parts.push(format!("standard output: {payload}")),
             Written::Broken(true) => parts.push("standard output: bytes of a zip".to_owned()),
             Written::Broken(false) => {
-                parts.push("standard output: text and bytes of a zip, mixed".to_owned())
+                parts.push("standard output: text and bytes of a zip, mixed".to_owned());
             }
         }
         match &self.file {

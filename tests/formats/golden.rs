@@ -1,6 +1,7 @@
 //! Two payloads that never change: what is written today is what these files have, byte by byte, and what they have is
 //! read for as long as their format version is.
 
+use std::fmt::Write as _;
 use std::fs;
 use std::path::PathBuf;
 
@@ -71,7 +72,7 @@ fn the_bill_and_the_other_tables_read_as_they_always_did() {
         for index in 0..zip.len() {
             use std::io::Read;
             let mut entry = zip.by_index(index).unwrap();
-            text += &format!("{} ({} bytes)\n", entry.name().unwrap(), entry.size());
+            writeln!(text, "{} ({} bytes)", entry.name().unwrap(), entry.size()).unwrap();
             if !entry.name().unwrap().starts_with("blobs/") {
                 entry.read_to_string(&mut text).unwrap();
                 text += "\n";

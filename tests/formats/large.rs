@@ -9,7 +9,7 @@ use std::thread;
 
 use bytes::Bytes;
 use charon::digest::Digest;
-use charon::payload::{Contents, ImagePlan, ManifestPlan, PayloadWriter};
+use charon::payload::{Contents, ImagePlan, LayoutEntry, ManifestPlan, PayloadWriter};
 use charon::reference::{Host, Reference};
 use futures::StreamExt;
 use futures::stream;
@@ -100,7 +100,7 @@ impl Large {
             writer.finish().await.unwrap();
         });
         let layout = contents.layout();
-        let bytes = layout.entries().iter().map(|entry| entry.size()).sum();
+        let bytes = layout.entries().iter().map(LayoutEntry::size).sum();
         let entries = layout.entries().len();
         assert_eq!(path.metadata().unwrap().len(), layout.total_size());
         Self { _folder: folder, path, entries, bytes }

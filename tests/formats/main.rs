@@ -3,6 +3,9 @@
 //! A test's name is the sentence that it proves. Other programs read what charon writes: they come from
 //! `tests/tools/install`, and `make test` puts them on PATH. Texts are snapshots: `INSTA_UPDATE=always` writes them.
 
+// Everything here is test, though Clippy knows only the functions with #[test].
+#![allow(clippy::unwrap_used)]
+
 #[allow(dead_code)]
 #[path = "../support/image.rs"]
 mod image;

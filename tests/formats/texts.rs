@@ -1,5 +1,6 @@
 //! Every text that a user reads, as it is read.
 
+use std::fmt::Write as _;
 use std::fs;
 
 use crate::golden::file;
@@ -84,7 +85,8 @@ fn what_is_said_of_files_that_are_no_payloads_tells_what_to_do() {
     for name in ["nothing.zip", ".", "letter", "empty", "half.zip"] {
         for command in [&["inspect"][..], &["verify"], &["push-payload", "-r", "far.example", "-f"]] {
             let program = charon(command).arguments([name]).in_folder(folder.path());
-            text += &format!("$ charon {} {name}\n{}", command.join(" "), program.run().ended_with(1).stderr);
+            write!(text, "$ charon {} {name}\n{}", command.join(" "), program.run().ended_with(1).stderr)
+                .unwrap();
         }
     }
     insta::assert_snapshot!(text);
@@ -113,7 +115,7 @@ fn mistakes_in_the_command_line_are_told_with_the_way_out() {
     ] {
         let refused = charon(arguments).run().ended_with(2);
         assert_eq!(refused.text(), "");
-        text += &format!("$ charon {}\n{}\n", arguments.join(" "), refused.stderr);
+        write!(text, "$ charon {}\n{}\n", arguments.join(" "), refused.stderr).unwrap();
     }
     insta::assert_snapshot!(text);
 }

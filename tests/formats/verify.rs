@@ -1,5 +1,6 @@
 //! `verify` finds every kind of damage, and names it.
 
+use std::fmt::Write as _;
 use std::fs;
 use std::io::{Cursor, Write};
 
@@ -95,7 +96,7 @@ fn each_kind_of_damage_is_found_and_named() {
         ("with an entry twice", rewritten(&format!("{LAYER}{OF_LAYER}"), &format!("{CONFIG}{OF_LAYER}"))),
     ] {
         let ended = verify(&bytes).ended_with(1);
-        said += &format!("{damage}:\n  {}", ended.stderr);
+        write!(said, "{damage}:\n  {}", ended.stderr).unwrap();
     }
     insta::assert_snapshot!(said);
 }
@@ -151,7 +152,7 @@ fn damage_of_a_payload_of_docker_charons_is_found_and_named() {
         ("a blob that is not there", docker_charons("blobs/b", BLOB, &manifest())),
         ("a manifest that is none", docker_charons("blobs/a", BLOB, "{}")),
     ] {
-        said += &format!("{damage}:\n  {}", verify(&bytes).ended_with(1).stderr);
+        write!(said, "{damage}:\n  {}", verify(&bytes).ended_with(1).stderr).unwrap();
     }
     insta::assert_snapshot!(said);
 }
