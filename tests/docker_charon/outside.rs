@@ -86,7 +86,7 @@ fn a_path_that_is_no_entry_is_refused_even_where_a_file_is_there() {
         assert_eq!(
             refused.stderr,
             format!(
-                "error: the payload is corrupt: its payload_descriptor.json names {named:?}, which the zip has not; \
+                "error: payload.zip: the payload is corrupt: its payload_descriptor.json names {named:?}, which the zip has not; \
                  copy it again from where it was made\n"
             )
         );
@@ -140,7 +140,7 @@ fn names_and_repositories_that_lead_outside_are_refused() {
     ] {
         payload(&path, &[("manifest", &image.manifest)], &descriptor);
         let refused = push(folder.path(), &target).ended_with(1);
-        assert!(refused.stderr.starts_with(&format!("error: {message}")), "{}", refused.stderr);
+        assert!(refused.stderr.starts_with(&format!("error: payload.zip: {message}")), "{}", refused.stderr);
         assert!(target.is_empty());
     }
     let asked = target.requests();
