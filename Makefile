@@ -71,6 +71,7 @@ lint: tools ## Check format, lints, chart and scripts
 test: lint $(image) ## Run every check and every test, on a real Kubernetes where it takes one
 	tests/cluster/cluster build
 	cargo nextest run --locked --no-run
+	cargo test --locked --doc
 	cargo nextest run --locked -E 'not binary(controller) and not binary(journey)'
 	tests/cluster/cluster run --name test --control-plane -- cargo nextest run --locked --offline -E 'binary(controller)'
 	CHARON_IMAGE=charon.local/charon:$(version) CHARON_BIN=$(CURDIR)/$(binary) \

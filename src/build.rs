@@ -1,5 +1,7 @@
 //! Registries to payload: references become a plan, the plan becomes a file or a stream.
 
+mod fetch;
+mod journal;
 mod plan;
 mod resolve;
 
@@ -12,12 +14,16 @@ use tokio::io::{AsyncWrite, AsyncWriteExt, BufWriter};
 use tracing::info;
 
 use crate::digest::Digest;
-use crate::payload::{BlobError, Contents, FORMAT_VERSION, PayloadError, PayloadWriter};
+use crate::payload::{
+    BlobError, Contents, FORMAT_VERSION, PayloadError, PayloadWriter, PlacedPayload, Remains,
+};
 use crate::progress::{Progress, STEP, Stage};
 use crate::reason::{self, Failure, Reason};
 use crate::reference::{Host, Reference};
-use crate::registry::{Registry, RegistryError};
+use crate::registry::Registry;
 use crate::storage::{FileTarget, StorageError};
+use fetch::Fetch;
+use journal::{Journal, Notes};
 use plan::Plan;
 
 /// Bytes are gathered until there are so many: a write to a file costs a hop to another thread.
@@ -34,6 +40,8 @@ pub struct BuildRequest {
     pub registries: HashMap<Host, Registry>,
     /// Where the payload goes.
     pub output: Output,
+    /// What is asked for, in one word: a build goes on with what another of the same run left.
+    pub run: String,
 }
 
 /// Where a payload goes.
@@ -112,58 +120,137 @@ fn several(failures: &[Failure]) -> String {
 /// Builds a payload.
 ///
 /// Every image is resolved once, at the start. If one of them cannot be had, all are tried and all
-/// failures are told, and nothing is written.
+/// failures are told, and there is no file under the final name. What was fetched into a file stays
+/// in its partial file, and the next build of the same `run` goes on with it.
 pub async fn build(request: BuildRequest, progress: &Arc<Progress>) -> Result<BuildReport, BuildError> {
     progress.enter(Stage::Resolving);
-    let resolved = resolve::resolve(&request).await.map_err(BuildError::Images)?;
+    let Output::File(path) = &request.output else {
+        return build_stream(request, progress).await;
+    };
+    let path = path.clone();
+    let mut target = FileTarget::open(&path)?;
+    let notes = Notes::read(&target.journal());
+    let remains = Remains::of(target.file());
+    let (plan, contents) = match adopt(&request, notes.as_ref(), remains.as_ref()) {
+        Some(adopted) => adopted,
+        None => plan(&request).await?,
+    };
+    progress.enter(Stage::Checking);
+    expect(&plan, progress);
+
+    let size = contents.layout().total_size();
+    // What the notes say holds for the payload that they were made of, here or set aside.
+    let (have, old) = match (notes, remains) {
+        (Some(notes), _) if notes.payload == *contents.digest() => (notes.have, None),
+        (Some(notes), Some(remains)) if notes.payload == remains.digest => {
+            (notes.have, set_aside(&mut target, remains, size)?)
+        }
+        _ => (HashMap::new(), None),
+    };
+    target.check_room(size)?;
+    let report = report(&plan, &contents);
+    let failed = |error| BuildError::Storage(target.error(error));
+    let is_same = !have.is_empty() && old.is_none();
+    let journal = if is_same {
+        Journal::go_on(&target.journal())
+    } else {
+        Journal::begin(&target.journal(), &request.run, contents.digest())
+    };
+    let journal = journal.map_err(failed)?;
+    let payload = PlacedPayload::begin(contents, Arc::clone(target.file())).map_err(failed)?;
+    let fetch =
+        Fetch { payload, journal, have, old, registries: request.registries, progress: Arc::clone(progress) };
+
+    progress.enter(Stage::Transferring);
+    let fetch = Arc::new(fetch);
+    fetch::fetch(&plan, &fetch).await.map_err(|error| match error {
+        BuildError::Payload(PayloadError::Io { source, .. }) => failed(source),
+        other => other,
+    })?;
+    fetch.payload.finish().map_err(failed)?;
+    progress.enter(Stage::Finishing);
+    tokio::task::spawn_blocking(move || target.finish())
+        .await
+        .map_err(|error| PayloadError::Io { doing: "syncing the payload", source: error.into() })??;
+    info!("Wrote {}, {} bytes, payload digest {}", path.display(), report.size, report.digest);
+    Ok(report)
+}
+
+/// Resolves all names, and plans the payload.
+async fn plan(request: &BuildRequest) -> Result<(Plan, Contents), BuildError> {
+    let resolved = resolve::resolve(request).await.map_err(BuildError::Images)?;
     let plan = Plan::new(resolved).map_err(BuildError::Images)?;
     let contents = Contents::new(&plan.images, &plan.blob_sizes(), plan.required.clone())?;
+    Ok((plan, contents))
+}
 
-    progress.enter(Stage::Checking);
-    let blobs_size = plan.blobs.iter().map(|blob| blob.size).sum();
-    progress.expect(u32::try_from(plan.blobs.len()).unwrap_or(u32::MAX), blobs_size);
-    let size = contents.layout().total_size();
-    match request.output {
-        Output::File(path) => {
-            let target = FileTarget::create(&path)?;
-            target.check_room(size)?;
-            let file = tokio::fs::File::from_std(target.writer()?);
-            let written = write(&plan, &contents, &request.registries, progress, file).await;
-            let file = written.map_err(|error| match error {
-                BuildError::Payload(PayloadError::Io { source, .. }) => target.error(source).into(),
-                other => other,
-            })?;
-            // The last write may still be on its way.
-            let file = file.into_std().await;
-            drop(file);
-            progress.enter(Stage::Finishing);
-            tokio::task::spawn_blocking(move || target.finish())
-                .await
-                .map_err(|error| PayloadError::Io { doing: "syncing the payload", source: error.into() })??;
-            info!("Wrote {}, {size} bytes, payload digest {}", path.display(), contents.digest());
-        }
-        Output::Stream(stream) => {
-            write(&plan, &contents, &request.registries, progress, stream).await?;
-            info!("Wrote the payload, {size} bytes, payload digest {}", contents.digest());
-        }
+/// Takes over the plan of an earlier attempt of the same run, from what it left: no registry is
+/// asked what a tag means, since it could mean something else by now.
+fn adopt(
+    request: &BuildRequest,
+    notes: Option<&Notes>,
+    remains: Option<&Remains>,
+) -> Option<(Plan, Contents)> {
+    let (notes, remains) = (notes?, remains?);
+    if notes.run != request.run || notes.payload != remains.digest {
+        return None;
     }
-    Ok(BuildReport {
+    let plan = Plan::of_remains(remains)?;
+    let contents = Contents::new(&plan.images, &plan.blob_sizes(), plan.required.clone()).ok()?;
+    if *contents.digest() != remains.digest {
+        return None;
+    }
+    info!("Going on with what an earlier attempt left of payload {}", contents.digest());
+    Some((plan, contents))
+}
+
+/// What another run left may hold blobs that this one needs. It is kept, without a name, as long
+/// as there is room for both.
+fn set_aside(target: &mut FileTarget, remains: Remains, size: u64) -> Result<Option<Remains>, BuildError> {
+    target.begin_anew()?;
+    if target.room()? < size {
+        // What is dropped here makes room.
+        info!("There is no room to keep what an earlier run left; all is fetched anew");
+        return Ok(None);
+    }
+    Ok(Some(remains))
+}
+
+async fn build_stream(request: BuildRequest, progress: &Arc<Progress>) -> Result<BuildReport, BuildError> {
+    let (plan, contents) = plan(&request).await?;
+    expect(&plan, progress);
+    let report = report(&plan, &contents);
+    if let Output::Stream(stream) = request.output {
+        write(&plan, &contents, &request.registries, progress, stream).await?;
+    }
+    info!("Wrote the payload, {} bytes, payload digest {}", report.size, report.digest);
+    Ok(report)
+}
+
+fn expect(plan: &Plan, progress: &Progress) {
+    let size = plan.blobs.iter().map(|blob| blob.size).sum();
+    progress.expect(u32::try_from(plan.blobs.len()).unwrap_or(u32::MAX), size);
+}
+
+fn report(plan: &Plan, contents: &Contents) -> BuildReport {
+    BuildReport {
         digest: contents.digest().clone(),
-        size,
+        size: contents.layout().total_size(),
         format_version: FORMAT_VERSION,
         images: plan.images.len(),
         blobs: plan.blobs.len(),
         blobs_reused: plan.required.len(),
-    })
+    }
 }
 
+/// Writes a payload in sequence.
 async fn write<W: AsyncWrite + Unpin>(
     plan: &Plan,
     contents: &Contents,
     registries: &HashMap<Host, Registry>,
     progress: &Progress,
     out: W,
-) -> Result<W, BuildError> {
+) -> Result<(), BuildError> {
     progress.enter(Stage::Transferring);
     let out = BufWriter::with_capacity(WRITE_BUFFER, out);
     let mut writer = PayloadWriter::begin(contents, out).await?;
@@ -172,33 +259,28 @@ async fn write<W: AsyncWrite + Unpin>(
         let registry = registries.get(&blob.host).ok_or_else(|| unknown_host(&blob.host))?;
         let body = registry.blob(&blob.repository, &blob.digest, blob.size);
         let written = writer.blob(body.into_stream(), |bytes| progress.moved(bytes)).await;
-        written.map_err(|error| blob_failed(plan, &blob.digest, error))?;
+        written.map_err(|error| match error {
+            BlobError::Payload(error) => error.into(),
+            error => BuildError::Images(blob_failures(plan, &blob.digest, fetch::reason(&error), &error)),
+        })?;
         progress.blob_done();
     }
     let mut out = writer.finish().await?;
     out.flush().await.map_err(|source| PayloadError::Io { doing: "writing the payload", source })?;
-    Ok(out.into_inner())
+    Ok(())
 }
 
 /// A blob that cannot be had fails every image that has it.
-fn blob_failed(plan: &Plan, digest: &Digest, error: BlobError<RegistryError>) -> BuildError {
-    let reason = match &error {
-        BlobError::Payload(_) => None,
-        BlobError::Body(error) => Some(error.reason()),
-        BlobError::WrongDigest { .. } | BlobError::WrongSize { .. } => Some(Reason::DigestMismatch),
-    };
-    match (error, reason) {
-        (BlobError::Payload(error), _) => error.into(),
-        (error, reason) => BuildError::Images(
-            plan.images_with(digest)
-                .map(|image| Failure {
-                    item: image.reference.written().to_owned(),
-                    reason: reason.unwrap_or(Reason::RegistryUnavailable),
-                    message: format!("{}: {error}", image.reference.written()),
-                })
-                .collect(),
-        ),
-    }
+fn blob_failures(
+    plan: &Plan,
+    digest: &Digest,
+    reason: Reason,
+    error: &impl std::error::Error,
+) -> Vec<Failure> {
+    let images = plan.images_with(digest).map(|image| image.reference.written());
+    images
+        .map(|image| Failure { item: image.to_owned(), reason, message: format!("{image}: {error}") })
+        .collect()
 }
 
 fn unknown_host(host: &Host) -> BuildError {

@@ -134,7 +134,7 @@ pub async fn main() -> ExitCode {
         Command::Man(command) => command.run(),
         Command::Controller(command) => Box::pin(controller::run(*command)).await,
         Command::Crds(command) => crds::run(command),
-        Command::Worker(worker) => return ExitCode::from(worker.run().await),
+        Command::Worker(worker) => return ExitCode::from(Box::pin(worker.run()).await),
     };
     context.bar().finish_and_clear();
     match result {

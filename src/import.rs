@@ -1,6 +1,7 @@
 //! Payload to registry: the payload is checked, blobs are pushed, manifests after them, tags last.
 
 mod deliver;
+mod meter;
 mod names;
 mod target;
 
@@ -9,6 +10,7 @@ use std::fs::File;
 use std::sync::Arc;
 
 use bytes::Bytes;
+use futures::{StreamExt, TryStreamExt};
 use tokio::io::AsyncRead;
 use tracing::{info, warn};
 
@@ -17,7 +19,7 @@ use crate::payload::{Bill, FilePayload, PayloadError, StreamPayload};
 use crate::progress::{Progress, Stage};
 use crate::reason::{self, Failure, Reason};
 use crate::registry::{Registry, RegistryError};
-use deliver::Delivery;
+use deliver::{ASKED_AT_ONCE, Delivery};
 use names::Names;
 pub use names::Naming;
 use target::{State, Target};
@@ -167,10 +169,13 @@ impl ImportReport {
     }
 }
 
+/// A payload that passes by.
+type Passing = StreamPayload<Box<dyn AsyncRead + Send + Unpin>>;
+
 /// A payload being read, either way.
 enum Payload {
-    File(FilePayload),
-    Stream(StreamPayload<Box<dyn AsyncRead + Send + Unpin>>),
+    File(Arc<FilePayload>),
+    Stream(Box<Passing>),
 }
 
 impl Payload {
@@ -179,8 +184,8 @@ impl Payload {
             Source::File(file) => tokio::task::spawn_blocking(move || FilePayload::open(file))
                 .await
                 .map_err(|error| PayloadError::Io { doing: "reading the payload", source: error.into() })?
-                .map(Self::File),
-            Source::Stream(stream) => StreamPayload::open(stream).await.map(Self::Stream),
+                .map(|payload| Self::File(Arc::new(payload))),
+            Source::Stream(stream) => Ok(Self::Stream(Box::new(Passing::open(stream).await?))),
         }
     }
 
@@ -240,9 +245,9 @@ pub async fn import(request: ImportRequest, progress: &Arc<Progress>) -> Result<
     let prefix = request.repository_prefix.as_deref();
     let names = Names::new(request.registry.host(), prefix, request.naming, request.tag_digests);
     let mut targets = target::targets(&bill, &names, |digest| payload.manifest(digest))?;
-    let mut delivery = Delivery::new(&request.registry, progress);
+    let delivery = Arc::new(Delivery::new(request.registry.clone(), Arc::clone(progress)));
 
-    check(&bill, &mut targets, &mut delivery, &names, &request.base_repositories).await?;
+    check(&bill, &mut targets, &delivery, &names, &request.base_repositories).await?;
     let failed = |target: &Target| target.failure().cloned().or_else(|| target.missing_base());
     let failures: Vec<Failure> = targets.iter().filter_map(failed).collect();
     if request.strict && !failures.is_empty() {
@@ -256,9 +261,8 @@ pub async fn import(request: ImportRequest, progress: &Arc<Progress>) -> Result<
     progress.enter(Stage::Finishing);
     let manifests = target::manifests(&bill, |digest| payload.manifest(digest))?;
     payload.finish().await?;
-    for target in &mut targets {
-        delivery.manifests(target, &manifests).await;
-    }
+    let pushed = futures::stream::iter(&mut targets).map(|target| delivery.manifests(target, &manifests));
+    pushed.buffer_unordered(ASKED_AT_ONCE).collect::<()>().await;
     let images = targets
         .iter()
         .map(|target| ImportedImage {
@@ -276,53 +280,63 @@ pub async fn import(request: ImportRequest, progress: &Arc<Progress>) -> Result<
 async fn check(
     bill: &Bill,
     targets: &mut [Target],
-    delivery: &mut Delivery<'_>,
+    delivery: &Delivery,
     names: &Names,
     base_repositories: &[String],
 ) -> Result<(), ImportError> {
     let written: Vec<String> = targets.iter().map(|target| target.repository.clone()).collect();
-    for target in targets.iter_mut().filter(|target| !target.has_failed()) {
-        let asked = target.asked();
-        let found = delivery.manifest_digest(&target.repository, &asked).await;
-        match found {
-            Ok(Some(found)) if target.root.as_ref().is_none_or(|root| *root == found) => {
-                info!("Skipping {} as it's already in the destination registry", target.far_name());
-                target.state = State::Present;
-            }
-            Ok(_) if !target.carried => {
-                warn!(
-                    "{} was declared already transferred, but {}/{} has no {asked}",
-                    target.name,
-                    delivery.host(),
-                    target.repository
-                );
-                target.state = State::AbsentBase;
-            }
-            Ok(_) => {}
-            Err(error) => target.fail_or(error)?,
+    let asked = targets.iter_mut().filter(|target| !target.has_failed());
+    let asked = futures::stream::iter(asked).map(|target| check_presence(target, delivery));
+    asked.buffer_unordered(ASKED_AT_ONCE).try_collect::<()>().await?;
+
+    let wanted = targets.iter_mut().filter(|target| target.is_wanted());
+    let bases = Bases { bill, names, written: &written, base_repositories };
+    let wanted = futures::stream::iter(wanted).map(|target| check_base(target, delivery, &bases));
+    wanted.buffer_unordered(ASKED_AT_ONCE).try_collect::<()>().await
+}
+
+/// Whether an image is there already.
+async fn check_presence(target: &mut Target, delivery: &Delivery) -> Result<(), ImportError> {
+    let asked = target.asked();
+    match delivery.manifest_digest(&target.repository, &asked).await {
+        Ok(Some(found)) if target.root.as_ref().is_none_or(|root| *root == found) => {
+            info!("Skipping {} as it's already in the destination registry", target.far_name());
+            target.state = State::Present;
+        }
+        Ok(_) if !target.carried => {
+            let (host, repository) = (delivery.host(), &target.repository);
+            warn!("{} was declared already transferred, but {host}/{repository} has no {asked}", target.name);
+            target.state = State::AbsentBase;
+        }
+        Ok(_) => {}
+        Err(error) => target.fail_or(error)?,
+    }
+    Ok(())
+}
+
+/// Where the blobs may be that the payload leaves out.
+struct Bases<'a> {
+    bill: &'a Bill,
+    names: &'a Names,
+    written: &'a [String],
+    base_repositories: &'a [String],
+}
+
+/// Whether all is there that an image needs and the payload does not carry.
+async fn check_base(target: &mut Target, delivery: &Delivery, bases: &Bases<'_>) -> Result<(), ImportError> {
+    let mut missing = Vec::new();
+    for required in bases.bill.required.iter().filter(|required| target.blobs.contains(&required.digest)) {
+        let sources = required.sources.iter().filter_map(|source| source.parsed().ok());
+        let places: Vec<String> = std::iter::once(target.repository.clone())
+            .chain(sources.map(|source| bases.names.repository(&source)))
+            .chain(bases.written.iter().chain(bases.base_repositories).cloned())
+            .collect();
+        match delivery.find(&required.digest, &places).await {
+            Ok(true) => {}
+            Ok(false) => missing.push(required),
+            Err(error) => return target.fail_or(error),
         }
     }
-    for target in targets.iter_mut().filter(|target| matches!(target.state, State::Wanted)) {
-        let mut missing = Vec::new();
-        for required in bill.required.iter().filter(|required| target.blobs.contains(&required.digest)) {
-            let sources = required.sources.iter().filter_map(|source| {
-                let source = target::reference_of(&source.name, &source.reference).ok()?;
-                Some(names.repository(&source))
-            });
-            let places: Vec<String> = std::iter::once(target.repository.clone())
-                .chain(sources)
-                .chain(written.iter().chain(base_repositories).cloned())
-                .collect();
-            match delivery.find(&required.digest, &places).await {
-                Ok(true) => {}
-                Ok(false) => missing.push(required),
-                Err(error) => {
-                    target.fail_or(error)?;
-                    break;
-                }
-            }
-        }
-        target.lacks(&missing, delivery.host());
-    }
+    target.lacks(&missing, delivery.host());
     Ok(())
 }

@@ -4,5 +4,5 @@ use std::process::ExitCode;
 
 #[tokio::main]
 async fn main() -> ExitCode {
-    charon::cli::main().await
+    Box::pin(charon::cli::main()).await
 }

@@ -1,6 +1,6 @@
 //! The payload: one zip that is an OCI image layout, too, and says in its first entry what it holds.
 //!
-//! [`Contents`] is a payload before it is written, [`PayloadWriter`] writes it in sequence,
+//! [`Contents`] is a payload before it is written, [`PayloadWriter`] writes it in sequence, [`PlacedPayload`] in any order,
 //! [`FilePayload`] and [`StreamPayload`] read it; [`FilePayload`] also reads those of docker-charon. Every offset follows from the bill alone
 //! ([`Layout`]), so a reader knows where each byte lies, and how long the file is, after one small
 //! read.
@@ -13,6 +13,7 @@ mod error;
 mod framing;
 mod layout;
 mod manifest;
+mod placed;
 mod reader;
 mod stream;
 mod verified;
@@ -28,6 +29,7 @@ pub use contents::{Contents, ImagePlan, ManifestPlan};
 pub use error::PayloadError;
 pub use layout::{Layout, LayoutEntry};
 pub use manifest::{Descriptor, MANIFEST_LIMIT, MANIFESTS_LIMIT, ManifestContent};
+pub use placed::{PlacedBlob, PlacedPayload, Remains};
 pub use reader::FilePayload;
 pub use stream::StreamPayload;
 pub use verified::Verified;

@@ -4,7 +4,10 @@ use tracing::info;
 
 use super::resolve::Resolved;
 use crate::digest::Digest;
-use crate::payload::{Descriptor, ImagePlan, ManifestContent, PayloadError, Required, RequiredSource};
+use crate::payload::{
+    BillImage, BillManifest, Descriptor, ImagePlan, ManifestContent, ManifestPlan, PayloadError, Remains,
+    Required, RequiredSource,
+};
 use crate::reason::Failure;
 use crate::reference::Host;
 
@@ -38,6 +41,57 @@ struct Blobs {
 impl Plan {
     /// Plans a payload: a pure function of what the registries said.
     pub(super) fn new(resolved: Resolved) -> Result<Self, Vec<Failure>> {
+        let mut there: HashMap<Digest, Vec<RequiredSource>> = HashMap::new();
+        let mut failures = Vec::new();
+        for image in &resolved.already_transferred {
+            let source = RequiredSource {
+                name: image.reference.written().to_owned(),
+                reference: image.reference.to_string(),
+            };
+            match Blobs::of(image) {
+                Ok(blobs) => {
+                    for digest in blobs.all().map(|blob| blob.digest.clone()).collect::<HashSet<_>>() {
+                        there.entry(digest).or_default().push(source.clone());
+                    }
+                }
+                Err(error) => failures.push(failure(image, &error)),
+            }
+        }
+        if failures.is_empty() { Self::of(resolved.images, &there) } else { Err(failures) }
+    }
+
+    /// Plans what the remains of an earlier run were to become, without asking any registry.
+    pub(super) fn of_remains(remains: &Remains) -> Option<Self> {
+        let manifests_of = |image: &BillImage| {
+            let plan = |manifest: &BillManifest| {
+                Some(ManifestPlan {
+                    digest: manifest.digest.clone(),
+                    media_type: manifest.media_type.clone(),
+                    bytes: remains.manifests.get(&manifest.digest)?.clone(),
+                })
+            };
+            image.manifests.iter().map(plan).collect::<Option<Vec<_>>>()
+        };
+        let image_of = |image: &BillImage| {
+            Some(ImagePlan {
+                reference: image.parsed().ok()?,
+                digest: image.digest.clone()?,
+                media_type: image.media_type.clone(),
+                size: image.size,
+                manifests: manifests_of(image)?,
+            })
+        };
+        let images = remains.bill.images.iter().map(image_of).collect::<Option<Vec<_>>>()?;
+        let required = remains.bill.required.iter();
+        let there = required.map(|blob| (blob.digest.clone(), blob.sources.clone())).collect();
+        Self::of(images, &there).ok()
+    }
+
+    /// Plans a payload of `images`, given what the far side has.
+    fn of(
+        images: Vec<ImagePlan>,
+        there: &HashMap<Digest, Vec<RequiredSource>>,
+    ) -> Result<Self, Vec<Failure>> {
         let mut failures = Vec::new();
         let mut blobs_of = |image: &ImagePlan| match Blobs::of(image) {
             Ok(blobs) => blobs,
@@ -46,25 +100,13 @@ impl Plan {
                 Blobs { configs: Vec::new(), layers: Vec::new() }
             }
         };
-        let far: Vec<Blobs> = resolved.already_transferred.iter().map(&mut blobs_of).collect();
-        let images: Vec<Blobs> = resolved.images.iter().map(&mut blobs_of).collect();
-
-        let mut there: HashMap<&Digest, Vec<RequiredSource>> = HashMap::new();
-        for (image, blobs) in resolved.already_transferred.iter().zip(&far) {
-            let source = RequiredSource {
-                name: image.reference.written().to_owned(),
-                reference: image.reference.to_string(),
-            };
-            for digest in blobs.all().map(|blob| &blob.digest).collect::<HashSet<_>>() {
-                there.entry(digest).or_default().push(source.clone());
-            }
-        }
+        let blobs: Vec<Blobs> = images.iter().map(&mut blobs_of).collect();
 
         let mut sizes: HashMap<&Digest, u64> = HashMap::new();
         let mut plans = Vec::new();
         let mut required: BTreeMap<&Digest, Required> = BTreeMap::new();
         let each = |pick: fn(&Blobs) -> &Vec<Descriptor>| {
-            let images = resolved.images.iter().zip(&images);
+            let images = images.iter().zip(&blobs);
             images.flat_map(move |(image, blobs)| pick(blobs).iter().map(move |blob| (image, blob)))
         };
         for (image, blob) in each(|blobs| &blobs.configs).chain(each(|blobs| &blobs.layers)) {
@@ -93,13 +135,8 @@ impl Plan {
             });
         }
         let required = required.into_values().collect();
-        let needs =
-            images.iter().map(|blobs| blobs.all().map(|blob| blob.digest.clone()).collect()).collect();
-        if failures.is_empty() {
-            Ok(Self { images: resolved.images, blobs: plans, required, needs })
-        } else {
-            Err(failures)
-        }
+        let needs = blobs.iter().map(|blobs| blobs.all().map(|blob| blob.digest.clone()).collect()).collect();
+        if failures.is_empty() { Ok(Self { images, blobs: plans, required, needs }) } else { Err(failures) }
     }
 
     /// The blobs to carry, as the payload names them.
@@ -143,7 +180,6 @@ mod tests {
     use bytes::Bytes;
 
     use super::*;
-    use crate::payload::ManifestPlan;
     use crate::reason::Reason;
     use crate::reference::Reference;
 

@@ -104,7 +104,12 @@ impl Resolver<'_> {
                 Ok(image) => images.push(image),
                 Err(error) => {
                     let (reason, message) = (error.reason(), error.to_string());
-                    if matches!(reason, Reason::RegistryUnavailable | Reason::AuthenticationFailed) {
+                    // Docker Hub refuses to say anonymously whether an image exists: the next may.
+                    let signs_in =
+                        || self.registries.get(reference.host()).is_some_and(Registry::has_credentials);
+                    if reason == Reason::RegistryUnavailable
+                        || (reason == Reason::AuthenticationFailed && signs_in())
+                    {
                         let first = self.unanswered.entry(reference.host().clone());
                         first.or_insert_with(|| (reason, message.clone()));
                     }

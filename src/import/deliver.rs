@@ -1,51 +1,66 @@
 use std::collections::{BTreeMap, HashMap, HashSet};
 use std::io;
-use std::sync::atomic::{AtomicU64, Ordering};
-use std::sync::{Arc, Mutex};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use bytes::Bytes;
 use futures::{Stream, StreamExt, TryStreamExt};
-use tokio::io::AsyncRead;
 use tokio::sync::mpsc;
-use tracing::{info, warn};
+use tokio_util::task::AbortOnDropHandle;
+use tracing::{debug, info};
 
+use super::meter::Meter;
 use super::target::{State, Target};
-use super::{Counts, Payload};
+use super::{Counts, Passing, Payload};
 use crate::digest::Digest;
-use crate::payload::{Bill, BillEntry, PayloadError, StreamPayload, Verified};
+use crate::payload::{Bill, BillEntry, FilePayload, PayloadError, Verified};
 use crate::progress::{Progress, STEP};
 use crate::reason::Reason;
 use crate::reference::Host;
 use crate::registry::{Registry, RegistryError};
 
+/// So many blobs are pushed at once: four fill two cores, and more gain little.
+const AT_ONCE: usize = 4;
+/// So many small questions and answers are under way at once.
+pub(super) const ASKED_AT_ONCE: usize = 8;
 /// So many pieces of a streamed blob wait between the payload and the registry.
 const PIECES: usize = 4;
 
 /// Why a blob is not in a repository, in one word and in a sentence.
 type Why = (Reason, String);
+/// The repositories that a blob could not be brought into.
+type Failed = Vec<(String, Why)>;
 
 /// Brings blobs and manifests into the registry, and remembers what is there: presence is a fact
 /// about a repository and a digest, and is asked for once.
-pub(super) struct Delivery<'a> {
-    registry: &'a Registry,
-    progress: &'a Arc<Progress>,
+pub(super) struct Delivery {
+    registry: Registry,
+    progress: Arc<Progress>,
+    known: Mutex<Known>,
+}
+
+#[derive(Default)]
+struct Known {
     present: HashMap<Digest, BTreeMap<String, bool>>,
     manifests: HashSet<(String, Digest)>,
     counts: Counts,
 }
 
-impl<'a> Delivery<'a> {
-    pub(super) fn new(registry: &'a Registry, progress: &'a Arc<Progress>) -> Self {
-        let (present, manifests) = (HashMap::new(), HashSet::new());
-        Self { registry, progress, present, manifests, counts: Counts::default() }
+impl Delivery {
+    pub(super) fn new(registry: Registry, progress: Arc<Progress>) -> Self {
+        Self { registry, progress, known: Mutex::default() }
     }
 
-    pub(super) fn host(&self) -> &'a Host {
+    pub(super) fn host(&self) -> &Host {
         self.registry.host()
     }
 
     pub(super) fn counts(&self) -> Counts {
-        self.counts
+        self.known().counts
+    }
+
+    /// Nothing that is known is ever half known: a writer that panicked does not spoil it.
+    fn known(&self) -> MutexGuard<'_, Known> {
+        self.known.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     pub(super) async fn manifest_digest(
@@ -57,11 +72,7 @@ impl<'a> Delivery<'a> {
     }
 
     /// Whether any of the repositories has a blob.
-    pub(super) async fn find(
-        &mut self,
-        digest: &Digest,
-        repositories: &[String],
-    ) -> Result<bool, RegistryError> {
+    pub(super) async fn find(&self, digest: &Digest, repositories: &[String]) -> Result<bool, RegistryError> {
         for repository in repositories {
             if self.has(repository, digest).await? {
                 return Ok(true);
@@ -70,30 +81,33 @@ impl<'a> Delivery<'a> {
         Ok(false)
     }
 
-    async fn has(&mut self, repository: &str, digest: &Digest) -> Result<bool, RegistryError> {
-        if let Some(known) = self.present.get(digest).and_then(|known| known.get(repository)) {
-            return Ok(*known);
+    async fn has(&self, repository: &str, digest: &Digest) -> Result<bool, RegistryError> {
+        let known = self.known().present.get(digest).and_then(|known| known.get(repository)).copied();
+        if let Some(known) = known {
+            return Ok(known);
         }
         let found = self.registry.has_blob(repository, digest).await?;
         self.learn(repository, digest, found);
         Ok(found)
     }
 
-    fn learn(&mut self, repository: &str, digest: &Digest, present: bool) {
-        self.present.entry(digest.clone()).or_default().insert(repository.to_owned(), present);
+    fn learn(&self, repository: &str, digest: &Digest, present: bool) {
+        self.known().present.entry(digest.clone()).or_default().insert(repository.to_owned(), present);
     }
 
     /// A repository that is known to have a blob.
     fn holder(&self, digest: &Digest) -> Option<String> {
-        let known = self.present.get(digest)?;
+        let known = self.known();
+        let known = known.present.get(digest)?;
         known.iter().find(|(_, present)| **present).map(|(repository, _)| repository.clone())
     }
 
-    /// Brings all carried blobs to the images that want them, in the order of the payload.
+    /// Brings all carried blobs to the images that want them: from a file several at once, the
+    /// largest first; from a stream in its order.
     ///
     /// What cannot be brought fails its images; a payload that cannot be read on is an error.
     pub(super) async fn blobs(
-        &mut self,
+        self: &Arc<Self>,
         bill: &Bill,
         targets: &mut [Target],
         payload: &mut Payload,
@@ -101,61 +115,119 @@ impl<'a> Delivery<'a> {
         let wanted = bill.blobs().filter(|entry| targets.iter().any(|target| target.wants(&entry.digest)));
         let (count, size) = wanted.fold((0, 0), |(count, size), entry| (count + 1, size + entry.size));
         self.progress.expect(count, size);
-        for entry in bill.blobs() {
-            let repositories = wanting(targets, &entry.digest);
-            let is_wanted = !repositories.is_empty();
-            for (repository, (reason, why)) in self.blob(entry, repositories, payload).await? {
-                self.progress.failed(&why);
-                warn!("{why}");
-                let targets = targets.iter_mut().filter(|target| target.repository == repository);
-                for target in targets.filter(|target| target.wants(&entry.digest)) {
-                    target.fail(reason, &why);
-                }
-            }
-            if is_wanted {
-                self.progress.blob_done();
-            }
+        match payload {
+            Payload::File(payload) => self.blobs_of_file(bill, targets, payload).await,
+            Payload::Stream(payload) => self.blobs_of_stream(bill, targets, payload).await,
+        }
+    }
+
+    async fn blobs_of_file(
+        self: &Arc<Self>,
+        bill: &Bill,
+        targets: &mut [Target],
+        payload: &Arc<FilePayload>,
+    ) -> Result<(), PayloadError> {
+        let mut work: Vec<(BillEntry, Vec<String>)> = bill
+            .blobs()
+            .map(|entry| (entry.clone(), wanting(targets, &entry.digest)))
+            .filter(|(_, repositories)| !repositories.is_empty())
+            .collect();
+        work.sort_by_key(|(entry, _)| std::cmp::Reverse(entry.size));
+        let brought = futures::stream::iter(work).map(|(entry, repositories)| {
+            let (delivery, payload) = (Arc::clone(self), Arc::clone(payload));
+            AbortOnDropHandle::new(tokio::spawn(async move {
+                let failed = delivery.blob_of_file(&entry, repositories, &payload).await;
+                (entry.digest, failed)
+            }))
+        });
+        let mut brought = brought.buffer_unordered(AT_ONCE);
+        while let Some(joined) = brought.next().await {
+            let (digest, failed) = joined
+                .map_err(|error| PayloadError::Io { doing: "pushing the payload", source: error.into() })?;
+            self.fail(targets, &digest, failed);
         }
         Ok(())
     }
 
-    /// Brings one blob into repositories: where it is not there, it is mounted from one that has it,
-    /// else uploaded. Gives the repositories where that failed.
-    async fn blob(
-        &mut self,
-        entry: &BillEntry,
-        repositories: Vec<String>,
-        payload: &mut Payload,
-    ) -> Result<Vec<(String, Why)>, PayloadError> {
-        let mut failed: Vec<(String, Why)> = Vec::new();
-        let mut absent = Vec::new();
-        for repository in repositories {
-            match self.has(&repository, &entry.digest).await {
-                Ok(true) => self.counts.blobs_present += 1,
-                Ok(false) => absent.push(repository),
-                Err(error) => failed.push((repository, tell(&error))),
+    async fn blobs_of_stream(
+        &self,
+        bill: &Bill,
+        targets: &mut [Target],
+        payload: &mut Passing,
+    ) -> Result<(), PayloadError> {
+        for entry in bill.blobs() {
+            let repositories = wanting(targets, &entry.digest);
+            if repositories.is_empty() {
+                survivable(payload.next_blob(None).await)?;
+                continue;
+            }
+            let failed = self.blob_of_stream(entry, repositories, payload).await?;
+            self.fail(targets, &entry.digest, failed);
+        }
+        Ok(())
+    }
+
+    /// A blob was dealt with; the images that want it where it is not have failed.
+    fn fail(&self, targets: &mut [Target], digest: &Digest, failed: Failed) {
+        self.progress.blob_done();
+        for (repository, (reason, why)) in failed {
+            self.progress.failed(&why);
+            debug!("{why}");
+            let targets = targets.iter_mut().filter(|target| target.repository == repository);
+            for target in targets.filter(|target| target.wants(digest)) {
+                target.fail(reason, &why);
             }
         }
-        let meter = Meter::new(self.progress, entry.size);
-        let mut has_passed = false;
+    }
+
+    /// Brings one blob into repositories: where it is not there, it is mounted from one that has it,
+    /// else uploaded.
+    async fn blob_of_file(
+        &self,
+        entry: &BillEntry,
+        repositories: Vec<String>,
+        payload: &FilePayload,
+    ) -> Failed {
+        let (absent, mut failed) = self.absent(entry, repositories).await;
+        let meter = Meter::new(&self.progress, entry.size);
         for repository in absent {
             let corrupt = failed.iter().find(|(_, (reason, _))| *reason == Reason::PayloadCorrupt);
-            let brought = match (self.holder(&entry.digest), &mut *payload) {
+            let brought = match self.holder(&entry.digest) {
                 // Bytes that were wrong once are not read again for the next repository.
                 _ if corrupt.is_some() => corrupt.map_or(Ok(()), |(_, why)| Err(why.clone())),
-                (Some(holder), _) => self.copy(&entry.digest, entry.size, &holder, &repository).await,
-                (None, Payload::File(payload)) => {
-                    let body = || meter.pass(payload.blob(&entry.digest));
-                    self.push(entry, &repository, body).await
-                }
-                (None, Payload::Stream(payload)) if !has_passed => {
+                Some(holder) => self.copy(&entry.digest, entry.size, &holder, &repository).await,
+                None => self.push(entry, &repository, || meter.pass(payload.blob(&entry.digest))).await,
+            };
+            if let Err(why) = brought {
+                failed.push((repository, why));
+            }
+        }
+        if self.holder(&entry.digest).is_some() {
+            meter.complete();
+        }
+        failed
+    }
+
+    /// The same with a blob that passes by once.
+    async fn blob_of_stream(
+        &self,
+        entry: &BillEntry,
+        repositories: Vec<String>,
+        payload: &mut Passing,
+    ) -> Result<Failed, PayloadError> {
+        let (absent, mut failed) = self.absent(entry, repositories).await;
+        let meter = Meter::new(&self.progress, entry.size);
+        let mut has_passed = false;
+        for repository in absent {
+            let brought = match self.holder(&entry.digest) {
+                Some(holder) => self.copy(&entry.digest, entry.size, &holder, &repository).await,
+                None if !has_passed => {
                     has_passed = true;
                     let (read, pushed) = self.push_passing(payload, entry, &repository, &meter).await;
                     survivable(read)?;
                     pushed
                 }
-                // A stream gives a blob once.
-                (None, Payload::Stream(_)) => Err(failed.last().map_or_else(
+                None => Err(failed.last().map_or_else(
                     || (Reason::RegistryUnavailable, format!("{} could not be pushed", entry.digest)),
                     |(_, why)| why.clone(),
                 )),
@@ -164,7 +236,7 @@ impl<'a> Delivery<'a> {
                 failed.push((repository, why));
             }
         }
-        if let (false, Payload::Stream(payload)) = (has_passed, payload) {
+        if !has_passed {
             survivable(payload.next_blob(None).await)?;
         }
         if self.holder(&entry.digest).is_some() {
@@ -173,8 +245,21 @@ impl<'a> Delivery<'a> {
         Ok(failed)
     }
 
+    /// The repositories that do not have a blob, and those that do not say.
+    async fn absent(&self, entry: &BillEntry, repositories: Vec<String>) -> (Vec<String>, Failed) {
+        let (mut absent, mut failed) = (Vec::new(), Vec::new());
+        for repository in repositories {
+            match self.has(&repository, &entry.digest).await {
+                Ok(true) => self.known().counts.blobs_present += 1,
+                Ok(false) => absent.push(repository),
+                Err(error) => failed.push((repository, tell(&error))),
+            }
+        }
+        (absent, failed)
+    }
+
     async fn push<S: Stream<Item = io::Result<Bytes>> + Send + 'static>(
-        &mut self,
+        &self,
         entry: &BillEntry,
         repository: &str,
         body: impl Fn() -> S,
@@ -183,25 +268,24 @@ impl<'a> Delivery<'a> {
         let pushed = self.registry.push_blob(repository, &entry.digest, entry.size, body).await;
         pushed.map_err(|error| tell(&error))?;
         self.learn(repository, &entry.digest, true);
-        self.counts.blobs_pushed += 1;
-        self.counts.bytes_pushed += entry.size;
+        self.known().count_push(entry.size);
         Ok(())
     }
 
     /// Pushes a blob while it passes by. Gives whether the stream can be read on, and whether the
     /// blob arrived.
     async fn push_passing(
-        &mut self,
-        payload: &mut StreamPayload<Box<dyn AsyncRead + Send + Unpin>>,
+        &self,
+        payload: &mut Passing,
         entry: &BillEntry,
         repository: &str,
         meter: &Meter,
     ) -> (Result<(), PayloadError>, Result<(), Why>) {
         let (sender, receiver) = mpsc::channel(PIECES);
         let receiver = Mutex::new(Some(receiver));
+        let take = || receiver.lock().ok().and_then(|mut receiver| receiver.take());
         let body = || {
-            let receiver = receiver.lock().ok().and_then(|mut receiver| receiver.take());
-            let pieces = futures::stream::unfold(receiver, |receiver| async move {
+            let pieces = futures::stream::unfold(take(), |receiver| async move {
                 if let Some(mut receiver) = receiver {
                     return receiver.recv().await.map(|piece| (piece, Some(receiver)));
                 }
@@ -212,7 +296,7 @@ impl<'a> Delivery<'a> {
         let push = async {
             let pushed = self.push(entry, repository, body).await;
             // A push that ended early must not hold up the stream.
-            drop(receiver.lock().ok().and_then(|mut receiver| receiver.take()));
+            drop(take());
             pushed
         };
         futures::join!(payload.next_blob(Some(sender)), push)
@@ -220,11 +304,11 @@ impl<'a> Delivery<'a> {
 
     /// Brings a blob from one repository into another: by a mount, or where that is refused by
     /// reading it there and pushing it here.
-    async fn copy(&mut self, digest: &Digest, size: u64, from: &str, to: &str) -> Result<(), Why> {
+    async fn copy(&self, digest: &Digest, size: u64, from: &str, to: &str) -> Result<(), Why> {
         let mounted = self.registry.mount_blob(to, digest, from).await.map_err(|error| tell(&error))?;
         if mounted {
             info!(target: STEP, "Mounted {from}/{digest} to {to}");
-            self.counts.blobs_mounted += 1;
+            self.known().counts.blobs_mounted += 1;
         } else {
             info!(target: STEP, "Copying {from}/{digest} to {to}");
             let body = || {
@@ -233,20 +317,19 @@ impl<'a> Delivery<'a> {
             };
             let pushed = self.registry.push_blob(to, digest, size, body).await;
             pushed.map_err(|error| tell(&error))?;
-            self.counts.blobs_pushed += 1;
-            self.counts.bytes_pushed += size;
+            self.known().count_push(size);
         }
         self.learn(to, digest, true);
         Ok(())
     }
 
     /// Brings the blobs that the payload leaves out to the images that want them.
-    pub(super) async fn required(&mut self, bill: &Bill, targets: &mut [Target]) {
+    pub(super) async fn required(&self, bill: &Bill, targets: &mut [Target]) {
         for required in &bill.required {
             for repository in wanting(targets, &required.digest) {
                 let brought = match self.has(&repository, &required.digest).await {
                     Ok(true) => {
-                        self.counts.blobs_present += 1;
+                        self.known().counts.blobs_present += 1;
                         Ok(())
                     }
                     Ok(false) => match self.holder(&required.digest) {
@@ -258,7 +341,7 @@ impl<'a> Delivery<'a> {
                     Err(error) => Err(tell(&error)),
                 };
                 if let Err((reason, why)) = brought {
-                    warn!("{why}");
+                    debug!("{why}");
                     let targets = targets.iter_mut().filter(|target| target.repository == repository);
                     for target in targets.filter(|target| target.wants(&required.digest)) {
                         target.fail(reason, &why);
@@ -269,12 +352,12 @@ impl<'a> Delivery<'a> {
     }
 
     /// Pushes the manifests of an image whose blobs are all there, the tag last.
-    pub(super) async fn manifests(&mut self, target: &mut Target, manifests: &HashMap<Digest, Bytes>) {
+    pub(super) async fn manifests(&self, target: &mut Target, manifests: &HashMap<Digest, Bytes>) {
         if !target.is_wanted() {
             return;
         }
         if let Err((reason, why)) = self.put_manifests(target, manifests).await {
-            warn!("{why}");
+            debug!("{why}");
             target.fail(reason, &why);
             return;
         }
@@ -282,15 +365,12 @@ impl<'a> Delivery<'a> {
         target.state = State::Pushed;
     }
 
-    async fn put_manifests(
-        &mut self,
-        target: &Target,
-        manifests: &HashMap<Digest, Bytes>,
-    ) -> Result<(), Why> {
+    async fn put_manifests(&self, target: &Target, manifests: &HashMap<Digest, Bytes>) -> Result<(), Why> {
         let Target { repository, tag, .. } = target;
         for manifest in &target.manifests {
             let bytes = manifests.get(&manifest.digest).cloned().unwrap_or_default();
-            if self.manifests.insert((repository.clone(), manifest.digest.clone())) {
+            let is_new = self.known().manifests.insert((repository.clone(), manifest.digest.clone()));
+            if is_new {
                 let digest = manifest.digest.as_str();
                 let put = self.registry.put_manifest(repository, digest, &manifest.media_type, bytes.clone());
                 put.await.map_err(|error| tell(&error))?;
@@ -301,6 +381,13 @@ impl<'a> Delivery<'a> {
             }
         }
         Ok(())
+    }
+}
+
+impl Known {
+    fn count_push(&mut self, size: u64) {
+        self.counts.blobs_pushed += 1;
+        self.counts.bytes_pushed += size;
     }
 }
 
@@ -329,35 +416,5 @@ fn survivable(read: Result<(), PayloadError>) -> Result<(), PayloadError> {
     match read {
         Err(PayloadError::WrongDigest { .. }) => Ok(()),
         other => other,
-    }
-}
-
-/// Tells the progress of a blob, each byte once however often it is sent.
-struct Meter {
-    progress: Arc<Progress>,
-    size: u64,
-    told: Arc<AtomicU64>,
-}
-
-impl Meter {
-    fn new(progress: &Arc<Progress>, size: u64) -> Self {
-        Self { progress: Arc::clone(progress), size, told: Arc::default() }
-    }
-
-    /// Passes one sending of the blob on.
-    fn pass<S: Stream<Item = io::Result<Bytes>>>(
-        &self,
-        body: S,
-    ) -> impl Stream<Item = io::Result<Bytes>> + use<S> {
-        let (progress, told, mut sent) = (Arc::clone(&self.progress), Arc::clone(&self.told), 0);
-        body.inspect_ok(move |piece| {
-            sent += piece.len() as u64;
-            progress.moved(sent.saturating_sub(told.fetch_max(sent, Ordering::Relaxed)));
-        })
-    }
-
-    /// The blob is there, whichever way it came.
-    fn complete(&self) {
-        self.progress.moved(self.size.saturating_sub(self.told.swap(self.size, Ordering::Relaxed)));
     }
 }

@@ -7,7 +7,7 @@ use super::names::Names;
 use crate::digest::Digest;
 use crate::payload::{Bill, BillManifest, ManifestContent, PayloadError, Required};
 use crate::reason::{Failure, Reason};
-use crate::reference::{self, Host, Reference};
+use crate::reference::{self, Host};
 use crate::registry::RegistryError;
 
 /// An image of the payload, and what is to become of it at the far side.
@@ -154,7 +154,7 @@ pub(super) fn targets(
         .collect();
     let mut targets = Vec::with_capacity(bill.images.len());
     for image in &bill.images {
-        let reference = reference_of(&image.name, &image.reference)?;
+        let reference = image.parsed()?;
         let mut blobs = HashSet::new();
         for described in &image.manifests {
             let content = ManifestContent::parse(&described.digest, &manifest(&described.digest)?)?;
@@ -186,15 +186,6 @@ pub(super) fn targets(
     }
     refuse_clashes(&mut targets);
     Ok(targets)
-}
-
-/// An image's reference, with the name as it was written where that says the same.
-///
-/// A name without a host was meant for the registry that `reference` tells.
-pub(super) fn reference_of(name: &str, reference: &str) -> Result<Reference, PayloadError> {
-    let refused = |error| PayloadError::Corrupt(format!("its bill names the image {name:?}: {error}"));
-    let full = Reference::parse(reference, &Host::docker_hub()).map_err(refused)?;
-    Reference::parse(name, full.host()).map_err(refused)
 }
 
 /// Two images may not become one: neither is pushed.

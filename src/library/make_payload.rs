@@ -6,7 +6,9 @@ use tokio_util::sync::CancellationToken;
 
 use super::{Error, RegistryOptions, unless_cancelled};
 use crate::build::{self, BuildReport, BuildRequest, Output};
+use crate::digest::Digest;
 use crate::progress::Progress;
+use crate::reference::Reference;
 
 /// A payload to make: the options of `charon make-payload`.
 #[derive(Clone, Debug, Default)]
@@ -60,6 +62,14 @@ pub async fn make_payload_to(
     make(options, Output::Stream(Box::new(stream))).await
 }
 
+/// The same images, asked for again, are the same run.
+fn run(images: &[Reference], already_transferred: &[Reference]) -> String {
+    let names =
+        |references: &[Reference]| references.iter().map(ToString::to_string).collect::<Vec<_>>().join(",");
+    let asked = format!("{} without {}", names(images), names(already_transferred));
+    Digest::sha256(asked.as_bytes()).to_string()
+}
+
 async fn make(options: &MakePayload, output: Output) -> Result<BuildReport, Error> {
     let images = options.registry.references(&options.images)?;
     if images.is_empty() {
@@ -67,6 +77,7 @@ async fn make(options: &MakePayload, output: Output) -> Result<BuildReport, Erro
     }
     let already_transferred = options.registry.references(&options.already_transferred)?;
     let registries = options.registry.clients(&[images.clone(), already_transferred.clone()].concat())?;
-    let request = BuildRequest { images, already_transferred, registries, output };
+    let run = run(&images, &already_transferred);
+    let request = BuildRequest { images, already_transferred, registries, output, run };
     unless_cancelled(&options.cancel, Box::pin(build::build(request, &options.progress))).await
 }

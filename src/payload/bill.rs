@@ -5,6 +5,7 @@ use serde::{Deserialize, Serialize};
 use super::PayloadError;
 use super::manifest::{MANIFEST_LIMIT, MANIFESTS_LIMIT};
 use crate::digest::Digest;
+use crate::reference::{Host, Reference};
 
 /// The version of the payload format that this program writes and reads.
 pub const FORMAT_VERSION: u32 = 1;
@@ -128,6 +129,27 @@ pub struct RequiredSource {
 #[serde(rename_all = "camelCase")]
 struct Version {
     format_version: u64,
+}
+
+impl BillImage {
+    /// Its reference, with the name as it was written.
+    pub fn parsed(&self) -> Result<Reference, PayloadError> {
+        parsed(&self.name, &self.reference)
+    }
+}
+
+impl RequiredSource {
+    /// Its reference, with the name as it was written.
+    pub fn parsed(&self) -> Result<Reference, PayloadError> {
+        parsed(&self.name, &self.reference)
+    }
+}
+
+/// A name without a host was meant for the registry that the full reference tells.
+fn parsed(name: &str, reference: &str) -> Result<Reference, PayloadError> {
+    let refused = |error| PayloadError::Corrupt(format!("its bill names the image {name:?}: {error}"));
+    let full = Reference::parse(reference, &Host::docker_hub()).map_err(refused)?;
+    Reference::parse(name, full.host()).map_err(refused)
 }
 
 impl Bill {

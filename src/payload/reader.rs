@@ -17,7 +17,7 @@ use crate::digest::Digest;
 /// One read brings so many bytes of a blob.
 const CHUNK: usize = 256 << 10;
 /// A reader looks at so many bytes to find out how long the bill is.
-pub(super) const FIRST_READ: usize = 64 << 10;
+const FIRST_READ: usize = 64 << 10;
 /// The bill's local header: fixed part and name.
 pub(super) const BILL_HEADER_LEN: usize = 30 + BILL_NAME.len();
 
@@ -46,8 +46,7 @@ impl FilePayload {
     /// programs read the file says the same as the bill.
     pub fn open(file: File) -> Result<Self, PayloadError> {
         let size = file.metadata().map_err(io_error)?.len();
-        let mut start = vec![0; FIRST_READ.min(usize::try_from(size).unwrap_or(FIRST_READ))];
-        file.read_exact_at(&mut start, 0).map_err(io_error)?;
+        let start = read_start(&file, size)?;
         if let Start::Bill(bill_size) = Start::of(&start)? {
             let bill_bytes = read_bill(&file, size, &start, bill_size)?;
             let bill = Bill::parse(&bill_bytes)?;
@@ -110,8 +109,20 @@ impl FilePayload {
     }
 }
 
+/// The first bytes of a file.
+pub(super) fn read_start(file: &File, size: u64) -> Result<Vec<u8>, PayloadError> {
+    let mut start = vec![0; FIRST_READ.min(usize::try_from(size).unwrap_or(FIRST_READ))];
+    file.read_exact_at(&mut start, 0).map_err(io_error)?;
+    Ok(start)
+}
+
 /// The bytes of the bill, whose header must be the one that a payload has.
-fn read_bill(file: &File, size: u64, start: &[u8], bill_size: usize) -> Result<Vec<u8>, PayloadError> {
+pub(super) fn read_bill(
+    file: &File,
+    size: u64,
+    start: &[u8],
+    bill_size: usize,
+) -> Result<Vec<u8>, PayloadError> {
     if size < (BILL_HEADER_LEN + bill_size) as u64 {
         return Err(PayloadError::Incomplete(format!("it has {size} bytes, and ends within its bill")));
     }
@@ -155,7 +166,7 @@ fn check_files(file: &File, bill: &Bill, layout: &Layout) -> Result<(), PayloadE
     Ok(())
 }
 
-fn places(bill: &Bill, layout: &Layout) -> HashMap<Digest, Place> {
+pub(super) fn places(bill: &Bill, layout: &Layout) -> HashMap<Digest, Place> {
     // The bill, oci-layout and index.json come before the entries that the bill lists.
     let entries = bill.entries.iter().zip(&layout.entries()[3..]);
     entries
@@ -164,7 +175,7 @@ fn places(bill: &Bill, layout: &Layout) -> HashMap<Digest, Place> {
 }
 
 /// Reads something small: its size was held against a limit.
-fn read_at(file: &File, place: &Place) -> Result<Vec<u8>, PayloadError> {
+pub(super) fn read_at(file: &File, place: &Place) -> Result<Vec<u8>, PayloadError> {
     let mut bytes = vec![0; usize::try_from(place.size).unwrap_or(usize::MAX)];
     file.read_exact_at(&mut bytes, place.offset).map_err(io_error)?;
     Ok(bytes)

@@ -28,6 +28,8 @@ pub struct StreamPayload<R> {
     manifests: HashMap<Digest, Bytes>,
     /// The CRC of each entry read so far.
     crcs: Vec<u32>,
+    /// The first blob whose bytes were wrong, and the digest that they have.
+    wrong: Option<(Digest, Digest)>,
 }
 
 impl<R: AsyncRead + Unpin> StreamPayload<R> {
@@ -51,6 +53,7 @@ impl<R: AsyncRead + Unpin> StreamPayload<R> {
             layout,
             manifests: HashMap::new(),
             crcs: vec![crc32fast::hash(&bill_bytes)],
+            wrong: None,
             bill,
         };
         for index in 0..2 {
@@ -134,6 +137,7 @@ impl<R: AsyncRead + Unpin> StreamPayload<R> {
         if found != digest {
             // Whatever checksum stands behind it.
             self.read_bytes(layout.data_descriptor(crc).len()).await?;
+            self.wrong.get_or_insert_with(|| (digest.clone(), found.clone()));
             return Err(wrong());
         }
         self.expect(&layout.data_descriptor(crc)).await
@@ -148,6 +152,10 @@ impl<R: AsyncRead + Unpin> StreamPayload<R> {
         let tail = self.layout.tail(&self.crcs);
         let found = self.read_bytes(tail.len()).await?;
         if found != tail {
+            // A blob with wrong bytes is why they disagree, and tells more.
+            if let Some((digest, found)) = self.wrong {
+                return Err(PayloadError::WrongDigest { digest, found });
+            }
             return Err(PayloadError::Corrupt("its directory and its content disagree".to_owned()));
         }
         if read_up_to(&mut self.input, &mut [0]).await? != 0 {

@@ -81,6 +81,10 @@ impl Auth {
         Self { credentials, known: Mutex::default() }
     }
 
+    pub(super) fn has_credentials(&self) -> bool {
+        self.credentials.is_some()
+    }
+
     /// What to send at once: nothing before the registry has asked for something.
     pub(super) async fn authorization(
         &self,

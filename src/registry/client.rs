@@ -67,6 +67,12 @@ impl Registry {
         &self.inner.host
     }
 
+    /// Whether it signs in with credentials.
+    #[must_use]
+    pub fn has_credentials(&self) -> bool {
+        self.inner.auth.has_credentials()
+    }
+
     pub(super) fn patience(&self) -> &Patience {
         &self.inner.patience
     }

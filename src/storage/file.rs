@@ -2,16 +2,18 @@ use std::fs::{self, File, OpenOptions, TryLockError};
 use std::io;
 use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
+use std::sync::Arc;
 
 use crate::reason::Reason;
 
 /// A payload file that is being written: `<path>.partial` until it is whole.
+///
+/// What is in it when the writing is cut short stays there, for the next run to go on with.
 #[derive(Debug)]
 pub struct FileTarget {
     path: PathBuf,
     partial: PathBuf,
-    file: File,
-    done: bool,
+    file: Arc<File>,
 }
 
 /// Why a payload file cannot be read or written.
@@ -95,66 +97,87 @@ fn access_hint(path: &Path) -> String {
 }
 
 impl FileTarget {
-    /// Begins to write the file `path`: creates and locks `<path>.partial`, empty.
+    /// Opens and locks `<path>.partial`, as an earlier run left it or empty.
     ///
     /// The folder must exist; what is at `path` stays until [`finish`](Self::finish).
-    pub fn create(path: &Path) -> Result<Self, StorageError> {
+    pub fn open(path: &Path) -> Result<Self, StorageError> {
         if path.is_dir() {
             let error = io::Error::from(io::ErrorKind::IsADirectory);
             return Err(StorageError::io("write", path, error));
         }
-        let mut partial = path.as_os_str().to_owned();
-        partial.push(".partial");
-        let partial = PathBuf::from(partial);
+        let partial = beside(path, ".partial");
         loop {
             let file = OpenOptions::new()
                 .create(true)
+                .read(true)
                 .write(true)
                 .truncate(false)
                 .open(&partial)
                 .map_err(|error| StorageError::io("write", &partial, error))?;
-            match file.try_lock() {
-                Ok(()) => {}
-                Err(TryLockError::WouldBlock) => return Err(StorageError::Busy(path.to_owned())),
-                Err(TryLockError::Error(error)) => return Err(StorageError::io("lock", &partial, error)),
-            }
+            lock(&file, path, &partial)?;
             // Between opening and locking another writer may have renamed the file away.
             let ours = file.metadata().map_err(|error| StorageError::io("read", &partial, error))?;
             match fs::metadata(&partial) {
                 Ok(named) if (named.dev(), named.ino()) == (ours.dev(), ours.ino()) => {}
                 _ => continue,
             }
-            file.set_len(0).map_err(|error| StorageError::io("empty", &partial, error))?;
-            return Ok(Self { path: path.to_owned(), partial, file, done: false });
+            return Ok(Self { path: path.to_owned(), partial, file: Arc::new(file) });
         }
     }
 
-    /// That `size` bytes have room on the file system.
+    /// Sets what an earlier run left aside, and begins anew. The old file has no name any more; its
+    /// room is free once nobody holds it.
+    pub fn begin_anew(&mut self) -> Result<(), StorageError> {
+        fs::remove_file(&self.partial).map_err(|error| StorageError::io("remove", &self.partial, error))?;
+        let file = OpenOptions::new()
+            .create_new(true)
+            .read(true)
+            .write(true)
+            .open(&self.partial)
+            .map_err(|error| StorageError::io("write", &self.partial, error))?;
+        lock(&file, &self.path, &self.partial)?;
+        self.file = Arc::new(file);
+        Ok(())
+    }
+
+    /// The journal of the writing, a file beside the partial one.
+    #[must_use]
+    pub fn journal(&self) -> PathBuf {
+        beside(&self.partial, ".journal")
+    }
+
+    /// That a file of `size` bytes has room on the file system, what is in it already counted.
     pub fn check_room(&self, size: u64) -> Result<(), StorageError> {
-        let system = rustix::fs::fstatvfs(&self.file)
-            .map_err(|error| StorageError::io("look for room at", &self.partial, error.into()))?;
-        let free = system.f_bavail.saturating_mul(system.f_frsize);
-        if free < size {
-            let path = self.path.parent().filter(|parent| !parent.as_os_str().is_empty());
-            let path = path.unwrap_or(Path::new(".")).to_owned();
-            return Err(StorageError::Full { path, needed: size, free });
+        let room = self.room()?;
+        if room < size {
+            let path = folder(&self.path).to_owned();
+            return Err(StorageError::Full { path, needed: size, free: room });
         }
         Ok(())
     }
 
-    /// The file to write to.
-    pub fn writer(&self) -> Result<File, StorageError> {
-        self.file.try_clone().map_err(|error| StorageError::io("write", &self.partial, error))
+    /// How large the file can become, in bytes.
+    pub fn room(&self) -> Result<u64, StorageError> {
+        let failed = |error| StorageError::io("look for room at", &self.partial, error);
+        let system = rustix::fs::fstatvfs(&*self.file).map_err(|error| failed(error.into()))?;
+        let taken = self.file.metadata().map_err(failed)?.blocks() * 512;
+        Ok(system.f_bavail.saturating_mul(system.f_frsize).saturating_add(taken))
     }
 
-    /// Makes the file durable and gives it its final name.
-    pub fn finish(mut self) -> Result<(), StorageError> {
+    /// The file to write to.
+    #[must_use]
+    pub fn file(&self) -> &Arc<File> {
+        &self.file
+    }
+
+    /// Makes the file durable, gives it its final name and removes the journal.
+    pub fn finish(&self) -> Result<(), StorageError> {
         self.file.sync_all().map_err(|error| StorageError::io("write", &self.partial, error))?;
         fs::rename(&self.partial, &self.path)
             .map_err(|error| StorageError::io("rename to", &self.path, error))?;
-        self.done = true;
-        let folder = self.path.parent().filter(|parent| !parent.as_os_str().is_empty());
-        let folder = folder.unwrap_or(Path::new("."));
+        // It is only a hint, and the next run does not take it for its own.
+        let _ = fs::remove_file(self.journal());
+        let folder = folder(&self.path);
         File::open(folder)
             .and_then(|folder| folder.sync_all())
             .map_err(|error| StorageError::io("sync", folder, error))
@@ -168,12 +191,31 @@ impl FileTarget {
 }
 
 impl Drop for FileTarget {
-    /// A partial file that nobody goes on with only takes room.
+    /// A partial file without anything in it helps nobody. (A finished one has another name.)
     fn drop(&mut self) {
-        if !self.done {
+        if self.file.metadata().is_ok_and(|metadata| metadata.len() == 0) {
             let _ = fs::remove_file(&self.partial);
+            let _ = fs::remove_file(self.journal());
         }
     }
+}
+
+fn lock(file: &File, path: &Path, partial: &Path) -> Result<(), StorageError> {
+    match file.try_lock() {
+        Ok(()) => Ok(()),
+        Err(TryLockError::WouldBlock) => Err(StorageError::Busy(path.to_owned())),
+        Err(TryLockError::Error(error)) => Err(StorageError::io("lock", partial, error)),
+    }
+}
+
+fn beside(path: &Path, suffix: &str) -> PathBuf {
+    let mut name = path.as_os_str().to_owned();
+    name.push(suffix);
+    PathBuf::from(name)
+}
+
+fn folder(path: &Path) -> &Path {
+    path.parent().filter(|parent| !parent.as_os_str().is_empty()).unwrap_or(Path::new("."))
 }
 
 /// Opens a payload file for reading.
@@ -191,7 +233,7 @@ pub fn open_source(path: &Path) -> Result<File, StorageError> {
 
 #[cfg(test)]
 mod tests {
-    use std::io::Write;
+    use std::os::unix::fs::FileExt;
 
     use super::*;
 
@@ -209,51 +251,54 @@ mod tests {
         let folder = tempfile::tempdir().unwrap();
         let path = folder.path().join("a.zip");
         fs::write(&path, "old").unwrap();
-        let target = FileTarget::create(&path).unwrap();
-        target.writer().unwrap().write_all(b"new").unwrap();
+        let target = FileTarget::open(&path).unwrap();
+        target.file().write_all_at(b"new", 0).unwrap();
         assert_eq!(fs::read(&path).unwrap(), b"old");
         target.finish().unwrap();
         assert_eq!(fs::read(&path).unwrap(), b"new");
+        drop(target);
         assert_eq!(names(folder.path()), ["a.zip"]);
     }
 
     #[test]
-    fn a_file_that_was_given_up_leaves_nothing_and_keeps_the_old_one() {
+    fn what_was_written_before_a_cut_stays_and_the_old_file_too() {
         let folder = tempfile::tempdir().unwrap();
         let path = folder.path().join("a.zip");
         fs::write(&path, "old").unwrap();
-        drop(FileTarget::create(&path).unwrap());
-        assert_eq!(names(folder.path()), ["a.zip"]);
+        let target = FileTarget::open(&path).unwrap();
+        target.file().write_all_at(b"ne", 0).unwrap();
+        drop(target);
+        assert_eq!(names(folder.path()), ["a.zip", "a.zip.partial"]);
         assert_eq!(fs::read(&path).unwrap(), b"old");
+        let target = FileTarget::open(&path).unwrap();
+        assert_eq!(target.file().metadata().unwrap().len(), 2);
+    }
+
+    #[test]
+    fn a_writing_that_never_began_leaves_nothing() {
+        let folder = tempfile::tempdir().unwrap();
+        drop(FileTarget::open(&folder.path().join("a.zip")).unwrap());
+        assert!(names(folder.path()).is_empty());
     }
 
     #[test]
     fn two_never_write_one_file() {
         let folder = tempfile::tempdir().unwrap();
         let path = folder.path().join("a.zip");
-        let first = FileTarget::create(&path).unwrap();
-        let error = FileTarget::create(&path).unwrap_err();
-        assert_eq!(error.reason(), Reason::StorageBusy);
-        assert!(first.partial.exists(), "the loser must not remove the winner's file");
+        let mut first = FileTarget::open(&path).unwrap();
+        for _ in 0..2 {
+            assert_eq!(FileTarget::open(&path).unwrap_err().reason(), Reason::StorageBusy);
+            assert!(first.partial.exists(), "the loser must not remove the winner's file");
+            first.begin_anew().unwrap();
+        }
         drop(first);
-        FileTarget::create(&path).unwrap().finish().unwrap();
-    }
-
-    #[test]
-    fn what_a_killed_writer_left_behind_is_written_over() {
-        let folder = tempfile::tempdir().unwrap();
-        let path = folder.path().join("a.zip");
-        fs::write(folder.path().join("a.zip.partial"), "much longer than what comes").unwrap();
-        let target = FileTarget::create(&path).unwrap();
-        target.writer().unwrap().write_all(b"new").unwrap();
-        target.finish().unwrap();
-        assert_eq!(fs::read(&path).unwrap(), b"new");
+        FileTarget::open(&path).unwrap().finish().unwrap();
     }
 
     #[test]
     fn no_room_is_told_with_both_numbers() {
         let folder = tempfile::tempdir().unwrap();
-        let target = FileTarget::create(&folder.path().join("a.zip")).unwrap();
+        let target = FileTarget::open(&folder.path().join("a.zip")).unwrap();
         target.check_room(1).unwrap();
         let error = target.check_room(u64::MAX).unwrap_err();
         assert_eq!(error.reason(), Reason::StorageFull);

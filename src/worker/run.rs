@@ -31,13 +31,14 @@ pub(super) async fn run(
         Err((reason, message)) => return failed(reason, message),
     };
     let outcome = match &config.work {
-        Work::Build(work) => run_build(work, registries, payloads, progress).await,
+        Work::Build(work) => run_build(&config.run_id, work, registries, payloads, progress).await,
         Work::Import(work) => run_import(work, registries, payloads, progress).await,
     };
     outcome.unwrap_or_else(|(reason, message)| failed(reason, message))
 }
 
 async fn run_build(
+    run_id: &str,
     work: &BuildWork,
     mut registries: HashMap<Host, Registry>,
     payloads: &Path,
@@ -57,7 +58,8 @@ async fn run_build(
             .map_err(|error| StorageError::io("make the folder", folder, error))
             .map_err(|error| (error.reason(), error.to_string()))?;
     }
-    let request = BuildRequest { images, already_transferred, registries, output: Output::File(path) };
+    let (output, run) = (Output::File(path), run_id.to_owned());
+    let request = BuildRequest { images, already_transferred, registries, output, run };
     Ok(match build(request, progress).await {
         Ok(report) => Outcome {
             payload: Some(PayloadSummary {

@@ -207,7 +207,7 @@ fn an_account_that_may_only_read_cannot_push(software: Software) {
         "cannot push blob {host}/ferry@{config}: {host} answered 401 Unauthorized (UNAUTHORIZED: authentication required); \
          check the credentials for this registry and what they allow"
     );
-    assert_eq!(pushed.stderr, format!("warning: {why}\nerror: ferry:1: {why}\n"));
+    assert_eq!(pushed.stderr, format!("error: ferry:1: {why}\n"));
     assert_eq!(pushed.text(), "");
     assert!(target.is_empty());
 }

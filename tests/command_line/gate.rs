@@ -23,6 +23,8 @@ struct Allowance {
     /// So many bytes may still pass, or all.
     left: Option<usize>,
     is_shut: bool,
+    /// So many bytes have passed.
+    passed: usize,
 }
 
 impl Gate {
@@ -30,7 +32,7 @@ impl Gate {
     pub(crate) fn before(registry: &Registry, bytes: usize) -> Self {
         let listener = TcpListener::bind("127.0.0.1:0").expect("a port is free");
         let address = listener.local_addr().expect("it is bound").to_string();
-        let allowance = Mutex::new(Allowance { left: Some(bytes), is_shut: false });
+        let allowance = Mutex::new(Allowance { left: Some(bytes), is_shut: false, passed: 0 });
         let state = Arc::new(State { allowance, changed: Condvar::new() });
         let (behind, keeper) = (registry.host().to_owned(), state.clone());
         thread::spawn(move || {
@@ -59,6 +61,11 @@ impl Gate {
         }
     }
 
+    /// How many bytes of what the registry answered have passed.
+    pub(crate) fn passed(&self) -> usize {
+        self.state.allowance().passed
+    }
+
     /// From now on everything passes.
     pub(crate) fn open(&self) {
         self.state.allowance().left = None;
@@ -76,7 +83,10 @@ impl State {
         let mut allowance = self.allowance();
         loop {
             match &mut allowance.left {
-                None => return length,
+                None => {
+                    allowance.passed += length;
+                    return length;
+                }
                 Some(0) => {
                     allowance.is_shut = true;
                     self.changed.notify_all();
@@ -85,6 +95,7 @@ impl State {
                 Some(left) => {
                     let taken = length.min(*left);
                     *left -= taken;
+                    allowance.passed += taken;
                     return taken;
                 }
             }

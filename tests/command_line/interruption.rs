@@ -1,5 +1,6 @@
 //! Builds that are interrupted: nobody ever sees half a payload under the final name.
 
+use std::collections::HashMap;
 use std::fs;
 use std::path::{Path, PathBuf};
 
@@ -34,14 +35,26 @@ impl Stalled {
         charon(["make-payload", "ferry:1", "-q", "-i", "-r", host, "-f"]).arguments([&self.payload])
     }
 
+    /// The gate, which lets everything pass from now on.
+    fn gate_opened(&self) -> &Gate {
+        self.gate.open();
+        &self.gate
+    }
+
     /// A build that has come to where the registry stops.
     fn in_the_middle(&self) -> Running {
         let build = self.make(self.gate.host()).start();
         self.gate.wait_until_shut();
-        wait_until("bytes are in the partial file", || {
-            fs::metadata(&self.partial).is_ok_and(|partial| partial.len() > 1 << 20)
-        });
+        wait_until("what came is in the partial file", || self.noted() > 2 << 20);
         build
+    }
+
+    /// How many bytes of blobs have been written, by the journal.
+    fn noted(&self) -> u64 {
+        let journal = fs::read_to_string(self.folder.path().join(PARTIAL[1])).unwrap_or_default();
+        let lines = journal.lines().filter_map(|line| serde_json::from_str::<serde_json::Value>(line).ok());
+        let noted = lines.filter_map(|line| Some((line["blob"].to_string(), line["have"].as_u64()?)));
+        noted.collect::<HashMap<_, _>>().values().sum()
     }
 }
 
@@ -49,6 +62,12 @@ impl Stalled {
 fn expected(host: &str) -> Vec<u8> {
     charon(["make-payload", "ferry:1", "-i", "-r", host]).run().succeeded().stdout
 }
+
+/// What an interrupted build leaves.
+const PARTIAL: [&str; 2] = ["payload.zip.partial", "payload.zip.partial.journal"];
+/// So much of a blob may come twice: what had not been written when the build ended, and what was
+/// on its way in the buffers of four connections.
+const TWICE: usize = 4 * (256 << 10);
 
 fn names(folder: &Path) -> Vec<String> {
     let entries = fs::read_dir(folder).unwrap();
@@ -58,13 +77,13 @@ fn names(folder: &Path) -> Vec<String> {
 }
 
 #[test]
-fn a_build_that_is_asked_to_stop_stops_and_leaves_nothing() {
+fn a_build_that_is_asked_to_stop_stops_and_keeps_what_it_has_for_the_next() {
     let stalled = Stalled::new();
     let build = stalled.in_the_middle();
     build.terminate();
     let ended = build.end().ended_with(128 + 15);
     assert_eq!(ended.stderr, "error: interrupted\n");
-    assert_eq!(names(stalled.folder.path()), Vec::<String>::new());
+    assert_eq!(names(stalled.folder.path()), PARTIAL);
 }
 
 #[test]
@@ -73,11 +92,73 @@ fn a_build_that_is_killed_leaves_nothing_under_the_final_name_and_the_next_one_s
     let build = stalled.in_the_middle();
     build.kill();
     assert_eq!(build.end().status, None);
-    assert_eq!(names(stalled.folder.path()), ["payload.zip.partial"]);
+    assert_eq!(names(stalled.folder.path()), PARTIAL);
 
     stalled.make(stalled.source.host()).run().succeeded();
     assert!(fs::read(&stalled.payload).unwrap() == expected(stalled.source.host()));
     assert_eq!(names(stalled.folder.path()), ["payload.zip"]);
+}
+
+#[test]
+fn a_build_that_was_killed_goes_on_in_the_middle_of_a_blob_and_gives_the_same_bytes() {
+    let stalled = Stalled::new();
+    let build = stalled.in_the_middle();
+    build.kill();
+    build.end();
+    // What is under the tag by now does not matter: a run resolves it once.
+    let layers = ["a", "b", "other"].map(|name| Layer::new(name, 2 << 20));
+    let moved = expected(stalled.gate_opened().host());
+    Image::new(Types::Oci, &layers).push(&stalled.source, "ferry:1");
+
+    let before = stalled.gate.passed();
+    let log = charon(["make-payload", "ferry:1", "-i", "-r", stalled.gate.host(), "-f"])
+        .arguments([&stalled.payload]);
+    let log = log.run().succeeded().stderr;
+    assert!(log.starts_with("Going on with what an earlier attempt left of payload sha256:"), "{log}");
+    assert!(fs::read(&stalled.payload).unwrap() == moved);
+    assert_eq!(names(stalled.folder.path()), ["payload.zip"]);
+    let came = stalled.gate.passed() - before;
+    let missing = (6 << 20) - (3 << 20);
+    assert!(came < missing + TWICE, "{came} bytes came, {missing} were missing");
+}
+
+#[test]
+fn what_was_damaged_since_the_build_was_killed_is_fetched_again() {
+    let stalled = Stalled::new();
+    let build = stalled.in_the_middle();
+    build.kill();
+    build.end();
+    let moved = expected(stalled.gate_opened().host());
+    let mut partial = fs::read(&stalled.partial).unwrap();
+    for byte in partial.iter_mut().skip(100_000).step_by(1000) {
+        *byte ^= 1;
+    }
+    fs::write(&stalled.partial, partial).unwrap();
+    stalled.make(stalled.gate.host()).run().succeeded();
+    assert!(fs::read(&stalled.payload).unwrap() == moved);
+}
+
+#[test]
+fn another_build_takes_the_blobs_that_it_shares_with_the_one_that_was_killed() {
+    let stalled = Stalled::new();
+    let build = stalled.in_the_middle();
+    build.kill();
+    build.end();
+    let layers = ["a", "b", "c", "d"].map(|name| Layer::new(name, 2 << 20));
+    Image::new(Types::Oci, &layers).push(&stalled.source, "ferry:2");
+    let moved = charon(["make-payload", "ferry:2", "-i", "-r", stalled.gate_opened().host()])
+        .run()
+        .succeeded()
+        .stdout;
+
+    let before = stalled.gate.passed();
+    let made = charon(["make-payload", "ferry:2", "-q", "-i", "-r", stalled.gate.host(), "-f"]);
+    made.arguments([&stalled.payload]).run().succeeded();
+    assert!(fs::read(&stalled.payload).unwrap() == moved);
+    assert_eq!(names(stalled.folder.path()), ["payload.zip"]);
+    let came = stalled.gate.passed() - before;
+    let missing = (8 << 20) - (3 << 20);
+    assert!(came < missing + TWICE, "{came} bytes came, {missing} were missing");
 }
 
 #[test]
@@ -108,7 +189,7 @@ fn two_builds_never_write_one_file() {
             stalled.payload.display()
         )
     );
-    assert_eq!(names(stalled.folder.path()), ["payload.zip.partial"]);
+    assert_eq!(names(stalled.folder.path()), PARTIAL);
     stalled.gate.open();
     first.end().succeeded();
     assert!(fs::read(&stalled.payload).unwrap() == expected(stalled.gate.host()));

@@ -1,0 +1,179 @@
+//! Blobs into a file: several at once, the largest first, each at its own place, going on where an
+//! earlier run stopped.
+
+use std::collections::HashMap;
+use std::io;
+use std::sync::Arc;
+
+use futures::StreamExt;
+use tokio::runtime::{Handle, RuntimeFlavor};
+use tokio_util::task::AbortOnDropHandle;
+use tracing::info;
+
+use super::BuildError;
+use super::journal::Journal;
+use super::plan::{BlobPlan, Plan};
+use crate::digest::Digest;
+use crate::payload::{BlobError, PayloadError, PlacedBlob, PlacedPayload, Remains};
+use crate::progress::{Progress, STEP};
+use crate::reason::Reason;
+use crate::reference::Host;
+use crate::registry::{Registry, RegistryError};
+
+/// So many blobs are fetched at once: four fill two cores, and more gain little.
+const AT_ONCE: usize = 4;
+/// Bytes are gathered until there are so many, and noted in the journal when they are written.
+const PIECE: usize = 256 << 10;
+
+/// All that fetching needs.
+pub(super) struct Fetch {
+    pub(super) payload: PlacedPayload,
+    pub(super) journal: Journal,
+    /// How much of each blob there is already, by what the journal of an earlier run says.
+    pub(super) have: HashMap<Digest, u64>,
+    /// Where that lies, if not in the file itself: another run had left it.
+    pub(super) old: Option<Remains>,
+    pub(super) registries: HashMap<Host, Registry>,
+    pub(super) progress: Arc<Progress>,
+}
+
+/// Fetches all blobs of a plan. All are tried, all failures told; what was fetched stays.
+pub(super) async fn fetch(plan: &Plan, fetch: &Arc<Fetch>) -> Result<(), BuildError> {
+    let mut blobs: Vec<BlobPlan> = plan.blobs.clone();
+    blobs.sort_by_key(|blob| blob.size);
+    let count = blobs.len();
+    let fetched = futures::stream::iter(blobs.into_iter().rev().enumerate()).map(|(index, blob)| {
+        let fetch = Arc::clone(fetch);
+        AbortOnDropHandle::new(tokio::spawn(async move {
+            info!(target: STEP, "[{}/{count}] Pulling {}/{}", index + 1, blob.repository, blob.digest);
+            let result = fetch.blob(&blob).await;
+            (blob.digest, result)
+        }))
+    });
+    let mut fetched = fetched.buffer_unordered(AT_ONCE);
+    let mut failures = Vec::new();
+    while let Some(joined) = fetched.next().await {
+        let (digest, result) = joined.map_err(|error| writing(error.into()))?;
+        match result {
+            Ok(()) => fetch.progress.blob_done(),
+            Err(BlobError::Payload(error)) => return Err(error.into()),
+            Err(error) => {
+                let reason = reason(&error);
+                fetch.progress.failed(&error.to_string());
+                failures.extend(super::blob_failures(plan, &digest, reason, &error));
+                if is_hopeless(reason) {
+                    break;
+                }
+            }
+        }
+    }
+    if failures.is_empty() { Ok(()) } else { Err(BuildError::Images(failures)) }
+}
+
+/// Whether what one blob met, the next one would meet as well.
+fn is_hopeless(reason: Reason) -> bool {
+    matches!(reason, Reason::RegistryUnavailable | Reason::AuthenticationFailed | Reason::RateLimited)
+}
+
+pub(super) fn reason(error: &BlobError<RegistryError>) -> Reason {
+    match error {
+        BlobError::Payload(error) => error.reason(),
+        BlobError::Body(error) => error.reason(),
+        BlobError::WrongDigest { .. } | BlobError::WrongSize { .. } => Reason::DigestMismatch,
+    }
+}
+
+impl Fetch {
+    async fn blob(&self, plan: &BlobPlan) -> Result<(), BlobError<RegistryError>> {
+        let missing = || io::Error::other(format!("the payload has no place for {}", plan.digest));
+        let mut place = self.payload.blob(&plan.digest).ok_or_else(|| writing_blob(missing()))?;
+        let have = self.have.get(&plan.digest).copied().unwrap_or(0);
+        blocking(|| {
+            if let Some(old) = &self.old {
+                return old.copy(&mut place, have);
+            }
+            // A file that is shorter than the journal says holds nothing to take over.
+            if place.take_over(have).is_err() {
+                place.start_again();
+            }
+            Ok(())
+        })
+        .and_then(|()| self.journal.note(&plan.digest, place.written()))
+        .map_err(writing_blob)?;
+        self.progress.moved(place.written());
+        let taken_over = place.written();
+        self.rest(plan, &mut place).await?;
+        let mut found = place.finish().map_err(writing_blob)?;
+        if found.is_err() && taken_over > 0 {
+            // What the earlier run left was not what it noted: the whole blob once more.
+            place.start_again();
+            self.rest(plan, &mut place).await?;
+            found = place.finish().map_err(writing_blob)?;
+        }
+        found.map_err(|found| BlobError::WrongDigest { digest: plan.digest.clone(), found })
+    }
+
+    /// Fetches what is missing of a blob.
+    async fn rest(
+        &self,
+        plan: &BlobPlan,
+        place: &mut PlacedBlob<'_>,
+    ) -> Result<(), BlobError<RegistryError>> {
+        if place.written() == plan.size {
+            return Ok(());
+        }
+        let registry = self
+            .registries
+            .get(&plan.host)
+            .ok_or_else(|| writing_blob(io::Error::other(format!("no access to {} was given", plan.host))))?;
+        let range = place.written()..plan.size;
+        let mut body = std::pin::pin!(registry.blob_range(&plan.repository, &plan.digest, plan.size, range));
+        let mut piece = Vec::with_capacity(PIECE);
+        while let Some(chunk) = body.next().await {
+            match chunk {
+                Ok(chunk) => piece.extend_from_slice(&chunk),
+                Err(error) => {
+                    // What came before the cut need not come again.
+                    self.write(plan, place, &mut piece)?;
+                    return Err(BlobError::Body(error));
+                }
+            }
+            if piece.len() >= PIECE {
+                self.write(plan, place, &mut piece)?;
+            }
+        }
+        self.write(plan, place, &mut piece)
+    }
+
+    fn write(
+        &self,
+        plan: &BlobPlan,
+        place: &mut PlacedBlob<'_>,
+        piece: &mut Vec<u8>,
+    ) -> Result<(), BlobError<RegistryError>> {
+        let written = blocking(|| {
+            place.write(piece)?;
+            self.journal.note(&plan.digest, place.written())
+        });
+        written.map_err(writing_blob)?;
+        self.progress.moved(piece.len() as u64);
+        piece.clear();
+        Ok(())
+    }
+}
+
+/// Does what may wait for a disk; other tasks of this thread go elsewhere meanwhile, where they can.
+fn blocking<T>(work: impl FnOnce() -> T) -> T {
+    match Handle::current().runtime_flavor() {
+        RuntimeFlavor::MultiThread => tokio::task::block_in_place(work),
+        _ => work(),
+    }
+}
+
+fn writing(source: io::Error) -> BuildError {
+    PayloadError::Io { doing: "writing the payload", source }.into()
+}
+
+fn writing_blob(source: io::Error) -> BlobError<RegistryError> {
+    BlobError::Payload(PayloadError::Io { doing: "writing the payload", source })
+}

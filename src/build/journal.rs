@@ -1,0 +1,126 @@
+//! The journal beside a partial file: what the next run may take over.
+//!
+//! All in it are hints. The bill is compared by its digest, and every byte is hashed again.
+
+use std::collections::HashMap;
+use std::fs::{File, OpenOptions};
+use std::io::{self, BufRead, BufReader, Write};
+use std::path::Path;
+
+use serde::{Deserialize, Serialize};
+
+use crate::digest::Digest;
+
+/// A line of a journal is never longer.
+const LINE_LIMIT: u64 = 1 << 10;
+
+/// A journal that is being written: JSON, a line an event, appended.
+#[derive(Debug)]
+pub(super) struct Journal {
+    file: File,
+}
+
+/// What an earlier run noted.
+#[derive(Debug, PartialEq, Eq)]
+pub(super) struct Notes {
+    /// What was asked for, in one word.
+    pub(super) run: String,
+    /// The payload digest of what was being written.
+    pub(super) payload: Digest,
+    /// How many bytes of each blob had been written.
+    pub(super) have: HashMap<Digest, u64>,
+}
+
+#[derive(Serialize, Deserialize)]
+struct Head {
+    run: String,
+    payload: Digest,
+}
+
+#[derive(Serialize, Deserialize)]
+struct Line {
+    blob: Digest,
+    have: u64,
+}
+
+impl Notes {
+    /// Reads a journal, as far as it can be read: its last line may be torn.
+    pub(super) fn read(path: &Path) -> Option<Self> {
+        let mut reader = BufReader::new(File::open(path).ok()?);
+        let mut next = || {
+            let mut line = Vec::new();
+            let length = io::Read::take(&mut reader, LINE_LIMIT).read_until(b'\n', &mut line).ok()?;
+            (length > 0).then_some(line)
+        };
+        let Head { run, payload } = serde_json::from_slice(&next()?).ok()?;
+        let mut have = HashMap::new();
+        while let Some(line) = next() {
+            // A run that was cut short may have torn its last line.
+            if let Ok(Line { blob, have: bytes }) = serde_json::from_slice(&line) {
+                have.insert(blob, bytes);
+            }
+        }
+        Some(Self { run, payload, have })
+    }
+}
+
+impl Journal {
+    /// Begins a journal; one that was there is gone.
+    pub(super) fn begin(path: &Path, run: &str, payload: &Digest) -> io::Result<Self> {
+        let mut file = OpenOptions::new().create(true).write(true).truncate(true).open(path)?;
+        append(&mut file, &Head { run: run.to_owned(), payload: payload.clone() })?;
+        Ok(Self { file })
+    }
+
+    /// Goes on with the journal that is there.
+    pub(super) fn go_on(path: &Path) -> io::Result<Self> {
+        let mut file = OpenOptions::new().append(true).open(path)?;
+        // The last line may be torn.
+        file.write_all(b"\n")?;
+        Ok(Self { file })
+    }
+
+    /// Notes how many bytes of a blob have been written.
+    pub(super) fn note(&self, blob: &Digest, have: u64) -> io::Result<()> {
+        append(&mut &self.file, &Line { blob: blob.clone(), have })
+    }
+}
+
+/// One write a line: lines of several writers do not mix.
+fn append(mut file: impl Write, line: &impl Serialize) -> io::Result<()> {
+    let mut bytes = serde_json::to_vec(line)?;
+    bytes.push(b'\n');
+    file.write_all(&bytes)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_last_note_of_a_blob_counts_and_a_torn_line_does_not() {
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join("journal");
+        let (payload, a, b) = (Digest::sha256(b"p"), Digest::sha256(b"a"), Digest::sha256(b"b"));
+        let journal = Journal::begin(&path, "run", &payload).unwrap();
+        for (blob, have) in [(&a, 1), (&b, 7), (&a, 2)] {
+            journal.note(blob, have).unwrap();
+        }
+        (&journal.file).write_all(br#"{"blob":"sha256:"#).unwrap();
+        Journal::go_on(&path).unwrap().note(&b, 8).unwrap();
+        let notes = Notes::read(&path).unwrap();
+        assert_eq!((notes.run.as_str(), &notes.payload), ("run", &payload));
+        assert_eq!(notes.have, HashMap::from([(a, 2), (b, 8)]));
+    }
+
+    #[test]
+    fn what_is_no_journal_tells_nothing() {
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join("journal");
+        assert_eq!(Notes::read(&path), None);
+        for text in ["", "\n", "{}", "hello", &"x".repeat(10_000)] {
+            std::fs::write(&path, text).unwrap();
+            assert_eq!(Notes::read(&path), None, "{text:.20}");
+        }
+    }
+}
