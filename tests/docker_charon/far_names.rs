@@ -4,7 +4,7 @@ use std::fs;
 use std::path::Path;
 
 use crate::content;
-use crate::image::Image;
+use crate::image::{Image, Layer, Types};
 use crate::payload;
 use crate::program::{Program, charon};
 use crate::registry::{Registry, Software};
@@ -159,4 +159,21 @@ fn what_is_left_out_is_found_in_a_base_repository_and_nowhere_without_it() {
     let pushed = push(&target, &path).arguments(["--base-repository", "nowhere,mirror/base"]).run();
     assert_eq!(pushed.succeeded().text(), "top:1\n");
     images["top:1"].assert_is_whole_in(&target, "top:1");
+}
+
+#[test]
+fn an_index_is_pushed_behind_its_images_where_these_are_named_by_themselves_too() {
+    let folder = tempfile::tempdir().unwrap();
+    let children: Vec<Image> = ["amd64", "arm64", "riscv64", "s390x", "ppc64le", "loong64"]
+        .map(|name| Image::for_platform(Types::Oci, name, &[Layer::new(name, 100)]))
+        .into();
+    let index = Image::index(Types::Oci, &children);
+    let names: Vec<String> = children.iter().map(|child| format!("list@{}", child.digest)).collect();
+    let mut named: Vec<(&str, &Image)> = names.iter().map(String::as_str).zip(&children).collect();
+    named.push(("list:1", &index));
+    let path = folder.path().join("payload.zip");
+    payload(&path, &named);
+    let target = Registry::start(Software::Distribution3);
+    push(&target, &path).run().succeeded();
+    index.assert_is_whole_in(&target, "list:1");
 }
