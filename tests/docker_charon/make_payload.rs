@@ -22,13 +22,13 @@ fn make_payload_does_with_each_argument_what_the_documentation_says() {
         &[
             images(&["top:1", "-i", "-r", "SOURCE", "-f", "new.zip"]),
             images(&["top:1,team/other:1", "-i", "-r", "SOURCE", "-f", "new.zip"]),
-            images(&["team/other:1,top:1", "-i", "-r", "SOURCE", "-f", "new.zip"]),
+            images(&["team/other:1,top:1", "-i", "-r", "SOURCE", "-f", "new.zip"]).once(),
             images(&["-i", "-r", "SOURCE", "-f", "new.zip", "--", "top:1"]).once(),
-            images(&["top:1,base:1,top:1", "-i", "-r", "SOURCE", "-f", "new.zip"]),
-            images(&[" top:1 ", "-i", "-r", "SOURCE", "-f", "new.zip"]),
+            images(&["top:1,base:1,top:1", "-i", "-r", "SOURCE", "-f", "new.zip"]).once(),
+            images(&[" top:1 ", "-i", "-r", "SOURCE", "-f", "new.zip"]).once(),
             images(&["top:1, base:1", "-i", "-r", "SOURCE", "-f", "new.zip"])
                 .deviates("blanks around each name are dropped, not only around all of them"),
-            images(&["top:1", "base:1", "-i", "-r", "SOURCE", "-f", "new.zip"])
+            images(&["top:1", "base:1", "-i", "-r", "SOURCE", "-f", "new.zip"]).once()
                 .deviates("several arguments are allowed: a shell's lists need no commas"),
             images(&["top", "-i", "-r", "SOURCE", "-f", "new.zip"])
                 .deviates("no tag means `latest`, as everywhere; docker-charon ends with a traceback"),
@@ -44,7 +44,7 @@ fn make_payload_does_with_each_argument_what_the_documentation_says() {
             images(&["nothing:1", "-i", "-r", "SOURCE", "-f", "new.zip"])
                 .deviates("no file appears unless it is whole; docker-charon leaves a zip without content"),
             images(&["top:1,nothing:1", "-i", "-r", "SOURCE", "-f", "new.zip"]).deviates("as above"),
-            images(&["", "-i", "-r", "SOURCE", "-f", "new.zip"])
+            images(&["", "-i", "-r", "SOURCE", "-f", "new.zip"]).once()
                 .deviates("no name at all is a mistake in the command line, of which the status is 2"),
             images(&["-i", "-r", "SOURCE", "-f", "new.zip"]).once(),
             already_transferred(&["top:1", "-a", "base:1", "-i", "-r", "SOURCE", "-f", "new.zip"]),
@@ -54,19 +54,19 @@ fn make_payload_does_with_each_argument_what_the_documentation_says() {
             already_transferred(&["top:1,base:1", "-a", "base:1", "-i", "-r", "SOURCE", "-f", "new.zip"])
                 .deviates("what is in both lists is only named, by both; charon says so on standard error"),
             already_transferred(&["base:1", "-a", "base:1", "-i", "-r", "SOURCE", "-f", "new.zip"]).deviates("as above"),
-            already_transferred(&["top:1", "-a", "team/other:1", "-i", "-r", "SOURCE", "-f", "new.zip"]),
+            already_transferred(&["top:1", "-a", "team/other:1", "-i", "-r", "SOURCE", "-f", "new.zip"]).once(),
             already_transferred(&["top:1", "-a", "base:1", "-a", "team/other:1", "-i", "-r", "SOURCE", "-f", "new.zip"])
                 .deviates("each counts, not only the last"),
             already_transferred(&["top:1", "-a", "team/other:1, base:1", "-i", "-r", "SOURCE", "-f", "new.zip"])
                 .deviates("blanks around each name are dropped"),
-            already_transferred(&["top:1", "-a", "", "-i", "-r", "SOURCE", "-f", "new.zip"])
+            already_transferred(&["top:1", "-a", "", "-i", "-r", "SOURCE", "-f", "new.zip"]).once()
                 .deviates("an empty list is a list, as an empty variable in a script gives it"),
             already_transferred(&["top:1", "-a", "nothing:1", "-i", "-r", "SOURCE", "-f", "new.zip"])
                 .deviates("no file appears unless it is whole"),
             file(&["top:1", "-i", "-r", "SOURCE", "--file", "new.zip"]).once(),
             file(&["top:1", "-i", "-r", "SOURCE", "--file=new.zip"]).once(),
             file(&["top:1", "-r", "SOURCE", "-ifnew.zip"]).once(),
-            file(&["top:1", "-i", "-r", "SOURCE", "-f", "old.zip"]),
+            file(&["top:1", "-i", "-r", "SOURCE", "-f", "old.zip"]).once(),
             file(&["nothing:1", "-i", "-r", "SOURCE", "-f", "old.zip"])
                 .deviates("a file that is there is kept unless the new one is whole"),
             file(&["top:1", "-i", "-r", "SOURCE", "-f", "nowhere/new.zip"]).once(),
@@ -80,7 +80,7 @@ fn make_payload_does_with_each_argument_what_the_documentation_says() {
             registry(&["top:1", "-i", "--registry=SOURCE", "-f", "new.zip"]).once(),
             registry(&["top:1", "-f", "new.zip"]).through_a_proxy(),
             registry(&["top:1", "-r", "registry-1.docker.io", "-f", "new.zip"]).through_a_proxy(),
-            registry(&["top:1", "-i", "-r", "http://SOURCE", "-f", "new.zip"])
+            registry(&["top:1", "-i", "-r", "http://SOURCE", "-f", "new.zip"]).once()
                 .deviates("what is no host is a mistake in the command line, of which the status is 2"),
             registry(&["top:1", "-i", "-r", "127.0.0.1:1", "-f", "new.zip"])
                 .slow()
@@ -89,28 +89,28 @@ fn make_payload_does_with_each_argument_what_the_documentation_says() {
             insecure(&["top:1", "-r", "SOURCE", "-f", "new.zip"])
                 .deviates("no file appears unless it is whole"),
             user(&["top:1", "-r", "LOCKED", "-u", "charon", "-p", "PASSWORD", "-f", "new.zip"]),
-            user(&["top:1", "-r", "LOCKED", "--username", "charon", "--password", "PASSWORD", "-f", "new.zip"]),
+            user(&["top:1", "-r", "LOCKED", "--username", "charon", "--password", "PASSWORD", "-f", "new.zip"]).once(),
             user(&["top:1", "-r", "LOCKED", "-u", "charon", "-p", "wrong", "-f", "new.zip"])
                 .deviates("no file appears unless it is whole"),
             user(&["top:1", "-r", "LOCKED", "-f", "new.zip"]).deviates("no file appears unless it is whole"),
             user(&["top:1", "-i", "-r", "PLAIN", "-u", "charon", "-p", "PASSWORD", "-f", "new.zip"])
                 .deviates("whoever asks for plain HTTP may send a password over it; docker-charon's library refuses"),
-            user(&["top:1", "-i", "-r", "SOURCE", "-u", "charon", "-p", "PASSWORD", "-f", "new.zip"]),
+            user(&["top:1", "-i", "-r", "SOURCE", "-u", "charon", "-p", "PASSWORD", "-f", "new.zip"]).once(),
             user(&["top:1", "-i", "-r", "SOURCE", "-u", "charon", "-f", "new.zip"])
                 .once()
                 .deviates("one without the other is a mistake in the command line, of which the status is 2"),
             variables(&["top:1", "-r", "LOCKED", "-f", "new.zip"])
                 .variable("DOCKER_CHARON_USERNAME", "charon")
                 .variable("DOCKER_CHARON_PASSWORD", "PASSWORD"),
-            variables(&["top:1", "-r", "LOCKED", "-u", "charon", "-f", "new.zip"])
+            variables(&["top:1", "-r", "LOCKED", "-u", "charon", "-f", "new.zip"]).once()
                 .variable("DOCKER_CHARON_PASSWORD", "PASSWORD"),
-            variables(&["top:1", "-r", "LOCKED", "-u", "charon", "-p", "PASSWORD", "-f", "new.zip"])
+            variables(&["top:1", "-r", "LOCKED", "-u", "charon", "-p", "PASSWORD", "-f", "new.zip"]).once()
                 .variable("DOCKER_CHARON_USERNAME", "nobody")
                 .variable("DOCKER_CHARON_PASSWORD", "wrong"),
-            variables(&["top:1", "-r", "LOCKED", "-u", "", "-p", "", "-f", "new.zip"])
+            variables(&["top:1", "-r", "LOCKED", "-u", "", "-p", "", "-f", "new.zip"]).once()
                 .variable("DOCKER_CHARON_USERNAME", "charon")
                 .variable("DOCKER_CHARON_PASSWORD", "PASSWORD"),
-            variables(&["top:1", "-i", "-r", "SOURCE", "-f", "new.zip"])
+            variables(&["top:1", "-i", "-r", "SOURCE", "-f", "new.zip"]).once()
                 .variable("DOCKER_CHARON_USERNAME", "")
                 .variable("DOCKER_CHARON_PASSWORD", ""),
             other(&["--help"]).once(),

@@ -31,10 +31,10 @@ fn push_payload_does_with_each_argument_what_the_documentation_says() {
                 .deviates("what can be whole is pushed and printed, and the status is 1; docker-charon stops at the first that cannot"),
             file(&["-i", "-r", "TARGET", "-f", "nothing.zip"]).once(),
             file(&["-i", "-r", "TARGET", "-f", "no.zip"]).once(),
-            file(&["-i", "-r", "TARGET", "-f", "truncated.zip"]),
+            file(&["-i", "-r", "TARGET", "-f", "truncated.zip"]).once(),
             file(&["-i", "-r", "TARGET"]),
             file(&["-i", "-r", "TARGET"]).reading(Stdin::Pipe("truncated.zip")),
-            strict(&["-s", "-i", "-r", "TARGET", "-f", "two.zip"]),
+            strict(&["-s", "-i", "-r", "TARGET", "-f", "two.zip"]).once(),
             strict(&["-s", "-i", "-r", "TARGET", "-f", "with-base.zip"]).far(&["base:1"]),
             strict(&["-s", "-i", "-r", "TARGET", "-f", "with-base.zip"])
                 .deviates("nothing is pushed; docker-charon has pushed what comes before the missing image"),
@@ -42,13 +42,13 @@ fn push_payload_does_with_each_argument_what_the_documentation_says() {
             strict(&["--strict", "-i", "-r", "TARGET", "-f", "top.zip"]),
             registry(&["-i", "--registry", "TARGET", "-f", "two.zip"]).once(),
             registry(&["-f", "two.zip"]).through_a_proxy(),
-            registry(&["-i", "-r", "http://TARGET", "-f", "two.zip"])
+            registry(&["-i", "-r", "http://TARGET", "-f", "two.zip"]).once()
                 .deviates("what is no host is a mistake in the command line, of which the status is 2"),
             registry(&["-i", "-r", "127.0.0.1:1", "-f", "two.zip"]).slow(),
             insecure(&["--insecure", "-r", "TARGET", "-f", "two.zip"]).once(),
             insecure(&["-r", "TARGET", "-f", "two.zip"]),
             user(&["-r", "LOCKED", "-u", "charon", "-p", "PASSWORD", "-f", "two.zip"]),
-            user(&["-r", "LOCKED", "--username", "charon", "--password", "PASSWORD", "-f", "two.zip"]),
+            user(&["-r", "LOCKED", "--username", "charon", "--password", "PASSWORD", "-f", "two.zip"]).once(),
             user(&["-r", "LOCKED", "-u", "charon", "-p", "wrong", "-f", "two.zip"]),
             user(&["-r", "LOCKED", "-f", "two.zip"]),
             user(&["-i", "-r", "PLAIN", "-u", "charon", "-p", "PASSWORD", "-f", "two.zip"])
@@ -59,7 +59,7 @@ fn push_payload_does_with_each_argument_what_the_documentation_says() {
             variables(&["-r", "LOCKED", "-f", "two.zip"])
                 .variable("DOCKER_CHARON_USERNAME", "charon")
                 .variable("DOCKER_CHARON_PASSWORD", "PASSWORD"),
-            variables(&["-r", "LOCKED", "-u", "charon", "-p", "PASSWORD", "-f", "two.zip"])
+            variables(&["-r", "LOCKED", "-u", "charon", "-p", "PASSWORD", "-f", "two.zip"]).once()
                 .variable("DOCKER_CHARON_USERNAME", "nobody")
                 .variable("DOCKER_CHARON_PASSWORD", "wrong"),
             variables(&["-r", "LOCKED"])
