@@ -139,7 +139,7 @@ fn each_step_is_told_as_text_and_as_json() {
             let lines = text
                 .lines()
                 .map(|line| without(&without(line, "\"timestamp\":\"", "\""), "payload digest ", "\""));
-            lines.collect::<Vec<_>>().join("\n")
+            in_order(lines.collect()).join("\n")
         };
         let make =
             ["make-payload", "top:1,base:1", "-a", "base:1", "-i", "-r", source.host(), "-f", "new.zip"];
@@ -150,6 +150,19 @@ fn each_step_is_told_as_text_and_as_json() {
         let fails = ["make-payload", "nothing:1", "-i", "-r", source.host(), "-f", "fails.zip"];
         insta::assert_snapshot!(format!("steps_that_fail_as_{format}"), run(&fails));
     }
+}
+
+/// Lines with those about blobs in the order of their digests, and counted anew: several blobs move at once.
+fn in_order(lines: Vec<String>) -> Vec<String> {
+    let digest = |line: &String| line.find("/sha256:").map(|position| line[position..].to_owned());
+    let mut blobs: Vec<String> = lines.iter().filter(|line| digest(line).is_some()).cloned().collect();
+    blobs.sort_by_key(digest);
+    let mut blobs = blobs.into_iter();
+    let ordered = lines.into_iter().map(|line| match digest(&line) {
+        Some(_) => blobs.next().unwrap_or(line).replace("[1/2]", "[…/2]").replace("[2/2]", "[…/2]"),
+        None => line,
+    });
+    ordered.collect()
 }
 
 /// A line without what stands between these two.
