@@ -169,10 +169,10 @@ fn an_index_is_pushed_behind_its_images_where_these_are_named_by_themselves_too(
         .into();
     let index = Image::index(Types::Oci, &children);
     let names: Vec<String> = children.iter().map(|child| format!("list@{}", child.digest)).collect();
-    let mut named: Vec<(&str, &Image)> = names.iter().map(String::as_str).zip(&children).collect();
-    named.push(("list:1", &index));
+    let mut images: Vec<(&str, &Image)> = names.iter().map(String::as_str).zip(&children).collect();
+    images.push(("list:1", &index));
     let path = folder.path().join("payload.zip");
-    payload(&path, &named);
+    payload(&path, &images);
     let target = Registry::start(Software::Distribution3);
     push(&target, &path).run().succeeded();
     index.assert_is_whole_in(&target, "list:1");

@@ -139,7 +139,7 @@ fn each_step_is_told_as_text_and_as_json() {
             let lines = text
                 .lines()
                 .map(|line| without(&without(line, "\"timestamp\":\"", "\""), "payload digest ", "\""));
-            in_order(lines.collect()).join("\n")
+            in_order(&lines.collect::<Vec<_>>()).join("\n")
         };
         let make =
             ["make-payload", "top:1,base:1", "-a", "base:1", "-i", "-r", source.host(), "-f", "new.zip"];
@@ -152,17 +152,23 @@ fn each_step_is_told_as_text_and_as_json() {
     }
 }
 
-/// Lines with those about blobs in the order of their digests, and counted anew: several blobs move at once.
-fn in_order(lines: Vec<String>) -> Vec<String> {
-    let digest = |line: &String| line.find("/sha256:").map(|position| line[position..].to_owned());
-    let mut blobs: Vec<String> = lines.iter().filter(|line| digest(line).is_some()).cloned().collect();
-    blobs.sort_by_key(digest);
-    let mut blobs = blobs.into_iter();
-    let ordered = lines.into_iter().map(|line| match digest(&line) {
-        Some(_) => blobs.next().unwrap_or(line).replace("[1/2]", "[…/2]").replace("[2/2]", "[…/2]"),
-        None => line,
-    });
-    ordered.collect()
+/// Lines with those about blobs, and those about images that are there, in one order: several move or are asked at once.
+fn in_order(lines: &[String]) -> Vec<String> {
+    let blob = |line: &String| line.find("/sha256:").map(|position| line[position..].to_owned());
+    let image = |line: &String| {
+        (blob(line).is_none() && line.contains("already in the destination registry")).then(|| line.clone())
+    };
+    let lines = lines.iter().map(|line| line.replace("[1/2]", "[…/2]").replace("[2/2]", "[…/2]"));
+    sorted_among_themselves(sorted_among_themselves(lines.collect(), blob), image)
+}
+
+/// Lines with those that have a key in the order of their keys.
+fn sorted_among_themselves(lines: Vec<String>, key: impl Fn(&String) -> Option<String>) -> Vec<String> {
+    let mut keyed: Vec<String> = lines.iter().filter(|line| key(line).is_some()).cloned().collect();
+    keyed.sort_by_key(&key);
+    let mut keyed = keyed.into_iter();
+    let of_key = |line: String| if key(&line).is_some() { keyed.next().unwrap_or(line) } else { line };
+    lines.into_iter().map(of_key).collect()
 }
 
 /// A line without what stands between these two.
