@@ -185,10 +185,18 @@ pub async fn build(request: BuildRequest, progress: &Arc<Progress>) -> Result<Bu
 
     progress.enter(Stage::Transferring);
     let fetch = Arc::new(fetch);
-    fetch::fetch(&plan, &fetch).await.map_err(|error| match error {
-        BuildError::Payload(PayloadError::Io { source, .. }) => failed(source),
-        other => other,
-    })?;
+    if let Err(error) = fetch::fetch(&plan, &fetch).await {
+        return Err(match error {
+            BuildError::Payload(PayloadError::Io { source, .. }) => failed(source),
+            error => {
+                // What is gone will not come back: the tags may lead elsewhere by now.
+                if matches!(error.reason(), Reason::ImageNotFound | Reason::DigestMismatch) {
+                    Notes::disown(&target.journal()).map_err(failed)?;
+                }
+                error
+            }
+        });
+    }
     fetch.payload.finish().map_err(failed)?;
     if request.spares_other_files {
         // It may have been put there meanwhile.

@@ -30,13 +30,16 @@ struct Cli {
     command: Command,
 }
 
+/// Stands behind what each command has of its own.
+const MESSAGES: &str = "Messages";
+
 #[derive(Debug, Args)]
 struct Verbosity {
     /// Say only what goes wrong
-    #[arg(short, long, global = true, conflicts_with = "verbose")]
+    #[arg(short, long, global = true, conflicts_with = "verbose", help_heading = MESSAGES)]
     quiet: bool,
     /// Say more; twice: everything
-    #[arg(short, long, global = true, action = ArgAction::Count)]
+    #[arg(short, long, global = true, action = ArgAction::Count, help_heading = MESSAGES)]
     verbose: u8,
     /// How to say it
     #[arg(
@@ -45,7 +48,8 @@ struct Verbosity {
         value_enum,
         default_value_t,
         value_name = "FORMAT",
-        env = "CHARON_LOG_FORMAT"
+        env = "CHARON_LOG_FORMAT",
+        help_heading = MESSAGES
     )]
     log_format: LogFormat,
 }

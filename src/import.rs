@@ -11,6 +11,7 @@ use std::sync::Arc;
 
 use bytes::Bytes;
 use futures::{StreamExt, TryStreamExt};
+use indexmap::IndexMap;
 use tokio::io::AsyncRead;
 use tracing::{info, warn};
 
@@ -261,7 +262,11 @@ pub async fn import(request: ImportRequest, progress: &Arc<Progress>) -> Result<
     progress.enter(Stage::Finishing);
     let manifests = target::manifests(&bill, |digest| payload.manifest(digest))?;
     payload.finish().await?;
-    let pushed = futures::stream::iter(&mut targets).map(|target| delivery.manifests(target, &manifests));
+    let pushed = futures::stream::iter(by_repository(&mut targets)).map(async |targets| {
+        for target in targets {
+            delivery.manifests(target, &manifests).await;
+        }
+    });
     pushed.buffer_unordered(ASKED_AT_ONCE).collect::<()>().await;
     let images = targets
         .iter()
@@ -273,6 +278,16 @@ pub async fn import(request: ImportRequest, progress: &Arc<Progress>) -> Result<
         })
         .collect();
     Ok(ImportReport { digest, size, bill, images, counts: delivery.counts() })
+}
+
+/// The images of each repository, which may share manifests: an index must not be put before its images are there,
+/// whoever puts them.
+fn by_repository(targets: &mut [Target]) -> impl Iterator<Item = Vec<&mut Target>> {
+    let mut repositories: IndexMap<String, Vec<&mut Target>> = IndexMap::new();
+    for target in targets {
+        repositories.entry(target.repository.clone()).or_default().push(target);
+    }
+    repositories.into_values()
 }
 
 /// Finds out, before anything is written, what is there already and whether all is there that the

@@ -64,6 +64,18 @@ impl Notes {
     }
 }
 
+impl Notes {
+    /// Makes the next attempt ask the registries again what to fetch. What is here can be of use all
+    /// the same.
+    pub(super) fn disown(path: &Path) -> io::Result<()> {
+        let Some(notes) = Self::read(path) else {
+            return Ok(());
+        };
+        let journal = Journal::begin(path, "", &notes.payload)?;
+        notes.have.iter().try_for_each(|(blob, have)| journal.note(blob, *have))
+    }
+}
+
 impl Journal {
     /// Begins a journal; one that was there is gone.
     pub(super) fn begin(path: &Path, run: &str, payload: &Digest) -> io::Result<Self> {
@@ -111,6 +123,17 @@ mod tests {
         let notes = Notes::read(&path).unwrap();
         assert_eq!((notes.run.as_str(), &notes.payload), ("run", &payload));
         assert_eq!(notes.have, HashMap::from([(a, 2), (b, 8)]));
+    }
+
+    #[test]
+    fn a_disowned_journal_belongs_to_no_run_and_keeps_its_notes() {
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join("journal");
+        let (payload, blob) = (Digest::sha256(b"p"), Digest::sha256(b"a"));
+        Journal::begin(&path, "run", &payload).unwrap().note(&blob, 7).unwrap();
+        Notes::disown(&path).unwrap();
+        let notes = Notes { run: String::new(), payload, have: HashMap::from([(blob, 7)]) };
+        assert_eq!(Notes::read(&path), Some(notes));
     }
 
     #[test]

@@ -1,6 +1,9 @@
+use std::collections::BTreeSet;
 use std::path::PathBuf;
 
 use clap::Args;
+use indexmap::IndexMap;
+use indicatif::DecimalBytes;
 use serde::Serialize;
 
 use super::{CliError, output};
@@ -20,6 +23,9 @@ pub(super) struct Inspect {
     #[arg(long)]
     json: bool,
 }
+
+/// The only kind of manifest that docker-charon sends.
+const DOCKER_MANIFEST: &str = "application/vnd.docker.distribution.manifest.v2+json";
 
 /// What is told as JSON.
 #[derive(Serialize)]
@@ -55,40 +61,86 @@ impl Inspect {
 
 impl Inspection<'_> {
     fn to_text(&self) -> String {
-        let yes_or_no = |yes| if yes { "yes" } else { "no" };
-        let blobs = self.bill.blobs().count();
+        let (blobs, blobs_size) = amount(self.bill.blobs().map(|blob| blob.size));
+        let docker_charon = match (self.docker_charon, self.digest) {
+            (true, None) => "made it".to_owned(),
+            (true, Some(_)) => "can push it, too".to_owned(),
+            (false, _) => format!("cannot push it: {}", why_not_docker_charon(self.bill)),
+        };
+        let layout = match (self.complete_layout, self.digest) {
+            (true, _) => "complete, once it is unpacked".to_owned(),
+            (false, None) => "no".to_owned(),
+            (false, Some(_)) => "not complete, since blobs are left to the far side".to_owned(),
+        };
         let mut lines = vec![
-            format!(
-                "payload digest     {}",
-                self.digest.map_or("none, docker-charon made it", Digest::as_str)
-            ),
-            format!("size               {} bytes", self.size),
-            format!("blobs              {blobs}"),
-            format!("docker-charon      {}", yes_or_no(self.docker_charon)),
-            format!("complete layout    {}", yes_or_no(self.complete_layout)),
+            format!("payload digest    {}", self.digest.map_or("none", Digest::as_str)),
+            format!("size              {} ({} bytes)", DecimalBytes(self.size), self.size),
+            format!("carries           {blobs}, {blobs_size}"),
+            format!("docker-charon     {docker_charon}"),
+            format!("OCI image layout  {layout}"),
             String::new(),
         ];
-        let width = self.bill.images.iter().map(|image| image.name.len()).max().unwrap_or(0).max(5);
+        let names = self.bill.images.iter().map(|image| image.name.as_str());
+        let width = width("IMAGE", names);
         lines.push(format!("{:width$}  {:71}  KIND", "IMAGE", "DIGEST"));
         for image in &self.bill.images {
             let digest = image.digest.as_ref().map_or("-", Digest::as_str);
             lines.push(format!("{:width$}  {digest:71}  {}", image.name, kind(image)));
         }
-        if !self.bill.required.is_empty() {
-            lines.push(String::new());
-            lines.push("Not carried, the far side must have them:".to_owned());
-            for required in &self.bill.required {
-                let sources: Vec<&str> = required.sources.iter().map(|source| source.name.as_str()).collect();
-                lines.push(format!(
-                    "{}  {} bytes, of {}",
-                    required.digest,
-                    required.size,
-                    sources.join(", ")
-                ));
-            }
-        }
+        lines.extend(self.required());
         lines.join("\n")
     }
+
+    /// What the far side must have, by the images that brought it there.
+    fn required(&self) -> Vec<String> {
+        let mut by_sources: IndexMap<Vec<&str>, Vec<u64>> = IndexMap::new();
+        for required in &self.bill.required {
+            let sources = required.sources.iter().map(|source| source.name.as_str()).collect();
+            by_sources.entry(sources).or_default().push(required.size);
+        }
+        if by_sources.is_empty() {
+            return Vec::new();
+        }
+        let rows: Vec<(String, String)> = by_sources
+            .into_iter()
+            .map(|(sources, sizes)| {
+                let (blobs, size) = amount(sizes.into_iter());
+                // docker-charon does not tell the sizes of what it leaves out.
+                let size = if self.digest.is_some() { format!(", {size}") } else { String::new() };
+                (sources.join(" or "), format!("{blobs}{size}"))
+            })
+            .collect();
+        let width = width("LEFT OUT, AS OF", rows.iter().map(|(sources, _)| sources.as_str()));
+        let mut lines = vec![String::new(), format!("{:width$}  THE FAR SIDE MUST HAVE", "LEFT OUT, AS OF")];
+        lines.extend(rows.iter().map(|(sources, amount)| format!("{sources:width$}  {amount}")));
+        lines
+    }
+}
+
+/// How many blobs, and how large they are together.
+fn amount(sizes: impl Iterator<Item = u64>) -> (String, DecimalBytes) {
+    let (count, size) = sizes.fold((0, 0), |(count, sum), size| (count + 1, sum + size));
+    (output::count(count, "blob"), DecimalBytes(size))
+}
+
+fn width<'a>(heading: &str, texts: impl Iterator<Item = &'a str>) -> usize {
+    texts.map(|text| text.chars().count()).max().unwrap_or(0).max(heading.len())
+}
+
+/// What of a payload of Charon's docker-charon does not know.
+fn why_not_docker_charon(bill: &Bill) -> String {
+    let is_dockers = |image: &&BillImage| image.media_type == DOCKER_MANIFEST;
+    if let Some(image) = bill.images.iter().find(|image| !is_dockers(image)) {
+        return format!("{} is not one image of Docker's types", image.name);
+    }
+    if let Some(image) = bill.images.iter().find(|image| image.reference.contains('@')) {
+        return format!("{} is named by its digest", image.name);
+    }
+    let hosts: BTreeSet<_> = bill.images.iter().map(|image| image.reference.split('/').next()).collect();
+    if hosts.len() > 1 {
+        return "its images are of several registries".to_owned();
+    }
+    "two of its images have one name there".to_owned()
 }
 
 fn kind(image: &BillImage) -> String {

@@ -16,11 +16,14 @@ pub(super) struct ManPages {
 
 impl ManPages {
     pub(super) fn run(&self) -> Result<(), CliError> {
-        let written = match &self.folder {
-            Some(folder) => clap_mangen::generate_to(Cli::command(), folder),
-            None => print(),
-        };
-        written.map_err(|error| CliError::Failed(format!("cannot write the manual page: {error}")))
+        match &self.folder {
+            Some(folder) => clap_mangen::generate_to(Cli::command(), folder).map_err(|error| {
+                CliError::Failed(format!("cannot write the manual pages to {}: {error}", folder.display()))
+            }),
+            None => {
+                print().map_err(|error| CliError::Failed(format!("cannot write the manual page: {error}")))
+            }
+        }
     }
 }
 

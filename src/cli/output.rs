@@ -99,3 +99,8 @@ pub(super) fn line(text: &str) -> Result<(), CliError> {
     writeln!(io::stdout().lock(), "{text}")
         .map_err(|error| CliError::Failed(format!("cannot write to standard output: {error}")))
 }
+
+/// A number of things.
+pub(super) fn count(number: usize, thing: &str) -> String {
+    if number == 1 { format!("1 {thing}") } else { format!("{number} {thing}s") }
+}

@@ -9,7 +9,7 @@ use tracing::info;
 use super::registry_options::RegistryOptions;
 use super::{CliError, Context, output};
 use crate::digest::Digest;
-use crate::import::{ImportReport, Naming};
+use crate::import::{ImportError, ImportReport, Naming};
 use crate::library::{self, push_open_file, push_payload, push_payload_from};
 
 /// Push a payload into a registry
@@ -84,11 +84,14 @@ impl PushPayload {
             progress: context.progress(),
             cancel: context.cancel(),
         };
-        let report = match self.file {
-            Some(_) => push_payload(&options).await?,
-            None => push_stdin(&options).await?,
+        let report = match &self.file {
+            Some(file) => {
+                let pushed = push_payload(&options).await;
+                pushed.map_err(|error| of_source(&file.display().to_string(), error))
+            }
+            None => push_stdin(&options).await,
         };
-        tell(&report)
+        tell(&report?)
     }
 }
 
@@ -106,6 +109,14 @@ fn tell(report: &ImportReport) -> Result<(), CliError> {
     if failures.is_empty() { Ok(()) } else { Err(CliError::Failed(failures.join("\n"))) }
 }
 
+/// An error with the name of what was read, where it is about that.
+fn of_source(name: &str, error: library::Error) -> CliError {
+    match error {
+        library::Error::Import(ImportError::Payload(error)) => CliError::Failed(format!("{name}: {error}")),
+        other => other.into(),
+    }
+}
+
 /// Pushes from standard input: a file is read by position, a payload of Charon's as it comes, and
 /// one of docker-charon's from a file that has no name, since its table of contents comes last.
 async fn push_stdin(options: &library::PushPayload) -> Result<ImportReport, CliError> {
@@ -115,9 +126,10 @@ async fn push_stdin(options: &library::PushPayload) -> Result<ImportReport, CliE
         return Err(CliError::Usage(why.to_owned()));
     }
     let failed = |error: io::Error| CliError::Failed(format!("cannot read standard input: {error}"));
+    let of_stdin = |error| of_source("standard input", error);
     let mut input = stdin.as_fd().try_clone_to_owned().map(File::from).map_err(failed)?;
     if input.metadata().map_err(failed)?.is_file() {
-        return Ok(push_open_file(options, input).await?);
+        return push_open_file(options, input).await.map_err(of_stdin);
     }
     // The bill's name tells the two apart; so much of the stream is held for it.
     let mut start = vec![0; PEEKED];
@@ -128,15 +140,22 @@ async fn push_stdin(options: &library::PushPayload) -> Result<ImportReport, CliE
     if !is_docker_charons {
         let (start, input) = stream.into_inner();
         let input = tokio::fs::File::from_std(input);
-        return Ok(push_payload_from(options, tokio::io::AsyncReadExt::chain(start, input)).await?);
+        let pushed = push_payload_from(options, tokio::io::AsyncReadExt::chain(start, input)).await;
+        return pushed.map_err(of_stdin);
     }
     info!(
         "Storing standard input in {}: a docker-charon payload cannot be read as it comes",
         std::env::temp_dir().display()
     );
     let spooled = tokio::task::spawn_blocking(move || spool(stream)).await;
-    let spooled = spooled.map_err(io::Error::from).and_then(std::convert::identity).map_err(failed)?;
-    Ok(push_open_file(options, spooled).await?)
+    let spooled = spooled.map_err(io::Error::from).and_then(std::convert::identity).map_err(|error| {
+        let folder = std::env::temp_dir();
+        CliError::Failed(format!(
+            "cannot store standard input in {}: {error}; name another folder with TMPDIR, or the payload with --file",
+            folder.display()
+        ))
+    })?;
+    push_open_file(options, spooled).await.map_err(of_stdin)
 }
 
 /// As far as the name of a payload's first entry.

@@ -1,7 +1,7 @@
 use std::io::Read;
 
 use clap::Args;
-use secrecy::SecretString;
+use secrecy::{ExposeSecret, SecretString};
 
 use super::CliError;
 use crate::library;
@@ -60,14 +60,17 @@ impl RegistryOptions {
         })
     }
 
+    /// What is empty was not given: scripts pass variables on that may not be set.
     fn credentials(&self) -> Result<Option<Credentials>, CliError> {
         let variable = |name| std::env::var(name).ok().filter(|value| !value.is_empty());
-        let username = self.username.clone().or_else(|| variable(DOCKER_CHARON_USERNAME));
+        let username = self.username.clone().filter(|username| !username.is_empty());
+        let username = username.or_else(|| variable(DOCKER_CHARON_USERNAME));
         let password = if self.password_stdin {
             Some(password_from_stdin()?)
         } else {
             let from_variable = || variable(DOCKER_CHARON_PASSWORD).map(SecretString::from);
-            self.password.clone().or_else(from_variable)
+            let password = self.password.clone().filter(|password| !password.expose_secret().is_empty());
+            password.or_else(from_variable)
         };
         match (username, password) {
             (Some(username), Some(password)) => Ok(Some(Credentials { username, password })),

@@ -31,8 +31,9 @@ impl Verify {
             None => verify_docker_charons(&payload, &self.file, context).await?,
         }
         let digest = payload.digest().map_or_else(String::new, |digest| format!(", payload digest {digest}"));
-        let images = payload.bill().images.len();
-        output::line(&format!("{} is whole: {images} images, {blobs} blobs{digest}", self.file.display()))
+        let images = output::count(payload.bill().images.len(), "image");
+        let blobs = output::count(blobs, "blob");
+        output::line(&format!("{} is whole: {images}, {blobs}{digest}", self.file.display()))
     }
 }
 

@@ -351,7 +351,8 @@ impl Delivery {
         }
     }
 
-    /// Pushes the manifests of an image whose blobs are all there, the tag last.
+    /// Pushes the manifests of an image whose blobs are all there, the tag last. Images of one repository are to be
+    /// pushed one after the other.
     pub(super) async fn manifests(&self, target: &mut Target, manifests: &HashMap<Digest, Bytes>) {
         if !target.is_wanted() {
             return;
@@ -369,11 +370,13 @@ impl Delivery {
         let Target { repository, tag, .. } = target;
         for manifest in &target.manifests {
             let bytes = manifests.get(&manifest.digest).cloned().unwrap_or_default();
-            let is_new = self.known().manifests.insert((repository.clone(), manifest.digest.clone()));
-            if is_new {
+            let key = (repository.clone(), manifest.digest.clone());
+            let is_there = self.known().manifests.contains(&key);
+            if !is_there {
                 let digest = manifest.digest.as_str();
                 let put = self.registry.put_manifest(repository, digest, &manifest.media_type, bytes.clone());
                 put.await.map_err(|error| tell(&error))?;
+                self.known().manifests.insert(key);
             }
             if let Some(tag) = tag.as_ref().filter(|_| Some(&manifest.digest) == target.root.as_ref()) {
                 let put = self.registry.put_manifest(repository, tag, &manifest.media_type, bytes);

@@ -1,5 +1,6 @@
 use std::collections::{BTreeMap, HashSet};
 
+use indexmap::IndexMap;
 use serde::Serialize;
 
 use super::bill::{EntryKind, Required};
@@ -14,7 +15,8 @@ const DOCKER_MANIFEST: &str = "application/vnd.docker.distribution.manifest.v2+j
 /// docker-charon's table of contents, `payload_descriptor.json`.
 #[derive(Serialize)]
 struct Descriptor {
-    manifests_paths: BTreeMap<String, Option<String>>,
+    /// In payload order: docker-charon prints them so.
+    manifests_paths: IndexMap<String, Option<String>>,
     blobs_paths: BTreeMap<String, BlobPath>,
 }
 
@@ -36,7 +38,7 @@ pub(super) fn bytes(
     if hosts.len() != 1 {
         return None;
     }
-    let mut manifests_paths = BTreeMap::new();
+    let mut manifests_paths = IndexMap::new();
     for image in images {
         let (reference, own) = (&image.reference, image.far_name.as_ref());
         let tag = reference.tag().filter(|_| reference.digest().is_none())?;

@@ -6,6 +6,7 @@ use std::io::Read;
 
 use indexmap::IndexMap;
 use serde::Deserialize;
+use zip::result::ZipError;
 use zip::{CompressionMethod, ZipArchive};
 
 use super::bill::{
@@ -15,7 +16,7 @@ use super::manifest::MANIFEST_LIMIT;
 use super::reader::Place;
 use super::{ManifestContent, PayloadError};
 use crate::digest::Digest;
-use crate::reference::{Host, Reference};
+use crate::reference::{self, Host, Reference};
 
 const DESCRIPTOR: &str = "payload_descriptor.json";
 /// What docker-charon asks for and sends, and so what a manifest is that does not say.
@@ -119,7 +120,15 @@ impl Content {
                     self.places.insert(blob.digest.clone(), place);
                 }
                 Some(BlobPath::InRegistry { repository }) => {
-                    let source = RequiredSource { name: repository.clone(), reference: repository.clone() };
+                    // docker-charon keeps the blank of `-a 'one:1, two:1'`.
+                    let repository = repository.trim();
+                    if !reference::is_repository(repository) {
+                        let why =
+                            format!("its {DESCRIPTOR} names the repository {repository:?}, which is none");
+                        return Err(PayloadError::Corrupt(why));
+                    }
+                    let source =
+                        RequiredSource { name: repository.to_owned(), reference: repository.to_owned() };
                     let (digest, size) = (blob.digest.clone(), blob.size);
                     let required = Required { digest, size, sources: vec![source] };
                     self.required.insert(blob.digest.clone(), required);
@@ -195,6 +204,9 @@ impl<'a> Zip<'a> {
     }
 }
 
-fn unreadable(name: &str, error: &zip::result::ZipError) -> PayloadError {
-    PayloadError::Corrupt(format!("its {DESCRIPTOR} names {name}, which cannot be read: {error}"))
+fn unreadable(name: &str, error: &ZipError) -> PayloadError {
+    PayloadError::Corrupt(match error {
+        ZipError::FileNotFound => format!("its {DESCRIPTOR} names {name:?}, which the zip has not"),
+        error => format!("its {DESCRIPTOR} names {name:?}, which cannot be read: {error}"),
+    })
 }

@@ -8,7 +8,7 @@ use std::sync::Arc;
 use bytes::Bytes;
 use futures::Stream;
 
-use super::bill::{BILL_LIMIT, Bill};
+use super::bill::{BILL_LIMIT, Bill, BillFile};
 use super::framing::{self, Framing, Header};
 use super::layout::BILL_NAME;
 use super::{Layout, PayloadError, Verified, docker_charon};
@@ -172,7 +172,7 @@ fn check_files(file: &File, bill: &Bill, layout: &Layout) -> Result<(), PayloadE
         let entry = layout.entries().iter().find(|entry| entry.name() == described.path);
         let entry = entry.ok_or_else(|| PayloadError::Corrupt(format!("it lacks {}", described.path)))?;
         let bytes = read_at(file, &Place { offset: entry.data_offset(), size: entry.size() })?;
-        verify(&described.digest, &bytes)?;
+        verify_file(described, &bytes)?;
     }
     Ok(())
 }
@@ -249,6 +249,13 @@ pub(super) fn verify(digest: &Digest, bytes: &[u8]) -> Result<(), PayloadError> 
     hasher.update(bytes);
     let found = hasher.finish();
     if found == *digest { Ok(()) } else { Err(PayloadError::WrongDigest { digest: digest.clone(), found }) }
+}
+
+/// The same for an entry that is no blob, told by its name.
+pub(super) fn verify_file(described: &BillFile, bytes: &[u8]) -> Result<(), PayloadError> {
+    verify(&described.digest, bytes).map_err(|_| {
+        PayloadError::Corrupt(format!("its {} is not the one that its bill tells of", described.path))
+    })
 }
 
 pub(super) fn io_error(source: io::Error) -> PayloadError {

@@ -2,7 +2,7 @@ use std::collections::HashMap;
 use std::io;
 
 use bytes::{Bytes, BytesMut};
-use tokio::io::{AsyncRead, AsyncReadExt};
+use tokio::io::{AsyncRead, AsyncReadExt, BufReader};
 use tokio::sync::mpsc;
 
 use super::bill::{Bill, BillEntry, EntryKind};
@@ -12,6 +12,8 @@ use crate::digest::Digest;
 
 /// One read brings so many bytes of a blob.
 const CHUNK: usize = 256 << 10;
+/// What is small is gathered: a read of a file or a pipe costs a hop to another thread.
+const READ_BUFFER: usize = 64 << 10;
 
 /// A payload that passes by once: standard input, a pipe.
 ///
@@ -19,7 +21,7 @@ const CHUNK: usize = 256 << 10;
 /// [`next_blob`](Self::next_blob); [`finish`](Self::finish) tells whether the payload was whole.
 #[derive(Debug)]
 pub struct StreamPayload<R> {
-    input: R,
+    input: BufReader<R>,
     bill: Bill,
     digest: Digest,
     layout: Layout,
@@ -32,7 +34,8 @@ pub struct StreamPayload<R> {
 
 impl<R: AsyncRead + Unpin> StreamPayload<R> {
     /// Reads the bill and everything in front of the first blob.
-    pub async fn open(mut input: R) -> Result<Self, PayloadError> {
+    pub async fn open(input: R) -> Result<Self, PayloadError> {
+        let mut input = BufReader::with_capacity(READ_BUFFER, input);
         let mut start = vec![0; BILL_HEADER_LEN];
         let length = read_up_to(&mut input, &mut start).await?;
         let Start::Bill(bill_size) = Start::of(&start[..length])? else {
@@ -59,8 +62,7 @@ impl<R: AsyncRead + Unpin> StreamPayload<R> {
         while let Some(entry) =
             payload.next_entry().filter(|entry| entry.kind == EntryKind::Manifest).cloned()
         {
-            let bytes = payload.read_inline().await?;
-            verify(&entry.digest, &bytes)?;
+            let bytes = payload.read_inline(|bytes| verify(&entry.digest, bytes)).await?;
             payload.manifests.insert(entry.digest, bytes);
         }
         Ok(payload)
@@ -175,17 +177,21 @@ impl<R: AsyncRead + Unpin> StreamPayload<R> {
     }
 
     async fn read_file(&mut self, index: usize) -> Result<(), PayloadError> {
-        let digest = self.bill.files[index].digest.clone();
-        let bytes = self.read_inline().await?;
-        verify(&digest, &bytes)
+        let described = self.bill.files[index].clone();
+        self.read_inline(|bytes| reader::verify_file(&described, bytes)).await.map(drop)
     }
 
-    /// The content of the next entry, whose header carries its checksum.
-    async fn read_inline(&mut self) -> Result<Bytes, PayloadError> {
+    /// The content of the next entry, whose header carries its checksum. What it is comes before what its header says:
+    /// altered content is told as such.
+    async fn read_inline(
+        &mut self,
+        verify: impl Fn(&[u8]) -> Result<(), PayloadError>,
+    ) -> Result<Bytes, PayloadError> {
         let layout = self.layout_entry()?.clone();
         let header = self.read_bytes(layout.local_header(0).len()).await?;
         // Bounded: the bill was refused if it told of a larger file or manifest.
         let bytes = self.read_bytes(usize::try_from(layout.size()).unwrap_or(usize::MAX)).await?;
+        verify(&bytes)?;
         let crc = crc32fast::hash(&bytes);
         if header != layout.local_header(crc) {
             return Err(disagrees(&layout));

@@ -70,6 +70,25 @@ fn a_layer_that_the_registry_has_lost_is_told(software: Software) {
 }
 
 #[test]
+fn a_build_that_met_a_lost_layer_asks_anew_what_the_tag_means() {
+    let source = source(Software::Distribution3);
+    let lost = Image::new(Types::Docker, &[Layer::new("lost", 1000)]);
+    lost.push(&source, "styx:1");
+    source.lose(&digest(&lost.blobs[1]));
+    let folder = tempfile::tempdir().unwrap();
+    let payload = folder.path().join("payload.zip");
+    let make = || {
+        charon(["make-payload", "ferry:1,styx:1", "-q", "-i", "-r", source.host(), "-f"])
+            .arguments([&payload])
+            .run()
+    };
+    make().ended_with(1);
+    Image::new(Types::Docker, &[Layer::new("mended", 1000)]).push(&source, "styx:1");
+    make().succeeded();
+    assert_eq!(names(folder.path()), std::slice::from_ref(&payload));
+}
+
+#[test]
 fn a_registry_that_does_not_answer_is_told_once_patience_has_ended() {
     let folder = tempfile::tempdir().unwrap();
     let source = source(Software::Distribution3);

@@ -206,7 +206,7 @@ fn what_a_build_that_is_killed_wrote_to_a_pipe_is_not_taken_for_a_payload() {
     let pushed = pushed.end().ended_with(1);
     assert_eq!(
         pushed.stderr,
-        "error: the payload is not complete: the stream ended early; copy it again, or wait until the copy is done\n"
+        "error: standard input: the payload is not complete: the stream ended early; copy it again, or wait until the copy is done\n"
     );
     assert_eq!((pushed.text(), target.tags("ferry")), (String::new(), vec![]));
 }

@@ -6,22 +6,15 @@
 // Everything here is test, though Clippy knows only the functions with #[test].
 #![allow(clippy::unwrap_used)]
 
-/// Proves each of the sentences with each registry.
-macro_rules! with_each_registry {
-    ($($name:ident),+ $(,)?) => {
-        mod with_distribution_3 {
-            $(#[test] fn $name() { super::$name(crate::registry::Software::Distribution3); })+
-        }
-        mod with_docker_registry_2 {
-            $(#[test] fn $name() { super::$name(crate::registry::Software::Distribution2); })+
-        }
-    };
-}
+#[path = "../support/image.rs"]
+mod image;
+#[path = "../support/program.rs"]
+mod program;
+#[macro_use]
+#[path = "../support/registry.rs"]
+mod registry;
 
 mod gate;
-mod image;
-mod program;
-mod registry;
 mod token_service;
 
 mod access;

@@ -14,6 +14,18 @@ use tokio::runtime::Runtime;
 use crate::image::digest;
 use crate::program::path_of;
 
+/// Proves each of the sentences with each registry.
+macro_rules! with_each_registry {
+    ($($name:ident),+ $(,)?) => {
+        mod with_distribution_3 {
+            $(#[test] fn $name() { super::$name(crate::registry::Software::Distribution3); })+
+        }
+        mod with_docker_registry_2 {
+            $(#[test] fn $name() { super::$name(crate::registry::Software::Distribution2); })+
+        }
+    };
+}
+
 /// What the tests themselves do over the network runs here.
 pub(crate) static RUNTIME: LazyLock<Runtime> = LazyLock::new(|| Runtime::new().expect("a runtime starts"));
 

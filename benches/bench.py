@@ -1,0 +1,236 @@
+#!/usr/bin/env python3
+"""Measures charon beside the tools that people would take instead: the same images, the same run.
+
+    benches/bench.py [--rounds N] [--images N] [--megabytes N] [--svg FILE]
+
+Everything happens on loopback, with distribution as the registry of both sides. The tools take turns in each round, so
+that a machine that slows down slows all of them; medians are told, and ratios are made round by round. What is measured
+is whole processes: wall time, processor time, and the memory of the largest one.
+"""
+
+import argparse
+import os
+import platform
+import random
+import shutil
+import signal
+import statistics
+import subprocess
+import sys
+import tarfile
+import tempfile
+import time
+import urllib.request
+from pathlib import Path
+
+ROOT = Path(__file__).resolve().parent.parent
+SHARED_MEGABYTES = 60
+
+
+class Registry:
+    """distribution on a loopback port; stopped when the block ends."""
+
+    def __init__(self, folder, port):
+        self.host = f"127.0.0.1:{port}"
+        self.folder = folder
+
+    def __enter__(self):
+        self.folder.mkdir(parents=True, exist_ok=True)
+        config = self.folder / "registry.yml"
+        config.write_text(
+            "version: 0.1\n"
+            f"storage: {{filesystem: {{rootdirectory: {self.folder}/storage}}}}\n"
+            f"http: {{addr: '{self.host}'}}\n"
+            "log: {level: error, accesslog: {disabled: true}}\n"
+        )
+        environment = os.environ | {"OTEL_TRACES_EXPORTER": "none"}
+        quiet = {"stdout": subprocess.DEVNULL, "stderr": subprocess.DEVNULL}
+        self.process = subprocess.Popen(["registry", "serve", config], env=environment, **quiet)
+        for _ in range(200):
+            try:
+                urllib.request.urlopen(f"http://{self.host}/v2/", timeout=1)
+                return self
+            except OSError:
+                time.sleep(0.05)
+        raise SystemExit(f"the registry at {self.host} did not start")
+
+    def __exit__(self, *_):
+        self.process.send_signal(signal.SIGTERM)
+        self.process.wait()
+
+
+def make_images(host, count, megabytes, folder):
+    """Images of one shared layer and one of their own, of bytes that do not compress, as most layers are."""
+    source = random.Random(1)
+
+    def layer(name, size):
+        path = folder / f"{name}.tar.gz"
+        content = folder / "content"
+        content.write_bytes(source.randbytes(size << 20))
+        with tarfile.open(path, "w:gz", compresslevel=1) as tar:
+            tar.add(content, arcname=name)
+        content.unlink()
+        return path
+
+    shared = layer("shared", SHARED_MEGABYTES)
+    names = []
+    for index in range(count):
+        own = layer(f"own-{index}", megabytes)
+        name = f"bench/image-{index}:1"
+        layers = f"{shared},{own}"
+        subprocess.run(["crane", "append", "--insecure", "-f", layers, "-t", f"{host}/{name}"], check=True, capture_output=True)
+        own.unlink()
+        names.append(name)
+    return names
+
+
+def measure(script):
+    """Runs a shell script; gives wall seconds, processor seconds, and the peak memory of its largest process in MB."""
+    began = time.monotonic()
+    process = subprocess.Popen(["bash", "-ec", script], stdout=subprocess.DEVNULL, stderr=subprocess.PIPE)
+    error = process.stderr.read()
+    _, status, usage = os.wait4(process.pid, 0)
+    process.returncode = os.waitstatus_to_exitcode(status)
+    wall = time.monotonic() - began
+    if status != 0:
+        raise SystemExit(f"{script}\n{error.decode()}")
+    return wall, usage.ru_utime + usage.ru_stime, usage.ru_maxrss / 1024
+
+
+def version(command):
+    text = subprocess.run(command, capture_output=True, text=True).stdout
+    return text.strip().splitlines()[0] if text.strip() else "?"
+
+
+class Bench:
+    def __init__(self, charon, names, near, folder):
+        self.charon, self.names, self.near, self.folder = charon, names, near, folder
+        self.payload, self.other = folder / "charon.zip", folder / "docker-charon.zip"
+        self.layouts, self.oras = folder / "layouts", folder / "oras"
+
+    def each(self, command):
+        """One call an image."""
+        return " && ".join(command.format(name=name, layout=name.split("/")[1].split(":")[0]) for name in self.names)
+
+    def builds(self):
+        near, images = self.near, ",".join(self.names)
+        return {
+            "charon make-payload": f"{self.charon} make-payload -q -i -r {near} -f {self.payload} {images}",
+            "docker-charon make-payload": f"docker-charon make-payload -i -r {near} -f {self.other} {images}",
+            "crane pull --format=oci": f"rm -rf {self.layouts}; mkdir {self.layouts}; "
+            + self.each(f"crane pull --insecure --format=oci {near}/{{name}} {self.layouts}/{{layout}}"),
+            "oras cp --to-oci-layout": f"rm -rf {self.oras}; "
+            + self.each(f"oras cp --from-plain-http {near}/{{name}} --to-oci-layout {self.oras}:{{layout}}"),
+        }
+
+    def imports(self, far):
+        return {
+            "charon push-payload": f"{self.charon} push-payload -q -i -r {far} -f {self.payload}",
+            "docker-charon push-payload": f"docker-charon push-payload -i -r {far} -f {self.other}",
+            "crane push": self.each(f"crane push --insecure {self.layouts}/{{layout}} {far}/{{name}}"),
+            "oras cp --from-oci-layout": self.each(
+                f"oras cp --from-oci-layout {self.oras}:{{layout}} --to-plain-http {far}/{{name}}"
+            ),
+        }
+
+
+def run(bench, rounds):
+    """All figures: {what: {tool: [(wall, cpu, memory) a round]}}."""
+    figures = {"build": {}, "import": {}, "import again": {}}
+    for index in range(rounds + 1):
+        is_counted = index > 0  # the first round warms the page cache
+        for tool, script in bench.builds().items():
+            figure = measure(script)
+            if is_counted:
+                figures["build"].setdefault(tool, []).append(figure)
+        for place, tool in enumerate(bench.imports("")):
+            folder = bench.folder / "far"
+            shutil.rmtree(folder, ignore_errors=True)
+            with Registry(folder, 5990 + place) as far:
+                script = bench.imports(far.host)[tool]
+                first, again = measure(script), measure(script)
+            if is_counted:
+                figures["import"].setdefault(tool, []).append(first)
+                figures["import again"].setdefault(tool, []).append(again)
+        print(f"round {index} of {rounds}" + ("" if is_counted else " (not counted)"), file=sys.stderr)
+    return figures
+
+
+def median(figures, place):
+    return statistics.median(figure[place] for figure in figures)
+
+
+def ratio(ours, theirs, place):
+    return statistics.median(a[place] / b[place] for a, b in zip(ours, theirs))
+
+
+def table(figures):
+    lines = []
+    for what, tools in figures.items():
+        ours = next(iter(tools.values()))
+        lines += [f"### {what}", "", "| | wall | charon's ratio | cpu | charon's ratio | memory |", "|---|---|---|---|---|---|"]
+        for tool, rounds in tools.items():
+            wall, cpu, memory = (median(rounds, place) for place in range(3))
+            ratios = ["", ""] if rounds is ours else [f"{ratio(ours, rounds, place):.2f}" for place in range(2)]
+            lines.append(f"| {tool} | {wall:.2f} s | {ratios[0]} | {cpu:.2f} s | {ratios[1]} | {memory:.0f} MB |")
+        lines.append("")
+    return "\n".join(lines)
+
+
+def svg(figures, title):
+    """A bar an activity and tool: median wall time."""
+    bars, y = [], 46
+    longest = max(median(rounds, 0) for tools in figures.values() for rounds in tools.values())
+    for what, tools in figures.items():
+        bars.append(f'<text x="8" y="{y}" font-weight="bold">{what}, wall seconds</text>')
+        y += 10
+        for tool, rounds in tools.items():
+            wall = median(rounds, 0)
+            width = 420 * wall / longest
+            colour = "#1f6f8b" if tool.startswith("charon") else "#b8c4c9"
+            bars.append(
+                f'<text x="196" y="{y + 13}" text-anchor="end">{tool}</text>'
+                f'<rect x="204" y="{y}" width="{width:.1f}" height="18" fill="{colour}"/>'
+                f'<text x="{210 + width:.1f}" y="{y + 13}">{wall:.2f}</text>'
+            )
+            y += 24
+        y += 24
+    return (
+        f'<svg xmlns="http://www.w3.org/2000/svg" width="700" height="{y}" font-family="sans-serif" font-size="12">\n'
+        f'<rect width="100%" height="100%" fill="white"/>\n<text x="8" y="18">{title}</text>\n' + "\n".join(bars) + "\n</svg>\n"
+    )
+
+
+def main():
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--rounds", type=int, default=5)
+    parser.add_argument("--images", type=int, default=8)
+    parser.add_argument("--megabytes", type=int, default=144, help="of each image's own layer")
+    parser.add_argument("--charon", default=str(ROOT / "target/x86_64-unknown-linux-gnu/release/charon"))
+    parser.add_argument("--svg", type=Path)
+    options = parser.parse_args()
+    processor = next((line.split(":")[1].strip() for line in open("/proc/cpuinfo") if line.startswith("model name")), "?")
+    print(f"{platform.system()} {platform.release()}, {os.cpu_count()} x {processor}")
+    for command in (
+        [options.charon, "--version"],
+        ["crane", "version"],
+        ["oras", "version"],
+        ["registry", "--version"],
+    ):
+        print(f"{Path(command[0]).name}: {version(command)}")
+    print("docker-charon: 0.4.3")
+    with tempfile.TemporaryDirectory(prefix="charon-bench-") as name:
+        folder = Path(name)
+        with Registry(folder / "near", 5980) as near:
+            names = make_images(near.host, options.images, options.megabytes, folder)
+            total = SHARED_MEGABYTES + options.images * options.megabytes
+            title = f"{options.images} images, {total} MB in all, loopback, medians of {options.rounds} rounds"
+            print(f"{title}\n")
+            figures = run(Bench(options.charon, names, near.host, folder), options.rounds)
+    print(table(figures))
+    if options.svg:
+        options.svg.write_text(svg(figures, title))
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,79 @@
+//! Payloads as make-payload writes them, of images from registries that no test can ask.
+
+use std::collections::BTreeMap;
+
+use bytes::Bytes;
+use charon::digest::Digest;
+use charon::payload::{Contents, ImagePlan, ManifestPlan, PayloadWriter, Required, RequiredSource};
+use charon::reference::{Host, Reference};
+
+use crate::image::{Image, digest};
+
+/// A payload of images under these names. What `base` has is left to the far side; an image that is named as `base` is
+/// only named.
+pub(crate) fn payload(images: &[(&str, &Image)], base: Option<(&str, &Image)>) -> Vec<u8> {
+    let plans: Vec<ImagePlan> = images.iter().map(|(name, image)| plan(name, image, base)).collect();
+    let mut required = BTreeMap::new();
+    let mut blobs: Vec<&Vec<u8>> = Vec::new();
+    let carried = images.iter().filter(|(name, _)| base.is_none_or(|(base, _)| base != *name));
+    for blob in carried.flat_map(|(_, image)| all_blobs(image)) {
+        match base.filter(|(_, base)| all_blobs(base).contains(&blob)) {
+            Some((name, _)) => {
+                let reference = reference(name).to_string();
+                let source = RequiredSource { name: name.to_owned(), reference };
+                let (digest, size) = (digest_of(blob), blob.len() as u64);
+                required.insert(digest.to_string(), Required { digest, size, sources: vec![source] });
+            }
+            None if blobs.contains(&blob) => {}
+            None => blobs.push(blob),
+        }
+    }
+    let sizes: Vec<(Digest, u64)> = blobs.iter().map(|blob| (digest_of(blob), blob.len() as u64)).collect();
+    let contents = Contents::new(&plans, &sizes, required.into_values().collect()).expect("it is a payload");
+    let runtime = tokio::runtime::Builder::new_current_thread().build().expect("a runtime starts");
+    runtime.block_on(async {
+        let mut writer = PayloadWriter::begin(&contents, Vec::new()).await.expect("memory can be written to");
+        for blob in blobs {
+            let body = futures::stream::iter([Ok::<_, std::io::Error>(Bytes::from(blob.clone()))]);
+            writer.blob(body, |_| ()).await.expect("the blob is the one that is asked for");
+        }
+        writer.finish().await.expect("memory can be written to")
+    })
+}
+
+fn plan(name: &str, image: &Image, base: Option<(&str, &Image)>) -> ImagePlan {
+    let mut manifests = Vec::new();
+    if base.is_none_or(|(base, _)| base != name) {
+        add_manifests(image, &mut manifests);
+    }
+    ImagePlan {
+        reference: reference(name),
+        digest: image.digest.parse().expect("it is a digest"),
+        media_type: image.media_type.to_owned(),
+        size: image.manifest.len() as u64,
+        manifests,
+    }
+}
+
+fn add_manifests(image: &Image, manifests: &mut Vec<ManifestPlan>) {
+    for child in &image.children {
+        add_manifests(child, manifests);
+    }
+    manifests.push(ManifestPlan {
+        digest: image.digest.parse().expect("it is a digest"),
+        media_type: image.media_type.to_owned(),
+        bytes: Bytes::from(image.manifest.clone()),
+    });
+}
+
+fn all_blobs(image: &Image) -> Vec<&Vec<u8>> {
+    image.children.iter().flat_map(all_blobs).chain(&image.blobs).collect()
+}
+
+fn reference(name: &str) -> Reference {
+    Reference::parse(name, &Host::docker_hub()).expect("it is a name")
+}
+
+fn digest_of(bytes: &[u8]) -> Digest {
+    digest(bytes).parse().expect("it is a digest")
+}
