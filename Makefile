@@ -61,7 +61,7 @@ lint: tools ## Check format, lints, chart and scripts
 # tells what each has). What they get:
 #   PATH            kubectl, helm, crane, registry, ctr
 #   KUBECONFIG      the cluster's administrator
-#   CHARON_CLUSTER  the cluster's folder: its logs, its volumes (volumes/pv-0 to pv-9), what the source registry keeps
+#   CHARON_CLUSTER  the cluster's folder: its logs, its volumes (volumes/pv-0 to pv-11), what the source registry keeps
 # and the journey, whose node has the image already:
 #   CHARON_IMAGE    the image's name; its repository and tag are what the chart is installed with
 #   CHARON_BIN      the program, static: the command line that the journey runs

@@ -43,7 +43,9 @@ pub(super) fn end_of(pod: &PodView, job: &JobView) -> Option<End> {
     let Some(end) = &pod.terminated else {
         return Some(without_container_status(pod));
     };
-    if end.reason == "OOMKilled" {
+    // With very little, not even the container's start has room.
+    let is_stillborn = end.reason == "StartError" && end.message.contains("OOM-killed");
+    if end.reason == "OOMKilled" || is_stillborn {
         return Some(End::Failure(Failure::new(
             Reason::WorkerOutOfMemory,
             format!(
@@ -232,6 +234,9 @@ mod tests {
         let mut killed = pod(137, "last words");
         killed.terminated.as_mut().unwrap().reason = "OOMKilled".into();
         assert_eq!(failure(&killed).0, Reason::WorkerOutOfMemory);
+        let mut stillborn = pod(128, "container init was OOM-killed (memory limit too low?)");
+        stillborn.terminated.as_mut().unwrap().reason = "StartError".into();
+        assert_eq!(failure(&stillborn).0, Reason::WorkerOutOfMemory);
         let evicted = PodView {
             reason: Some(("Evicted".into(), "The node was low on resource: memory.".into())),
             node: Some("n1".into()),

@@ -3,7 +3,7 @@
 use std::time::{Duration, Instant};
 
 use crate::proxy::Proxy;
-use crate::world::{NODE, Registry, World, until};
+use crate::world::{NODE, Registry, World, image_of_noise, until};
 
 fn build(name: &str, host: &str, claim: &str, worker: &str) -> String {
     format!(
@@ -69,4 +69,25 @@ fn a_suspended_build_goes_on_where_it_was_and_a_lost_status_is_found_again_besid
     let again = world.get("pbuild", "slow")["status"].clone();
     assert_eq!(again["payload"], status["payload"]);
     assert_eq!(world.differences(&manifest), "");
+}
+
+#[test]
+fn a_worker_with_too_little_memory_says_so_and_gets_another_try_with_more() {
+    let world = World::new("hungry");
+    world.claim("transfer", "pv-10");
+    let folder = tempfile::tempdir().unwrap();
+    let registry = Registry::start(5113, folder.path(), None);
+    image_of_noise(&registry, "app:1", 40_000_000, folder.path());
+    let memory = "  worker: {resources: {requests: {memory: 4Mi}, limits: {memory: 4Mi}}}";
+    world.apply(&build("hungry", &registry.host, "transfer", memory));
+    let message = world.until_condition("pbuild", "hungry", "Ready", "False", "WorkerOutOfMemory");
+    assert!(message.contains("raise spec.worker.resources.limits.memory"), "{message}");
+    world.until_condition("pbuild", "hungry", "Stalled", "True", "BackoffLimitExceeded");
+    let before = world.get("pbuild", "hungry")["status"]["run"].clone();
+
+    let more = r#"{"spec":{"worker":{"resources":{"limits":{"memory":"128Mi"}}}}}"#;
+    world.kubectl(&["patch", "pbuild", "hungry", "--type=merge", "--patch", more]);
+    world.until_condition("pbuild", "hungry", "Ready", "True", "Succeeded");
+    let after = world.get("pbuild", "hungry")["status"]["run"].clone();
+    assert_eq!((&after["id"], &after["attempt"]), (&before["id"], &serde_json::json!(2)));
 }

@@ -164,9 +164,9 @@ fn every_build_that_cannot_be_says_why_on_a_real_node() {
             ("forbidden", "AccessDenied", &[&forbidding], true),
             ("keyless", "SecretNotFound", &[".dockerconfigjson"], false),
             ("claimless", "StorageNotFound", &["nowhere"], false),
-            ("locked", "StorageAccessDenied", &["locked", "0:0 with mode 700", "65532:65532"], true),
+            ("locked", "StorageAccessDenied", &["locked", "0:65532 with mode 700", "65532:65532"], true),
             ("sealed", "StorageReadOnly", &["g.zip", "read-only"], true),
-            ("small", "StorageFull", &["bytes are free", "make room"], true),
+            ("small", "StorageFull", &["are free", "make room"], true),
             ("letters", "OutputConflict", &["letters.zip", "move it away"], true),
             ("busy", "StorageBusy", &["busy.zip", "another charon"], false),
             ("unreachable", "RegistryUnavailable", &[&nobody], false),
@@ -232,7 +232,7 @@ fn every_import_that_cannot_be_says_why_and_what_can_be_is_imported() {
         from("nothing"),
     ];
     world.apply(&manifests.join("\n---\n"));
-    let outside = |path: &'static str| [path, "cannot be read"];
+    let outside = |path: &'static str| [path, "which the zip has not"];
     tells(
         &world,
         "pimport",
@@ -246,7 +246,7 @@ fn every_import_that_cannot_be_says_why_and_what_can_be_is_imported() {
             (
                 "unreadable",
                 "StorageAccessDenied",
-                &["unreadable.zip", "0:0 with mode 600", "65532:65532"],
+                &["unreadable.zip", "0:65532 with mode 600", "65532:65532"],
                 true,
             ),
             ("absolute", "PayloadCorrupt", &outside("/etc/passwd"), true),

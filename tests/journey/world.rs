@@ -245,6 +245,18 @@ pub(crate) fn image_without_a_shell(registry: &Registry, name: &str, folder: &Pa
     );
 }
 
+/// Pushes an image with one layer of `size` bytes that cannot be compressed.
+pub(crate) fn image_of_noise(registry: &Registry, name: &str, size: usize, folder: &Path) {
+    let (reference, noise) = (format!("{}/{name}", registry.host), folder.join("noise.tar"));
+    let bytes: Vec<u8> = std::iter::repeat_with(|| fastrand::u8(..)).take(size).collect();
+    layer(&noise, "noise", &bytes);
+    run(
+        "crane",
+        &["append", "--insecure", "--oci-empty-base", "-f", noise.to_str().unwrap(), "-t", &reference],
+        None,
+    );
+}
+
 /// A layer with one file that everybody may run.
 fn layer(tar: &Path, name: &str, content: &[u8]) {
     let folder = tempfile::tempdir().unwrap();
