@@ -4,6 +4,8 @@ mod deliver;
 mod meter;
 mod names;
 mod target;
+#[cfg(test)]
+mod tests;
 
 use std::fmt;
 use std::fs::File;
