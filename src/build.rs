@@ -11,7 +11,7 @@ use std::io;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
-use futures::TryStreamExt;
+use futures::{StreamExt, TryStreamExt};
 use tokio::io::{AsyncWrite, AsyncWriteExt, BufWriter};
 use tracing::info;
 
@@ -22,14 +22,18 @@ use crate::payload::{
 use crate::progress::{Progress, STEP, Stage};
 use crate::reason::{self, Failure, Reason};
 use crate::reference::{FarName, Host, Reference};
-use crate::registry::Registry;
+use crate::registry::{Registry, RegistryError};
 use crate::storage::{FileTarget, StorageError};
 use fetch::Fetch;
 use journal::{Journal, Notes};
-use plan::Plan;
+use plan::{BlobPlan, Plan};
 
 /// Bytes are gathered until there are so many: a write to a file costs a hop to another thread.
 const WRITE_BUFFER: usize = 1 << 20;
+/// The sizes of larger blobs are asked for before the first byte goes into a stream.
+const ASKED_ABOVE: u64 = 1 << 20;
+/// So many of them at once.
+const ASKED_AT_ONCE: usize = 8;
 
 /// A payload to build.
 #[derive(Debug)]
@@ -263,6 +267,8 @@ fn set_aside(target: &mut FileTarget, remains: Remains, size: u64) -> Result<Opt
 
 async fn build_stream(request: BuildRequest, progress: &Arc<Progress>) -> Result<BuildReport, BuildError> {
     let (plan, contents) = plan(&request).await?;
+    progress.enter(Stage::Checking);
+    check_sizes(&plan, &request.registries).await?;
     expect(&plan, progress);
     let report = report(&plan, &contents);
     if let Output::Stream(stream) = request.output {
@@ -270,6 +276,27 @@ async fn build_stream(request: BuildRequest, progress: &Arc<Progress>) -> Result
     }
     info!("Wrote the payload, {} bytes, payload digest {}", report.size, report.digest);
     Ok(report)
+}
+
+/// What has gone into a stream cannot be taken back: that a manifest lies about the size of a blob
+/// is to be known before. (A blob's registry may not tell; then its bytes will.)
+async fn check_sizes(plan: &Plan, registries: &HashMap<Host, Registry>) -> Result<(), BuildError> {
+    let large = plan.blobs.iter().filter(|blob| blob.size > ASKED_ABOVE);
+    let asked = large.filter_map(|blob| Some((blob, registries.get(&blob.host)?)));
+    let told = futures::stream::iter(asked).map(async |(blob, registry)| {
+        let told = registry.blob_size(&blob.repository, &blob.digest).await;
+        (blob, told.ok().flatten())
+    });
+    let told: Vec<(&BlobPlan, Option<u64>)> = told.buffered(ASKED_AT_ONCE).collect().await;
+    let mut failures = Vec::new();
+    for (blob, found) in told {
+        if let Some(found) = found.filter(|found| *found != blob.size) {
+            let (digest, size) = (blob.digest.clone(), blob.size);
+            let error: BlobError<RegistryError> = BlobError::WrongSize { digest, size, found };
+            failures.extend(blob_failures(plan, &blob.digest, fetch::reason(&error), &error));
+        }
+    }
+    if failures.is_empty() { Ok(()) } else { Err(BuildError::Images(failures)) }
 }
 
 fn expect(plan: &Plan, progress: &Progress) {

@@ -120,6 +120,13 @@ impl From<library::Error> for CliError {
     }
 }
 
+/// Says that the program cannot begin: the system gives it no threads.
+#[must_use]
+pub fn cannot_start(error: &std::io::Error) -> ExitCode {
+    output::error(&CliError::Failed(format!("cannot start: {error}")), LogFormat::Text);
+    ExitCode::from(FAILED)
+}
+
 /// Runs the program with the arguments of the process.
 pub async fn main() -> ExitCode {
     let cli = Cli::parse();

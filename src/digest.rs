@@ -15,12 +15,6 @@ pub struct Digest(String);
 #[error("{0:?} is no digest; expected sha256:<64 hex digits> or sha512:<128 hex digits>")]
 pub struct DigestError(String);
 
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-enum Algorithm {
-    Sha256,
-    Sha512,
-}
-
 impl Digest {
     /// The digest of `bytes` by sha256.
     #[must_use]
@@ -55,12 +49,18 @@ impl Digest {
         }
     }
 
+    /// That `bytes` have this digest; else the one that they have.
+    pub fn check(&self, bytes: &[u8]) -> Result<(), Self> {
+        let mut hasher = self.hasher();
+        hasher.update(bytes);
+        let found = hasher.finish();
+        if found == *self { Ok(()) } else { Err(found) }
+    }
+
     /// Whether `bytes` have this digest.
     #[must_use]
     pub fn matches(&self, bytes: &[u8]) -> bool {
-        let mut hasher = self.hasher();
-        hasher.update(bytes);
-        hasher.finish() == *self
+        self.check(bytes).is_ok()
     }
 
     fn split(&self) -> (&str, &str) {
@@ -86,14 +86,10 @@ impl FromStr for Digest {
     fn from_str(text: &str) -> Result<Self, DigestError> {
         let refused = || DigestError(text.chars().take(200).collect());
         let (algorithm, hex) = text.split_once(':').ok_or_else(refused)?;
-        let algorithm = match algorithm {
-            "sha256" => Algorithm::Sha256,
-            "sha512" => Algorithm::Sha512,
-            _ => return Err(refused()),
-        };
         let length = match algorithm {
-            Algorithm::Sha256 => 64,
-            Algorithm::Sha512 => 128,
+            "sha256" => 64,
+            "sha512" => 128,
+            _ => return Err(refused()),
         };
         let is_hex = |c: u8| matches!(c, b'0'..=b'9' | b'a'..=b'f');
         if hex.len() != length || !hex.bytes().all(is_hex) {

@@ -4,6 +4,8 @@ mod deliver;
 mod meter;
 mod names;
 mod target;
+#[cfg(test)]
+mod tests;
 
 use std::fmt;
 use std::fs::File;
@@ -218,12 +220,12 @@ impl Payload {
         }
     }
 
-    /// After the last blob: whether the payload was whole.
-    async fn finish(self) -> Result<(), PayloadError> {
+    /// After the last blob: whether the payload was whole. A file, which was checked when it was
+    /// opened, can be read again.
+    async fn finish(self) -> Result<Option<Arc<FilePayload>>, PayloadError> {
         match self {
-            // A file was checked when it was opened.
-            Self::File(_) => Ok(()),
-            Self::Stream(payload) => payload.finish().await,
+            Self::File(payload) => Ok(Some(payload)),
+            Self::Stream(payload) => payload.finish().await.map(|()| None),
         }
     }
 }
@@ -261,10 +263,10 @@ pub async fn import(request: ImportRequest, progress: &Arc<Progress>) -> Result<
 
     progress.enter(Stage::Finishing);
     let manifests = target::manifests(&bill, |digest| payload.manifest(digest))?;
-    payload.finish().await?;
+    let file = payload.finish().await?;
     let pushed = futures::stream::iter(by_repository(&mut targets)).map(async |targets| {
         for target in targets {
-            delivery.manifests(target, &manifests).await;
+            delivery.manifests(target, &manifests, file.as_deref()).await;
         }
     });
     pushed.buffer_unordered(ASKED_AT_ONCE).collect::<()>().await;

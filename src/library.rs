@@ -19,7 +19,7 @@ use crate::build::BuildError;
 use crate::import::ImportError;
 use crate::reason::{Failure, Reason};
 use crate::reference::ReferenceError;
-use crate::registry::RegistryError;
+use crate::registry::{RegistryError, settle_uploads};
 use crate::storage::StorageError;
 
 /// Why a payload was not made or not pushed.
@@ -73,10 +73,14 @@ impl Error {
     }
 }
 
-/// Does the work until it is done or the token is cancelled. What the work holds is then cleaned up.
+/// Does the work until it is done or the token is cancelled.
 async fn unless_cancelled<T, E: Into<Error>>(
     cancel: &CancellationToken,
     work: impl Future<Output = Result<T, E>>,
 ) -> Result<T, Error> {
-    cancel.run_until_cancelled(work).await.map_or(Err(Error::Cancelled), |result| result.map_err(Into::into))
+    if let Some(result) = cancel.run_until_cancelled(work).await {
+        return result.map_err(Into::into);
+    }
+    settle_uploads().await;
+    Err(Error::Cancelled)
 }

@@ -1,6 +1,7 @@
 //! Why something is as it is: the reasons of conditions, failures and exit codes.
 
 use std::fmt;
+use std::io;
 
 use serde::{Deserialize, Serialize};
 
@@ -262,6 +263,21 @@ pub fn of_all(failures: &[Failure]) -> Reason {
     // Of equals the first in the list: `max_by_key` would take the last.
     let reasons = failures.iter().rev().map(|failure| failure.reason);
     reasons.max_by_key(|reason| (rank(*reason), count(*reason))).unwrap_or(Reason::WorkerFailed)
+}
+
+impl From<&io::Error> for Reason {
+    /// Why a file could not be read or written.
+    fn from(error: &io::Error) -> Self {
+        match error.kind() {
+            io::ErrorKind::StorageFull | io::ErrorKind::QuotaExceeded => Self::StorageFull,
+            io::ErrorKind::ReadOnlyFilesystem => Self::StorageReadOnly,
+            io::ErrorKind::PermissionDenied => Self::StorageAccessDenied,
+            io::ErrorKind::NotFound | io::ErrorKind::NotADirectory | io::ErrorKind::IsADirectory => {
+                Self::StorageNotFound
+            }
+            _ => Self::WorkerFailed,
+        }
+    }
 }
 
 impl fmt::Display for Reason {

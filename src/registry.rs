@@ -24,3 +24,4 @@ pub use docker_config::{DockerConfig, DockerConfigError};
 pub use error::{Answer, Asked, RegistryError};
 pub use manifests::Manifest;
 pub use retry::Patience;
+pub use uploads::settle_uploads;

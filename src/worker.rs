@@ -19,6 +19,7 @@ use tracing::{error, info, warn};
 use crate::digest::Digest;
 use crate::progress::Progress;
 use crate::reason::Reason;
+use crate::registry::settle_uploads;
 use contract::{
     CONTRACT_VERSION, Outcome, PAYLOAD_MOUNT, PROGRESS_PORT, REGISTRY_SECRETS, RUN_CONFIG_PATH, RunConfig,
 };
@@ -52,7 +53,8 @@ impl Worker {
         let outcome = tokio::select! {
             outcome = self.attempt() => outcome,
             () = terminated() => {
-                warn!("told to stop; the next attempt begins anew");
+                warn!("told to stop; the next attempt goes on with what is there");
+                settle_uploads().await;
                 return TERMINATED;
             }
         };

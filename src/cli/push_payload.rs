@@ -21,7 +21,7 @@ pub(super) struct PushPayload {
     /// The payload; standard input if it is not given
     #[arg(short, long, value_name = "FILE", env = "CHARON_FILE")]
     file: Option<PathBuf>,
-    /// Push nothing if anything is missing that was said to be already transferred
+    /// Push nothing unless everything can be pushed and is there that was said to be already transferred
     #[arg(short, long, env = "CHARON_STRICT")]
     strict: bool,
     /// Put this in front of every repository

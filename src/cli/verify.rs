@@ -21,6 +21,7 @@ impl Verify {
         let failed = |error: PayloadError| CliError::of_file(&self.file, &error);
         let open = || open_source(&self.file).map_err(|error| CliError::Failed(error.to_string()));
         let payload = FilePayload::open(open()?).map_err(failed)?;
+        payload.bill().check_manifests(|digest| payload.manifest(digest)).map_err(failed)?;
         let blobs = payload.bill().blobs().count();
         let size = payload.bill().blobs().map(|blob| blob.size).sum();
         context.progress().expect(u32::try_from(blobs).unwrap_or(u32::MAX), size);

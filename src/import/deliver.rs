@@ -144,6 +144,7 @@ impl Delivery {
         while let Some(joined) = brought.next().await {
             let (digest, failed) = joined
                 .map_err(|error| PayloadError::Io { doing: "pushing the payload", source: error.into() })?;
+            self.progress.blob_done();
             self.fail(targets, &digest, failed);
         }
         Ok(())
@@ -162,14 +163,14 @@ impl Delivery {
                 continue;
             }
             let failed = self.blob_of_stream(entry, repositories, payload).await?;
+            self.progress.blob_done();
             self.fail(targets, &entry.digest, failed);
         }
         Ok(())
     }
 
-    /// A blob was dealt with; the images that want it where it is not have failed.
+    /// The images that want a blob where it could not be brought have failed.
     fn fail(&self, targets: &mut [Target], digest: &Digest, failed: Failed) {
-        self.progress.blob_done();
         for (repository, (reason, why)) in failed {
             self.progress.failed(&why);
             debug!("{why}");
@@ -192,11 +193,13 @@ impl Delivery {
         let meter = Meter::new(&self.progress, entry.size);
         for repository in absent {
             let corrupt = failed.iter().find(|(_, (reason, _))| *reason == Reason::PayloadCorrupt);
-            let brought = match self.holder(&entry.digest) {
+            let brought = match (corrupt, self.holder(&entry.digest)) {
                 // Bytes that were wrong once are not read again for the next repository.
-                _ if corrupt.is_some() => corrupt.map_or(Ok(()), |(_, why)| Err(why.clone())),
-                Some(holder) => self.copy(&entry.digest, entry.size, &holder, &repository).await,
-                None => self.push(entry, &repository, || meter.pass(payload.blob(&entry.digest))).await,
+                (Some((_, why)), _) => Err(why.clone()),
+                (None, Some(holder)) => self.copy(&entry.digest, entry.size, &holder, &repository).await,
+                (None, None) => {
+                    self.push(entry, &repository, || meter.pass(payload.blob(&entry.digest))).await
+                }
             };
             if let Err(why) = brought {
                 failed.push((repository, why));
@@ -265,10 +268,22 @@ impl Delivery {
         body: impl Fn() -> S,
     ) -> Result<(), Why> {
         info!(target: STEP, "Pushing {repository}/{}", entry.digest);
-        let pushed = self.registry.push_blob(repository, &entry.digest, entry.size, body).await;
+        self.upload(repository, &entry.digest, entry.size, body).await
+    }
+
+    async fn upload<S: Stream<Item = io::Result<Bytes>> + Send + 'static>(
+        &self,
+        repository: &str,
+        digest: &Digest,
+        size: u64,
+        body: impl Fn() -> S,
+    ) -> Result<(), Why> {
+        let pushed = self.registry.push_blob(repository, digest, size, body).await;
         pushed.map_err(|error| tell(&error))?;
-        self.learn(repository, &entry.digest, true);
-        self.known().count_push(entry.size);
+        self.learn(repository, digest, true);
+        let mut known = self.known();
+        known.counts.blobs_pushed += 1;
+        known.counts.bytes_pushed += size;
         Ok(())
     }
 
@@ -315,9 +330,7 @@ impl Delivery {
                 let bytes = self.registry.blob(from, digest, size).map_err(io::Error::other);
                 Verified::new(bytes.boxed(), digest.clone())
             };
-            let pushed = self.registry.push_blob(to, digest, size, body).await;
-            pushed.map_err(|error| tell(&error))?;
-            self.known().count_push(size);
+            return self.upload(to, digest, size, body).await;
         }
         self.learn(to, digest, true);
         Ok(())
@@ -340,12 +353,8 @@ impl Delivery {
                     },
                     Err(error) => Err(tell(&error)),
                 };
-                if let Err((reason, why)) = brought {
-                    debug!("{why}");
-                    let targets = targets.iter_mut().filter(|target| target.repository == repository);
-                    for target in targets.filter(|target| target.wants(&required.digest)) {
-                        target.fail(reason, &why);
-                    }
+                if let Err(why) = brought {
+                    self.fail(targets, &required.digest, vec![(repository, why)]);
                 }
             }
         }
@@ -353,11 +362,30 @@ impl Delivery {
 
     /// Pushes the manifests of an image whose blobs are all there, the tag last. Images of one repository are to be
     /// pushed one after the other.
-    pub(super) async fn manifests(&self, target: &mut Target, manifests: &HashMap<Digest, Bytes>) {
+    ///
+    /// A registry may have said that it has a blob and not have it (its garbage was collected
+    /// meanwhile). Then the blobs that `file` carries are uploaded without asking, once.
+    pub(super) async fn manifests(
+        &self,
+        target: &mut Target,
+        manifests: &HashMap<Digest, Bytes>,
+        file: Option<&FilePayload>,
+    ) {
         if !target.is_wanted() {
             return;
         }
-        if let Err((reason, why)) = self.put_manifests(target, manifests).await {
+        let mut put = self.put_manifests(target, manifests).await;
+        if let (Err(error), Some(file)) = (&put, file)
+            && error.is_blob_unknown()
+        {
+            info!("{error}; uploading the blobs of {} without asking", target.name);
+            put = match self.upload_unasked(target, file).await {
+                Ok(()) => self.put_manifests(target, manifests).await,
+                Err(why) => return target.fail(why.0, &why.1),
+            };
+        }
+        if let Err(error) = put {
+            let (reason, why) = tell(&error);
             debug!("{why}");
             target.fail(reason, &why);
             return;
@@ -366,7 +394,18 @@ impl Delivery {
         target.state = State::Pushed;
     }
 
-    async fn put_manifests(&self, target: &Target, manifests: &HashMap<Digest, Bytes>) -> Result<(), Why> {
+    async fn upload_unasked(&self, target: &Target, file: &FilePayload) -> Result<(), Why> {
+        for entry in file.bill().blobs().filter(|entry| target.blobs.contains(&entry.digest)) {
+            self.push(entry, &target.repository, || file.blob(&entry.digest)).await?;
+        }
+        Ok(())
+    }
+
+    async fn put_manifests(
+        &self,
+        target: &Target,
+        manifests: &HashMap<Digest, Bytes>,
+    ) -> Result<(), RegistryError> {
         let Target { repository, tag, .. } = target;
         for manifest in &target.manifests {
             let bytes = manifests.get(&manifest.digest).cloned().unwrap_or_default();
@@ -375,22 +414,14 @@ impl Delivery {
             if !is_there {
                 let digest = manifest.digest.as_str();
                 let put = self.registry.put_manifest(repository, digest, &manifest.media_type, bytes.clone());
-                put.await.map_err(|error| tell(&error))?;
+                put.await?;
                 self.known().manifests.insert(key);
             }
             if let Some(tag) = tag.as_ref().filter(|_| Some(&manifest.digest) == target.root.as_ref()) {
-                let put = self.registry.put_manifest(repository, tag, &manifest.media_type, bytes);
-                put.await.map_err(|error| tell(&error))?;
+                self.registry.put_manifest(repository, tag, &manifest.media_type, bytes).await?;
             }
         }
         Ok(())
-    }
-}
-
-impl Known {
-    fn count_push(&mut self, size: u64) {
-        self.counts.blobs_pushed += 1;
-        self.counts.bytes_pushed += size;
     }
 }
 

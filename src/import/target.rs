@@ -146,12 +146,7 @@ pub(super) fn targets(
     names: &Names,
     manifest: impl Fn(&Digest) -> Result<Bytes, PayloadError>,
 ) -> Result<Vec<Target>, PayloadError> {
-    let accounted: HashSet<&Digest> = bill
-        .entries
-        .iter()
-        .map(|entry| &entry.digest)
-        .chain(bill.required.iter().map(|required| &required.digest))
-        .collect();
+    bill.check_manifests(&manifest)?;
     let mut targets = Vec::with_capacity(bill.images.len());
     for image in &bill.images {
         let reference = image.parsed()?;
@@ -159,12 +154,6 @@ pub(super) fn targets(
         for described in &image.manifests {
             let content = ManifestContent::parse(&described.digest, &manifest(&described.digest)?)?;
             blobs.extend(content.blobs().map(|blob| blob.digest.clone()));
-        }
-        if let Some(lost) = blobs.iter().find(|digest| !accounted.contains(digest)) {
-            return Err(PayloadError::Corrupt(format!(
-                "{} needs {lost}, which its bill neither carries nor requires",
-                image.name
-            )));
         }
         let own = image.far_name()?;
         let repository = names.repository(&reference, own.as_ref());

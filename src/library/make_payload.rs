@@ -23,7 +23,8 @@ pub struct MakePayload {
     pub registry: RegistryOptions,
     /// Told how far it is.
     pub progress: Arc<Progress>,
-    /// Stops the work; nothing is left behind then.
+    /// Stops the work. What was fetched stays in `<file>.partial`, and the next call for the same images
+    /// goes on with it.
     pub cancel: CancellationToken,
 }
 

@@ -16,7 +16,7 @@ use crate::storage;
 pub struct PushPayload {
     /// The file to read. [`push_payload_from`] does not look at it.
     pub file: PathBuf,
-    /// Push nothing if anything is missing that was declared already transferred.
+    /// Push nothing unless everything can be pushed.
     pub strict: bool,
     /// Goes in front of every repository.
     pub prefix: Option<String>,

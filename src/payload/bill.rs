@@ -1,9 +1,10 @@
 use std::collections::{HashMap, HashSet};
 
+use bytes::Bytes;
 use serde::{Deserialize, Serialize};
 
-use super::PayloadError;
 use super::manifest::{MANIFEST_LIMIT, MANIFESTS_LIMIT};
+use super::{ManifestContent, PayloadError};
 use crate::digest::Digest;
 use crate::reference::{FarName, Host, Reference};
 
@@ -195,6 +196,37 @@ impl Bill {
         self.entries.iter().filter(|entry| entry.kind == EntryKind::Blob)
     }
 
+    /// That each image is whole by what its manifests say, given their bytes: every manifest that an
+    /// index names comes before it, and every blob is carried or required.
+    pub fn check_manifests(
+        &self,
+        manifest: impl Fn(&Digest) -> Result<Bytes, PayloadError>,
+    ) -> Result<(), PayloadError> {
+        let blobs: HashSet<&Digest> = self.entries.iter().map(|entry| &entry.digest).collect();
+        let required: HashSet<&Digest> = self.required.iter().map(|required| &required.digest).collect();
+        for image in &self.images {
+            let mut before = HashSet::new();
+            for described in &image.manifests {
+                let content = ManifestContent::parse(&described.digest, &manifest(&described.digest)?)?;
+                if let Some(child) = content.children.iter().find(|child| !before.contains(&child.digest)) {
+                    return Err(PayloadError::Corrupt(format!(
+                        "{} needs the manifest {}, which its bill does not name",
+                        image.name, child.digest
+                    )));
+                }
+                let is_lost = |digest| !blobs.contains(digest) && !required.contains(digest);
+                if let Some(lost) = content.blobs().find(|blob| is_lost(&blob.digest)) {
+                    return Err(PayloadError::Corrupt(format!(
+                        "{} needs {}, which its bill neither carries nor requires",
+                        image.name, lost.digest
+                    )));
+                }
+                before.insert(&described.digest);
+            }
+        }
+        Ok(())
+    }
+
     /// What holds for every bill that Charon wrote.
     pub(super) fn check(&self) -> Result<(), PayloadError> {
         self.check_content()?;
@@ -240,6 +272,9 @@ impl Bill {
         }
         self.check_images(&entries)?;
         for required in &self.required {
+            if required.size >= SIZE_LIMIT {
+                return corrupt(format!("says that {} has {} bytes", required.digest, required.size));
+            }
             if entries.contains_key(&required.digest) {
                 return corrupt(format!("both carries and requires {}", required.digest));
             }

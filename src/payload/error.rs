@@ -1,4 +1,4 @@
-use crate::digest::{Digest, DigestError};
+use crate::digest::Digest;
 use crate::reason::Reason;
 
 /// Why a payload cannot be written or read.
@@ -61,9 +61,6 @@ pub enum PayloadError {
         /// The other.
         other: u64,
     },
-    /// A digest in a manifest or a bill is none.
-    #[error(transparent)]
-    Digest(#[from] DigestError),
     /// The bytes could not be read or written.
     #[error("{doing}: {source}")]
     Io {
@@ -79,9 +76,7 @@ impl PayloadError {
     #[must_use]
     pub fn reason(&self) -> Reason {
         match self {
-            Self::NotAPayload(_) | Self::Corrupt(_) | Self::WrongDigest { .. } | Self::Digest(_) => {
-                Reason::PayloadCorrupt
-            }
+            Self::NotAPayload(_) | Self::Corrupt(_) | Self::WrongDigest { .. } => Reason::PayloadCorrupt,
             Self::Incomplete(_) => Reason::SourceIncomplete,
             Self::UnsupportedVersion { .. } | Self::UnsupportedEncoding { .. } => {
                 Reason::UnsupportedFormatVersion
@@ -89,7 +84,7 @@ impl PayloadError {
             Self::TooLarge(_) => Reason::InvalidSpec,
             Self::Manifest { .. } => Reason::UnsupportedImage,
             Self::Sizes { .. } => Reason::DigestMismatch,
-            Self::Io { source, .. } => crate::storage::reason_of(source),
+            Self::Io { source, .. } => source.into(),
         }
     }
 }

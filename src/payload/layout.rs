@@ -4,6 +4,9 @@ use super::framing::{self, Framing, Header};
 /// The name of the bill's entry.
 pub(super) const BILL_NAME: &str = "charon.json";
 
+/// So many entries come before those that the bill lists: the bill itself, `oci-layout` and `index.json`.
+pub(super) const BEFORE_ENTRIES: usize = 3;
+
 /// Where every byte of a payload lies: a pure function of its bill.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Layout {

@@ -7,6 +7,7 @@ use std::sync::{Arc, Mutex};
 use bytes::Bytes;
 
 use super::bill::{Bill, EntryKind};
+use super::layout::BEFORE_ENTRIES;
 use super::reader::{self, Start};
 use super::{Contents, PayloadError};
 use crate::digest::{Digest, Hasher};
@@ -52,8 +53,7 @@ impl PlacedPayload {
         let entries = &self.contents.bill().entries;
         let entry =
             entries.iter().position(|entry| entry.digest == *digest && entry.kind == EntryKind::Blob)?;
-        // The bill, oci-layout and index.json come before the entries that the bill lists.
-        let index = entry + 3;
+        let index = entry + BEFORE_ENTRIES;
         let laid = self.contents.layout().entries().get(index)?;
         Some(PlacedBlob {
             payload: self,

@@ -10,7 +10,7 @@ use futures::Stream;
 
 use super::bill::{BILL_LIMIT, Bill, BillFile};
 use super::framing::{self, Framing, Header};
-use super::layout::BILL_NAME;
+use super::layout::{BEFORE_ENTRIES, BILL_NAME};
 use super::{Layout, PayloadError, Verified, docker_charon};
 use crate::digest::Digest;
 
@@ -178,8 +178,7 @@ fn check_files(file: &File, bill: &Bill, layout: &Layout) -> Result<(), PayloadE
 }
 
 pub(super) fn places(bill: &Bill, layout: &Layout) -> HashMap<Digest, Place> {
-    // The bill, oci-layout and index.json come before the entries that the bill lists.
-    let entries = bill.entries.iter().zip(&layout.entries()[3..]);
+    let entries = bill.entries.iter().zip(&layout.entries()[BEFORE_ENTRIES..]);
     entries
         .map(|(entry, laid)| (entry.digest.clone(), Place { offset: laid.data_offset(), size: laid.size() }))
         .collect()
@@ -231,6 +230,10 @@ impl Start {
 
 /// That the header in front of the bill is the one that a payload has.
 pub(super) fn check_bill_header(start: &[u8], bill: &[u8]) -> Result<(), PayloadError> {
+    // JSON has no zeros in it, but a file that is still being copied may.
+    if bill.contains(&0) {
+        return Err(PayloadError::Incomplete("a part of its bill is zeros".to_owned()));
+    }
     let header = Header {
         name: BILL_NAME,
         size: bill.len() as u64,
@@ -245,10 +248,7 @@ pub(super) fn check_bill_header(start: &[u8], bill: &[u8]) -> Result<(), Payload
 }
 
 pub(super) fn verify(digest: &Digest, bytes: &[u8]) -> Result<(), PayloadError> {
-    let mut hasher = digest.hasher();
-    hasher.update(bytes);
-    let found = hasher.finish();
-    if found == *digest { Ok(()) } else { Err(PayloadError::WrongDigest { digest: digest.clone(), found }) }
+    digest.check(bytes).map_err(|found| PayloadError::WrongDigest { digest: digest.clone(), found })
 }
 
 /// The same for an entry that is no blob, told by its name.

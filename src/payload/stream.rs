@@ -6,6 +6,7 @@ use tokio::io::{AsyncRead, AsyncReadExt, BufReader};
 use tokio::sync::mpsc;
 
 use super::bill::{Bill, BillEntry, EntryKind};
+use super::layout::BEFORE_ENTRIES;
 use super::reader::{self, BILL_HEADER_LEN, Start, check_bill_header, io_error, verify};
 use super::{Layout, LayoutEntry, PayloadError};
 use crate::digest::Digest;
@@ -106,7 +107,7 @@ impl<R: AsyncRead + Unpin> StreamPayload<R> {
             return Ok(());
         };
         let layout = self.layout_entry()?.clone();
-        self.expect(&layout.local_header(0)).await?;
+        self.expect(&layout, &layout.local_header(0)).await?;
         let mut hasher = digest.hasher();
         let mut crc = crc32fast::Hasher::new();
         let mut withheld = Bytes::new();
@@ -140,7 +141,7 @@ impl<R: AsyncRead + Unpin> StreamPayload<R> {
             self.wrong.get_or_insert_with(|| (digest.clone(), found.clone()));
             return Err(wrong());
         }
-        self.expect(&layout.data_descriptor(crc)).await
+        self.expect(&layout, &layout.data_descriptor(crc)).await
     }
 
     /// Reads the rest and tells whether the payload was whole: the directory says the same as the
@@ -166,7 +167,7 @@ impl<R: AsyncRead + Unpin> StreamPayload<R> {
 
     /// The bill's entry that comes next, if it is not one of its files.
     fn next_entry(&self) -> Option<&BillEntry> {
-        self.bill.entries.get(self.crcs.len().checked_sub(3)?)
+        self.bill.entries.get(self.crcs.len().checked_sub(BEFORE_ENTRIES)?)
     }
 
     fn layout_entry(&self) -> Result<&LayoutEntry, PayloadError> {
@@ -200,13 +201,8 @@ impl<R: AsyncRead + Unpin> StreamPayload<R> {
         Ok(bytes)
     }
 
-    async fn expect(&mut self, bytes: &[u8]) -> Result<(), PayloadError> {
-        let layout = self.crcs.len().min(self.layout.entries().len() - 1);
-        if self.read_bytes(bytes.len()).await? == bytes {
-            Ok(())
-        } else {
-            Err(disagrees(&self.layout.entries()[layout]))
-        }
+    async fn expect(&mut self, entry: &LayoutEntry, bytes: &[u8]) -> Result<(), PayloadError> {
+        if self.read_bytes(bytes.len()).await? == bytes { Ok(()) } else { Err(disagrees(entry)) }
     }
 
     async fn read_bytes(&mut self, length: usize) -> Result<Bytes, PayloadError> {

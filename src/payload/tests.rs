@@ -211,3 +211,39 @@ async fn a_blob_that_is_not_what_was_asked_for_never_ends_up_in_a_payload() {
         assert!(error.contains(expected), "{error}");
     }
 }
+
+#[test]
+fn an_index_whose_child_is_not_in_the_payload_is_refused() {
+    let child = Bytes::from_static(br#"{"layers":[]}"#);
+    let child_digest = Digest::sha256(&child);
+    let json = format!(r#"{{"manifests":[{{"digest":"{child_digest}","size":{}}}]}}"#, child.len());
+    let (index, index_digest) = (Bytes::from(json.clone()), Digest::sha256(json.as_bytes()));
+    let plan = |digest: &Digest, bytes: &Bytes| ManifestPlan {
+        digest: digest.clone(),
+        media_type: "m".into(),
+        bytes: bytes.clone(),
+    };
+    let bill_of = |manifests| {
+        let image = ImagePlan {
+            reference: Reference::parse("app:1", &Host::docker_hub()).unwrap(),
+            far_name: None,
+            digest: index_digest.clone(),
+            media_type: "m".into(),
+            size: index.len() as u64,
+            manifests,
+        };
+        Contents::new(&[image], &[], Vec::new()).unwrap().bill().clone()
+    };
+    let read = |digest: &Digest| Ok(if *digest == child_digest { child.clone() } else { index.clone() });
+    let whole = bill_of(vec![plan(&child_digest, &child), plan(&index_digest, &index)]);
+    whole.check_manifests(read).unwrap();
+    let error = bill_of(vec![plan(&index_digest, &index)]).check_manifests(read).unwrap_err();
+    assert!(error.to_string().contains(&format!("needs the manifest {child_digest}")), "{error}");
+}
+
+#[test]
+fn a_bill_with_zeros_in_it_is_still_being_copied() {
+    let mut bytes = futures::executor::block_on(write(&sample(DOCKER)));
+    bytes[200..400].fill(0);
+    assert_eq!(open(&bytes).unwrap_err().reason(), Reason::SourceIncomplete);
+}

@@ -2,6 +2,7 @@ use bytes::Bytes;
 use futures::{Stream, StreamExt};
 use tokio::io::{AsyncWrite, AsyncWriteExt};
 
+use super::layout::BEFORE_ENTRIES;
 use super::{Contents, PayloadError};
 use crate::digest::Digest;
 
@@ -57,8 +58,7 @@ impl<'a, W: AsyncWrite + Unpin> PayloadWriter<'a, W> {
     /// The next blob that [`blob`](Self::blob) takes.
     #[must_use]
     pub fn next_blob(&self) -> Option<(&'a Digest, u64)> {
-        // The bill, oci-layout and index.json come before the entries that the bill lists.
-        let entry = self.contents.bill().entries.get(self.crcs.len().checked_sub(3)?)?;
+        let entry = self.contents.bill().entries.get(self.crcs.len().checked_sub(BEFORE_ENTRIES)?)?;
         Some((&entry.digest, entry.size))
     }
 

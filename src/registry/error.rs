@@ -301,18 +301,6 @@ impl Answer {
         let text = errors.first().map(|error| plain(&error.message)).filter(|text| !text.is_empty());
         Self { from, status, codes, text: text.or_else(|| quotable(body)), retry_after }
     }
-
-    /// The HTTP status.
-    #[must_use]
-    pub fn status(&self) -> u16 {
-        self.status.as_u16()
-    }
-
-    /// The registry's own error codes, `MANIFEST_UNKNOWN` for example.
-    #[must_use]
-    pub fn codes(&self) -> &[String] {
-        &self.codes
-    }
 }
 
 impl fmt::Display for Answer {

@@ -1,7 +1,8 @@
 //! Blobs on their way up: mounted, or streamed in one piece.
 
 use std::io;
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::{Arc, LazyLock, Mutex, PoisonError};
+use std::time::Duration;
 
 use bytes::Bytes;
 use futures::{Stream, StreamExt as _, stream};
@@ -9,6 +10,8 @@ use reqwest::header::{CONTENT_LENGTH, CONTENT_TYPE, HeaderValue};
 use reqwest::{Body, Method, StatusCode};
 use tokio::runtime::Handle;
 use tokio::time::Instant;
+use tokio_util::task::TaskTracker;
+use tokio_util::task::task_tracker::TaskTrackerToken;
 use url::Url;
 
 use super::auth::Scopes;
@@ -16,6 +19,20 @@ use super::client::{Call, Registry};
 use super::error::{Asked, RegistryError};
 use super::retry::{Retry, Stage, Watch};
 use crate::digest::Digest;
+
+/// The uploads of this process that are neither committed nor cancelled.
+static OPEN: LazyLock<TaskTracker> = LazyLock::new(TaskTracker::new);
+/// A process that is to end waits no longer for registries to forget its uploads.
+const SETTLING: Duration = Duration::from_secs(10);
+
+/// Waits until the uploads that were given up are cancelled: a process that ends before leaves them
+/// in the registry.
+pub async fn settle_uploads() {
+    OPEN.close();
+    // Whether all were cancelled or time was up: there is nothing more that can be done.
+    let _ = tokio::time::timeout(SETTLING, OPEN.wait()).await;
+    OPEN.reopen();
+}
 
 impl Registry {
     /// Asks the registry to take a blob from another of its repositories: whether it did.
@@ -88,7 +105,8 @@ impl Registry {
             };
             let url = self.location(&begin.asked, &reply.url, reply.response.headers())?;
             self.note_success();
-            let upload = Upload { registry: self, cancel: Some(cancelling(&begin, url.clone())) };
+            let cancel = Some(cancelling(&begin, url.clone()));
+            let upload = Upload { registry: self, cancel, open: OPEN.token() };
             match self.put_blob(&begin, url, digest, size, &mut retry, &body).await {
                 Ok(()) => {
                     upload.committed();
@@ -182,6 +200,8 @@ fn cancelling(begin: &Call, url: Url) -> Call {
 struct Upload<'a> {
     registry: &'a Registry,
     cancel: Option<Call>,
+    /// Until this and its clones are dropped the upload is open.
+    open: TaskTrackerToken,
 }
 
 impl Upload<'_> {
@@ -199,8 +219,11 @@ impl Upload<'_> {
 impl Drop for Upload<'_> {
     fn drop(&mut self) {
         if let (Some(call), Ok(runtime)) = (self.cancel.take(), Handle::try_current()) {
-            let registry = self.registry.clone();
-            runtime.spawn(async move { registry.cancel(call).await });
+            let (registry, open) = (self.registry.clone(), self.open.clone());
+            runtime.spawn(async move {
+                registry.cancel(call).await;
+                drop(open);
+            });
         }
     }
 }

@@ -62,7 +62,7 @@ impl StorageError {
     #[must_use]
     pub fn reason(&self) -> Reason {
         match self {
-            Self::Io { source, .. } => super::reason_of(source),
+            Self::Io { source, .. } => source.into(),
             Self::Busy(_) => Reason::StorageBusy,
             Self::NotOurs(_) => Reason::OutputConflict,
             Self::Full { .. } => Reason::StorageFull,

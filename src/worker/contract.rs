@@ -1,8 +1,9 @@
 //! The contract between controller and worker: what goes in, what comes out.
 //!
 //! The run configuration goes in as an annotation of the pod, mounted as a file; the outcome comes
-//! out as the container's termination message; progress is asked for over HTTP. All three are JSON
-//! and carry a version. No secret is ever in any of them.
+//! out as the container's termination message; progress is asked for over HTTP. All three are JSON.
+//! Configuration and outcome carry a version, a progress report the nonce of its configuration. No
+//! secret is ever in any of them.
 
 use serde::{Deserialize, Serialize};
 

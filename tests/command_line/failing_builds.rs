@@ -70,6 +70,25 @@ fn a_layer_that_the_registry_has_lost_is_told(software: Software) {
 }
 
 #[test]
+fn a_manifest_that_lies_about_a_size_is_told_before_the_first_byte_goes_into_a_stream() {
+    let source = source(Software::Distribution3);
+    let image = Image::new(Types::Oci, &[Layer::new("large", 2 << 20)]);
+    image.push(&source, "styx:1");
+    let (media_type, manifest) = source.manifest("styx", "1").unwrap();
+    let mut lie: serde_json::Value = serde_json::from_slice(&manifest).unwrap();
+    let size = lie["layers"][0]["size"].as_u64().unwrap();
+    lie["layers"][0]["size"] = (size + 1).into();
+    source.push_manifest("styx", "1", &media_type, lie.to_string().as_bytes());
+    let made = charon(["make-payload", "styx:1", "-q", "-i", "-r", source.host()]).run().ended_with(1);
+    assert!(made.stdout.is_empty());
+    let layer = digest(&image.blobs[1]);
+    assert_eq!(
+        made.stderr,
+        format!("error: styx:1: {layer} has {size} bytes, and the manifest says {}\n", size + 1)
+    );
+}
+
+#[test]
 fn a_build_that_met_a_lost_layer_asks_anew_what_the_tag_means() {
     let source = source(Software::Distribution3);
     let lost = Image::new(Types::Docker, &[Layer::new("lost", 1000)]);

@@ -2,6 +2,7 @@
 
 use std::collections::HashMap;
 use std::fs;
+use std::io::Write;
 use std::path::{Path, PathBuf};
 
 use tempfile::TempDir;
@@ -225,4 +226,21 @@ fn a_push_that_is_killed_leaves_no_tag_and_the_next_one_completes_it() {
     assert_eq!(target.tags("ferry"), Vec::<String>::new());
     assert_eq!(push(target.host()).run().succeeded().text(), "ferry:1\n");
     assert_eq!(target.tags("ferry"), ["1"]);
+}
+
+#[test]
+fn a_push_that_is_asked_to_stop_leaves_no_upload_in_the_registry() {
+    let source = Registry::start(Software::Distribution3);
+    Image::new(Types::Oci, &[Layer::new("a", 4 << 20)]).push(&source, "ferry:1");
+    let payload = expected(source.host());
+    let target = Registry::start(Software::Distribution3);
+    let (reader, mut writer) = std::io::pipe().unwrap();
+    let pushed = charon(["push-payload", "-q", "-i", "-r", target.host()]).reading(reader).start();
+    // Half of the payload comes, and then nothing more: the layer's upload has begun and cannot end.
+    writer.write_all(&payload[..payload.len() / 2]).unwrap();
+    wait_until("an upload has begun", || target.open_uploads("ferry") > 0);
+    pushed.terminate();
+    pushed.end().ended_with(128 + 15);
+    assert_eq!(target.open_uploads("ferry"), 0);
+    assert_eq!(target.tags("ferry"), Vec::<String>::new());
 }

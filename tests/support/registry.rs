@@ -195,6 +195,13 @@ impl Registry {
         !self.folder.path().join("docker/registry/v2/blobs").exists()
     }
 
+    /// How many uploads to a repository were begun, have bytes, and are neither committed nor cancelled.
+    pub(crate) fn open_uploads(&self, repository: &str) -> usize {
+        let uploads = format!("docker/registry/v2/repositories/{repository}/_uploads");
+        let Ok(entries) = fs::read_dir(self.folder.path().join(uploads)) else { return 0 };
+        entries.filter(|entry| entry.as_ref().is_ok_and(|entry| entry.path().join("data").exists())).count()
+    }
+
     /// The tags of a repository.
     pub(crate) fn tags(&self, repository: &str) -> Vec<String> {
         let tags = format!("docker/registry/v2/repositories/{repository}/_manifests/tags");
