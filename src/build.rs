@@ -6,7 +6,9 @@ mod plan;
 mod resolve;
 
 use std::collections::HashMap;
-use std::path::PathBuf;
+use std::fs::File;
+use std::io;
+use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 use futures::{StreamExt, TryStreamExt};
@@ -15,11 +17,11 @@ use tracing::info;
 
 use crate::digest::Digest;
 use crate::payload::{
-    BlobError, Contents, FORMAT_VERSION, PayloadError, PayloadWriter, PlacedPayload, Remains,
+    BlobError, Contents, FORMAT_VERSION, PayloadError, PayloadWriter, PlacedPayload, Remains, is_payload,
 };
 use crate::progress::{Progress, STEP, Stage};
 use crate::reason::{self, Failure, Reason};
-use crate::reference::{Host, Reference};
+use crate::reference::{FarName, Host, Reference};
 use crate::registry::{Registry, RegistryError};
 use crate::storage::{FileTarget, StorageError};
 use fetch::Fetch;
@@ -37,7 +39,7 @@ const ASKED_AT_ONCE: usize = 8;
 #[derive(Debug)]
 pub struct BuildRequest {
     /// The images to carry.
-    pub images: Vec<Reference>,
+    pub images: Vec<ImageRequest>,
     /// Images that the far side has: what they share with `images` is not carried.
     pub already_transferred: Vec<Reference>,
     /// A client for each host that the images name.
@@ -46,6 +48,23 @@ pub struct BuildRequest {
     pub output: Output,
     /// What is asked for, in one word: a build goes on with what another of the same run left.
     pub run: String,
+    /// A file under the final name that is no payload of Charon's is left alone, and nothing is built.
+    pub spares_other_files: bool,
+}
+
+/// An image to carry.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct ImageRequest {
+    /// Where it is read.
+    pub reference: Reference,
+    /// Its own name at the far side, if it is to have one.
+    pub far_name: Option<FarName>,
+}
+
+impl From<Reference> for ImageRequest {
+    fn from(reference: Reference) -> Self {
+        Self { reference, far_name: None }
+    }
 }
 
 /// Where a payload goes.
@@ -132,6 +151,9 @@ pub async fn build(request: BuildRequest, progress: &Arc<Progress>) -> Result<Bu
         return build_stream(request, progress).await;
     };
     let path = path.clone();
+    if request.spares_other_files {
+        check_replaceable(&path)?;
+    }
     let mut target = FileTarget::open(&path)?;
     let notes = Notes::read(&target.journal());
     let remains = Remains::of(target.file());
@@ -180,12 +202,27 @@ pub async fn build(request: BuildRequest, progress: &Arc<Progress>) -> Result<Bu
         });
     }
     fetch.payload.finish().map_err(failed)?;
+    if request.spares_other_files {
+        // It may have been put there meanwhile.
+        check_replaceable(&path)?;
+    }
     progress.enter(Stage::Finishing);
     tokio::task::spawn_blocking(move || target.finish())
         .await
         .map_err(|error| PayloadError::Io { doing: "syncing the payload", source: error.into() })??;
     info!("Wrote {}, {} bytes, payload digest {}", path.display(), report.size, report.digest);
     Ok(report)
+}
+
+/// That what lies at `path`, if anything, is a payload of Charon's.
+fn check_replaceable(path: &Path) -> Result<(), StorageError> {
+    let failed = |error| StorageError::io("look at", path, error);
+    match File::open(path) {
+        Ok(file) if is_payload(&file).map_err(failed)? => Ok(()),
+        Ok(_) => Err(StorageError::NotOurs(path.to_owned())),
+        Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(()),
+        Err(error) => Err(failed(error)),
+    }
 }
 
 /// Resolves all names, and plans the payload.

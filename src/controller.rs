@@ -7,12 +7,14 @@
 mod announce;
 mod decide;
 mod health;
+mod hold;
 mod job;
 mod observe;
 mod outcome;
 mod progress;
 mod reconcile;
 mod redact;
+mod rival;
 mod run_id;
 mod settings;
 #[cfg(test)]
@@ -71,6 +73,7 @@ struct Subject {
     namespace: String,
     uid: String,
     generation: i64,
+    created: jiff::Timestamp,
     /// The annotation's value, if it has one.
     requested_at: Option<String>,
 }

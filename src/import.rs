@@ -21,10 +21,10 @@ use crate::digest::Digest;
 use crate::payload::{Bill, FilePayload, PayloadError, StreamPayload};
 use crate::progress::{Progress, Stage};
 use crate::reason::{self, Failure, Reason};
+pub use crate::reference::Naming;
 use crate::registry::{Registry, RegistryError};
 use deliver::{ASKED_AT_ONCE, Delivery};
 use names::Names;
-pub use names::Naming;
 use target::{State, Target};
 
 /// A payload to push.
@@ -345,7 +345,7 @@ async fn check_base(target: &mut Target, delivery: &Delivery, bases: &Bases<'_>)
     for required in bases.bill.required.iter().filter(|required| target.blobs.contains(&required.digest)) {
         let sources = required.sources.iter().filter_map(|source| source.parsed().ok());
         let places: Vec<String> = std::iter::once(target.repository.clone())
-            .chain(sources.map(|source| bases.names.repository(&source)))
+            .chain(sources.map(|source| bases.names.repository(&source, None)))
             .chain(bases.written.iter().chain(bases.base_repositories).cloned())
             .collect();
         match delivery.find(&required.digest, &places).await {

@@ -30,7 +30,7 @@ pub use error::PayloadError;
 pub use layout::{Layout, LayoutEntry};
 pub use manifest::{Descriptor, MANIFEST_LIMIT, MANIFESTS_LIMIT, ManifestContent};
 pub use placed::{PlacedBlob, PlacedPayload, Remains};
-pub use reader::FilePayload;
+pub use reader::{FilePayload, is_payload};
 pub use stream::StreamPayload;
 pub use verified::Verified;
 pub use writer::{BlobError, PayloadWriter};

@@ -12,8 +12,10 @@ use serde::{Deserialize, Serialize};
 #[allow(missing_docs)] // each name says what it means; docs/reasons.md tells what to do about it
 pub enum Reason {
     Succeeded,
+    AlreadyPresent,
     Progressing,
     ProgressingWithRetry,
+    Suspended,
     Superseded,
     InvalidSpec,
     SecretNotFound,
@@ -62,13 +64,56 @@ pub enum Class {
 }
 
 impl Reason {
+    /// All of them.
+    pub const ALL: [Self; 37] = [
+        Self::Succeeded,
+        Self::AlreadyPresent,
+        Self::Progressing,
+        Self::ProgressingWithRetry,
+        Self::Suspended,
+        Self::Superseded,
+        Self::InvalidSpec,
+        Self::SecretNotFound,
+        Self::AuthenticationFailed,
+        Self::AccessDenied,
+        Self::SourceNotFound,
+        Self::SourceIncomplete,
+        Self::ImageNotFound,
+        Self::RegistryUnavailable,
+        Self::RateLimited,
+        Self::DigestMismatch,
+        Self::PayloadCorrupt,
+        Self::UnsupportedFormatVersion,
+        Self::MissingBase,
+        Self::PartiallyImported,
+        Self::UnsupportedImage,
+        Self::OutputConflict,
+        Self::StorageNotFound,
+        Self::StorageBusy,
+        Self::StorageFull,
+        Self::StorageReadOnly,
+        Self::StorageAccessDenied,
+        Self::WorkerUnschedulable,
+        Self::WorkerCreateFailed,
+        Self::WorkerImagePullFailed,
+        Self::WorkerOutOfMemory,
+        Self::WorkerEvicted,
+        Self::WorkerLost,
+        Self::WorkerFailed,
+        Self::BackoffLimitExceeded,
+        Self::DeadlineExceeded,
+        Self::ResultLost,
+    ];
+
     /// The reason as conditions spell it.
     #[must_use]
     pub fn as_str(self) -> &'static str {
         match self {
             Self::Succeeded => "Succeeded",
+            Self::AlreadyPresent => "AlreadyPresent",
             Self::Progressing => "Progressing",
             Self::ProgressingWithRetry => "ProgressingWithRetry",
+            Self::Suspended => "Suspended",
             Self::Superseded => "Superseded",
             Self::InvalidSpec => "InvalidSpec",
             Self::SecretNotFound => "SecretNotFound",
@@ -104,6 +149,12 @@ impl Reason {
         }
     }
 
+    /// Whether a run that ended for this reason did what was asked for.
+    #[must_use]
+    pub fn is_success(self) -> bool {
+        matches!(self, Self::Succeeded | Self::AlreadyPresent)
+    }
+
     /// What follows when a run ended for this reason.
     #[must_use]
     pub fn class(self) -> Class {
@@ -127,8 +178,10 @@ impl Reason {
             }
             Self::AuthenticationFailed => Class::Twice,
             Self::Succeeded
+            | Self::AlreadyPresent
             | Self::Progressing
             | Self::ProgressingWithRetry
+            | Self::Suspended
             | Self::Superseded
             | Self::SecretNotFound
             | Self::ImageNotFound
@@ -152,7 +205,7 @@ impl Reason {
     #[must_use]
     pub fn exit_code(self) -> u8 {
         match self {
-            Self::Succeeded => 0,
+            Self::Succeeded | Self::AlreadyPresent => 0,
             Self::InvalidSpec | Self::UnsupportedImage => 64,
             Self::PayloadCorrupt | Self::DigestMismatch => 65,
             Self::UnsupportedFormatVersion => 66,

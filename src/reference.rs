@@ -3,6 +3,8 @@
 use std::fmt;
 use std::str::FromStr;
 
+use serde::{Deserialize, Serialize};
+
 use crate::digest::{Digest, DigestError};
 
 /// A registry's host, with a port where one was written.
@@ -37,6 +39,11 @@ pub enum ReferenceError {
     /// The digest is none.
     #[error("{0:?} is no image name: {1}")]
     Digest(String, DigestError),
+    /// A name at the far side is against the rules.
+    #[error(
+        "{0:?} is no name for the far side: it has a repository and perhaps a tag, as base/python:3.9 does, without a host and without a digest"
+    )]
+    FarName(String),
 }
 
 impl Host {
@@ -97,6 +104,61 @@ impl FromStr for Host {
 impl fmt::Display for Host {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.write_str(&self.0)
+    }
+}
+
+/// How an image is called at the far side, unless it has a name of its own there.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub enum Naming {
+    /// As whoever built the payload wrote it, without its host and without an implied `library/`.
+    #[default]
+    AsWritten,
+    /// The same with `library/` spelled out.
+    Canonical,
+    /// The full name, host included: `docker.io/library/python`.
+    WithHost,
+}
+
+/// A name of an image's own at the far side: `repository[:tag]`. Without a tag it keeps the image's.
+#[derive(Clone, Debug, PartialEq, Eq, Hash)]
+pub struct FarName {
+    repository: String,
+    tag: Option<String>,
+}
+
+impl FarName {
+    /// The repository, without any prefix.
+    #[must_use]
+    pub fn repository(&self) -> &str {
+        &self.repository
+    }
+
+    /// The tag, if one was written.
+    #[must_use]
+    pub fn tag(&self) -> Option<&str> {
+        self.tag.as_deref()
+    }
+}
+
+impl FromStr for FarName {
+    type Err = ReferenceError;
+
+    fn from_str(text: &str) -> Result<Self, ReferenceError> {
+        let (repository, tag) = match text.rsplit_once(':') {
+            Some((repository, tag)) => (repository, Some(tag)),
+            None => (text, None),
+        };
+        if !is_repository(repository) || repository.len() > NAME_LIMIT || !tag.is_none_or(is_tag) {
+            return Err(ReferenceError::FarName(text.to_owned()));
+        }
+        Ok(Self { repository: repository.to_owned(), tag: tag.map(str::to_owned) })
+    }
+}
+
+impl fmt::Display for FarName {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(&self.repository)?;
+        self.tag.iter().try_for_each(|tag| write!(f, ":{tag}"))
     }
 }
 
@@ -291,6 +353,20 @@ mod tests {
     fn a_name_without_a_host_belongs_to_the_registry_that_was_given() {
         let reference = Reference::parse("python:3", &"registry.example:5000".parse().unwrap()).unwrap();
         assert_eq!(reference.to_string(), "registry.example:5000/python:3");
+    }
+
+    #[test]
+    fn a_name_at_the_far_side_has_neither_host_nor_digest() {
+        for (text, repository, tag) in
+            [("base/python:3.9", "base/python", Some("3.9")), ("a.b/c", "a.b/c", None), ("a", "a", None)]
+        {
+            let name: FarName = text.parse().unwrap();
+            assert_eq!((name.repository(), name.tag(), name.to_string().as_str()), (repository, tag, text));
+        }
+        let digest = format!("a@sha256:{}", "a".repeat(64));
+        for text in ["", ":a", "a:", "A", "a b", "a.b:5000/c", "/a", "a/", "https://a/b", &digest] {
+            assert!(text.parse::<FarName>().is_err(), "{text:?}");
+        }
     }
 
     #[test]

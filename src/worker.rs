@@ -4,6 +4,7 @@
 //! message and the exit code.
 
 pub mod contract;
+mod report;
 mod run;
 mod serve;
 
@@ -58,7 +59,7 @@ impl Worker {
             }
         };
         match outcome.reason {
-            Reason::Succeeded => info!("{}", outcome.message),
+            reason if reason.is_success() => info!("{}", outcome.message),
             reason => {
                 for failure in &outcome.failures {
                     error!("{}: {}", failure.reason, failure.message);

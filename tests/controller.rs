@@ -14,6 +14,8 @@ mod world;
 
 #[path = "controller/failures.rs"]
 mod failures;
+#[path = "controller/holds.rs"]
+mod holds;
 #[path = "controller/journey.rs"]
 mod journey;
 #[path = "controller/restarts.rs"]

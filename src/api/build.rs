@@ -77,6 +77,14 @@ pub struct PayloadBuildSpec {
         validation = Rule::new("!self.matches('^(0+(h|m|s))+$')").message("timeout must be longer than nothing")
     )]
     pub timeout: Option<String>,
+    /// How many seconds a finished Job, and with it the log of its pod, stays. Absent: 86400, a day.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[schemars(range(min = 60, max = 2_147_483_647))]
+    pub ttl_seconds_after_finished: Option<i32>,
+    /// Stops a running worker and starts no new one; the run goes on when this is false again. What is
+    /// done already stays done. Absent: false.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub suspend: Option<bool>,
     /// Any text; a change asks for a new run.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     #[schemars(length(max = 256))]
@@ -94,6 +102,14 @@ pub struct BuildImage {
         validation = Rule::new("!self.matches('[[:space:]]')").message("image must not contain spaces")
     )]
     pub image: String,
+    /// Another name at the far side, such as base/python:3.9. Without a tag it keeps the image's.
+    #[serde(rename = "as", default, skip_serializing_if = "Option::is_none")]
+    #[schemars(length(min = 1, max = 384))]
+    #[x_kube(
+        validation = Rule::new("self.matches('^[a-z0-9]+(([.]|_|__|-+)[a-z0-9]+)*(/[a-z0-9]+(([.]|_|__|-+)[a-z0-9]+)*)*(:[A-Za-z0-9_][A-Za-z0-9_.-]{0,127})?$')")
+            .message("as must be a repository and perhaps a tag, such as base/python:3.9, without a host and without a digest")
+    )]
+    pub far_name: Option<String>,
 }
 
 /// What the far side has already.

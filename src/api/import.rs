@@ -3,8 +3,10 @@
 use kube::{CustomResource, KubeSchema};
 use serde::{Deserialize, Serialize};
 
+use super::schema;
 use super::shared::{Claim, SecretRef, Worker};
 use super::status::Status;
+use crate::reference::Naming;
 
 /// The import that is wanted.
 #[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize, CustomResource, KubeSchema)]
@@ -79,6 +81,14 @@ pub struct PayloadImportSpec {
         validation = Rule::new("!self.matches('^(0+(h|m|s))+$')").message("timeout must be longer than nothing")
     )]
     pub timeout: Option<String>,
+    /// How many seconds a finished Job, and with it the log of its pod, stays. Absent: 86400, a day.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[schemars(range(min = 60, max = 2_147_483_647))]
+    pub ttl_seconds_after_finished: Option<i32>,
+    /// Stops a running worker and starts no new one; the run goes on when this is false again. What is
+    /// done already stays done. Absent: false.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub suspend: Option<bool>,
     /// Any text; a change asks for a new run.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     #[schemars(length(max = 256))]
@@ -119,6 +129,26 @@ pub struct TargetRegistry {
             .message("repositoryPrefix must be the beginning of a repository's name: lowercase letters, digits and single separators, in parts between slashes")
     )]
     pub repository_prefix: Option<String>,
+    /// How images are called there, unless the payload has a name of their own for them: "as written" in
+    /// the build, without the host (`AsWritten`), with Docker Hub's library/ spelled out (`Canonical`), or
+    /// host included, such as docker.io/library/python (`WithHost`). Absent: `AsWritten`.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[schemars(schema_with = "schema::naming")]
+    pub naming: Option<Naming>,
+    /// Repositories of this registry, prefix included, that are looked through, too, for what the payload
+    /// leaves out as already transferred.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[schemars(length(max = 64), inner(length(min = 1, max = 255)))]
+    #[x_kube(
+        merge_strategy = ListMerge::Set,
+        validation = Rule::new("self.all(name, name.matches('^[a-z0-9]+(([.]|_|__|-+)[a-z0-9]+)*(/[a-z0-9]+(([.]|_|__|-+)[a-z0-9]+)*)*$'))")
+            .message("baseRepositories must be names of repositories, without a host and without a tag")
+    )]
+    pub base_repositories: Option<Vec<String>>,
+    /// Whether an image that was named by its digest alone gets a tag, charon-<32 digits of it>: registries
+    /// collect what has none. Absent: true.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub tag_digests: Option<bool>,
     /// A Secret of type kubernetes.io/dockerconfigjson with the registry's credentials. Absent: anonymous.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub secret_ref: Option<SecretRef>,

@@ -134,6 +134,22 @@ fn cases() -> Vec<Case> {
                 ],
             ),
         ),
+        case(
+            "PayloadBuild",
+            "/images/0",
+            (
+                vec![
+                    json!({ "image": "a", "as": "base/python:3.9" }),
+                    json!({ "image": "a", "as": "docker.io/library/python" }),
+                ],
+                vec![
+                    (json!({ "image": "a", "as": "A" }), "as must be a repository"),
+                    (json!({ "image": "a", "as": "a.b:5000/c" }), "as must be a repository"),
+                    (json!({ "image": "a", "as": "a@sha256:00" }), "as must be a repository"),
+                    (json!({ "image": "a", "as": "a:" }), "as must be a repository"),
+                ],
+            ),
+        ),
         case("PayloadBuild", "/output", (vec![], vec![(json!({}), "output must have exactly one kind")])),
         case(
             "PayloadBuild",
@@ -163,6 +179,17 @@ fn cases() -> Vec<Case> {
                     (json!("/a"), "repositoryPrefix must"),
                     (json!("A"), "repositoryPrefix must"),
                     (json!("a//b"), "repositoryPrefix must"),
+                ],
+            ),
+        ),
+        case(
+            "PayloadImport",
+            "/registry/baseRepositories",
+            (
+                vec![json!(["base/python", "a"])],
+                vec![
+                    (json!(["a", "b:1"]), "baseRepositories must be names"),
+                    (json!(["r.example:5000/a"]), "baseRepositories must be names"),
                 ],
             ),
         ),

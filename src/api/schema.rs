@@ -86,6 +86,11 @@ pub(super) fn time(_: &mut SchemaGenerator) -> Schema {
     json_schema!({ "type": "string", "format": "date-time" })
 }
 
+/// How images are called at the far side.
+pub(super) fn naming(_: &mut SchemaGenerator) -> Schema {
+    json_schema!({ "type": "string", "maxLength": 16, "enum": ["AsWritten", "Canonical", "WithHost"] })
+}
+
 /// Amounts of resources by their names. Kubernetes takes a number or a text with a suffix.
 pub(super) fn quantities(_: &mut SchemaGenerator) -> Schema {
     json_schema!({

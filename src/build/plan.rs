@@ -75,6 +75,7 @@ impl Plan {
         let image_of = |image: &BillImage| {
             Some(ImagePlan {
                 reference: image.parsed().ok()?,
+                far_name: image.far_name().ok()?,
                 digest: image.digest.clone()?,
                 media_type: image.media_type.clone(),
                 size: image.size,
@@ -196,6 +197,7 @@ mod tests {
         let manifest = ManifestPlan { digest: digest.clone(), media_type: "m".into(), bytes };
         ImagePlan {
             reference: Reference::parse(name, &Host::docker_hub()).unwrap(),
+            far_name: None,
             digest,
             media_type: "m".into(),
             size: json.len() as u64,

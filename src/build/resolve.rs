@@ -4,7 +4,7 @@ use futures::FutureExt;
 use futures::future::BoxFuture;
 use tracing::info;
 
-use super::BuildRequest;
+use super::{BuildRequest, ImageRequest};
 use crate::digest::Digest;
 use crate::payload::{ImagePlan, MANIFESTS_LIMIT, ManifestContent, ManifestPlan, PayloadError};
 use crate::progress::STEP;
@@ -61,11 +61,13 @@ pub(super) async fn resolve(request: &BuildRequest) -> Result<Resolved, Vec<Fail
     let already_transferred = resolver.images(&request.already_transferred, &mut failures).await;
     let there: HashMap<String, &ImagePlan> =
         already_transferred.iter().map(|image| (image.reference.to_string(), image)).collect();
-    let (skipped, wanted): (Vec<_>, Vec<_>) =
-        unique(&request.images).into_iter().partition(|reference| there.contains_key(&reference.to_string()));
-    for reference in &skipped {
-        info!("Skipping {} as it has already been transferred", reference.written());
+    let (skipped, wanted): (Vec<_>, Vec<_>) = unique(&request.images)
+        .into_iter()
+        .partition(|image| there.contains_key(&image.reference.to_string()));
+    for image in &skipped {
+        info!("Skipping {} as it has already been transferred", image.reference.written());
     }
+    let wanted: Vec<Reference> = wanted.into_iter().map(|image| image.reference).collect();
     let wanted = resolver.images(&wanted, &mut failures).await;
     if !failures.is_empty() {
         return Err(failures);
@@ -73,18 +75,19 @@ pub(super) async fn resolve(request: &BuildRequest) -> Result<Resolved, Vec<Fail
     let mut wanted = wanted.into_iter();
     let images = unique(&request.images)
         .into_iter()
-        .filter_map(|reference| match there.get(&reference.to_string()) {
-            Some(image) => Some(ImagePlan { reference, manifests: Vec::new(), ..(*image).clone() }),
-            None => wanted.next(),
+        .filter_map(|ImageRequest { reference, far_name }| match there.get(&reference.to_string()) {
+            Some(image) => Some(ImagePlan { reference, far_name, manifests: Vec::new(), ..(*image).clone() }),
+            None => wanted.next().map(|image| ImagePlan { far_name, ..image }),
         })
         .collect();
     Ok(Resolved { images, already_transferred })
 }
 
-/// The same name twice counts once.
-fn unique(references: &[Reference]) -> Vec<Reference> {
+/// The same image twice counts once, unless it is to have two names at the far side.
+fn unique(images: &[ImageRequest]) -> Vec<ImageRequest> {
     let mut seen = HashSet::new();
-    references.iter().filter(|reference| seen.insert(reference.to_string())).cloned().collect()
+    let is_first = |image: &&ImageRequest| seen.insert((image.reference.to_string(), image.far_name.clone()));
+    images.iter().filter(is_first).cloned().collect()
 }
 
 struct Resolver<'a> {
@@ -130,6 +133,7 @@ impl Resolver<'_> {
         self.visit(reference, root.clone(), 0, &mut manifests).await?;
         Ok(ImagePlan {
             reference: reference.clone(),
+            far_name: None,
             digest: root.digest,
             media_type: root.media_type,
             size: root.bytes.len() as u64,

@@ -4,6 +4,7 @@ use kube::runtime::events::{Event, EventType};
 
 use super::redact::sentence;
 use crate::api::{Condition, Status, condition};
+use crate::reason::Reason;
 use crate::worker::contract::cut;
 
 /// The API server refuses a longer note.
@@ -24,7 +25,9 @@ pub(super) fn transition(old: &Status, new: &Status) -> Option<Event> {
         if is_same {
             continue;
         }
-        let is_bad = type_ == condition::STALLED || (type_ == condition::READY && after.status == "False");
+        let is_wanted = after.reason == Reason::Suspended.as_str();
+        let is_bad = type_ == condition::STALLED
+            || (type_ == condition::READY && after.status == "False" && !is_wanted);
         return Some(event(
             if is_bad { EventType::Warning } else { EventType::Normal },
             &after.reason,

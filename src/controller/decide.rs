@@ -74,6 +74,10 @@ pub(super) struct JobKey {
 pub(super) enum Verdict {
     /// It cannot be fulfilled as it is written.
     Invalid(String),
+    /// Another wish for the same file is older.
+    Conflict(String),
+    /// A person wants no worker for now.
+    Suspended(String),
     /// A run is on its way.
     Working(String),
     /// The worker cannot start, or be found.
@@ -115,13 +119,15 @@ pub(super) fn decide(scene: &Scene) -> Result<Decision, Invalid> {
 
 impl Scene<'_> {
     /// Rules 1 and 2.
-    fn go_on(&self, run: Run) -> Result<Decision, Invalid> {
+    fn go_on(&self, mut run: Run) -> Result<Decision, Invalid> {
         if run.completion_time.is_some() {
             let mut decision = self.decision(run, Verdict::Succeeded, None);
             decision.delete = self.others();
             decision.expire = self.finished_job();
             return Ok(decision);
         }
+        // It has none while it is suspended: its time counts from now.
+        run.start_time.get_or_insert(Time(self.now));
         let Some(ended) = run.ended.clone() else { return self.attempt(run) };
         if self.subject.generation > ended.generation {
             // A person changed something: another try, with all the time that a run has if none was left.
@@ -275,7 +281,10 @@ impl Scene<'_> {
 
     /// Why a pod of `job` failed last, and what its worker said.
     fn last_cause(&self, job: &JobView) -> (Option<(Failure, Timestamp)>, Option<Box<Outcome>>) {
-        let failed = self.observed.pods.iter().filter(|pod| pod.phase == Phase::Failed);
+        // A pod that stops since its Job is being deleted has not failed.
+        let has_failed =
+            |pod: &&PodView| pod.phase == Phase::Failed && !(job.terminating && was_stopped(pod));
+        let failed = self.observed.pods.iter().filter(has_failed);
         if let Some(pod) = failed.max_by_key(|pod| pod.ended_or_created())
             && let Some(End::Failure(failure)) = end_of(pod, job)
         {
@@ -284,6 +293,7 @@ impl Scene<'_> {
         }
         if job.failed_pods > self.status.run.as_ref().and_then(|run| run.pod_failures).unwrap_or(0)
             && job.failed.is_none()
+            && !job.terminating
         {
             let failure = Failure::new(
                 Reason::WorkerLost,
@@ -396,8 +406,7 @@ impl Scene<'_> {
                 pod.name
             )));
         }
-        let jobs = self.observed.current.iter().chain(&self.observed.others);
-        let job = jobs.into_iter().find(|job| job.name != name)?;
+        let job = self.jobs().find(|job| job.name != name)?;
         // A Job whose pods have ended is gone in a moment.
         let running = self.observed.pods.iter().find(|pod| pod.phase.is_active());
         Some(Verdict::Superseding(match running {
@@ -406,20 +415,24 @@ impl Scene<'_> {
         }))
     }
 
+    /// All Jobs of the resource.
+    pub(super) fn jobs(&self) -> impl Iterator<Item = &JobView> {
+        self.observed.current.iter().chain(&self.observed.others)
+    }
+
     fn others(&self) -> Vec<JobKey> {
         self.observed.others.iter().filter(|job| !job.terminating).map(key).collect()
     }
 
     fn all_but(&self, name: &str) -> Vec<JobKey> {
-        let jobs = self.observed.current.iter().chain(&self.observed.others);
-        jobs.filter(|job| job.name != name && !job.terminating).map(key).collect()
+        self.jobs().filter(|job| job.name != name && !job.terminating).map(key).collect()
     }
 
-    /// The present Job, if it has finished and nothing limits its stay.
+    /// The present Job, if it has finished and nothing, or something else, limits its stay.
     fn finished_job(&self) -> Option<JobKey> {
         let job = self.observed.current.as_ref()?;
         let finished = job.complete.is_some() || job.failed.is_some();
-        (finished && !job.has_ttl && !job.terminating).then(|| key(job))
+        (finished && job.ttl != Some(self.valid.job_ttl) && !job.terminating).then(|| key(job))
     }
 
     fn deadline(&self, run: &Run) -> Option<Timestamp> {
@@ -470,7 +483,12 @@ fn ends_the_job(pod: &PodView) -> bool {
     pod.phase == Phase::Failed && exit_code.is_some_and(|code| FINAL_EXIT_CODES.contains(&code))
 }
 
-fn key(job: &JobView) -> JobKey {
+/// Whether the pod ended since it was told to.
+fn was_stopped(pod: &PodView) -> bool {
+    pod.terminated.as_ref().is_none_or(|end| matches!(end.exit_code, 137 | 143) && end.reason != "OOMKilled")
+}
+
+pub(super) fn key(job: &JobView) -> JobKey {
     JobKey { name: job.name.clone(), uid: job.uid.clone() }
 }
 

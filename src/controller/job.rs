@@ -316,6 +316,7 @@ mod tests {
             namespace: "ns".into(),
             uid: "0f1e".into(),
             generation: 3,
+            created: jiff::Timestamp::UNIX_EPOCH,
             requested_at: None,
         }
     }

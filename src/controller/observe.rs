@@ -52,8 +52,8 @@ pub(super) struct JobView {
     pub failed: Option<JobFailure>,
     /// How many of its pods failed.
     pub failed_pods: u32,
-    /// It will go by itself.
-    pub has_ttl: bool,
+    /// After how many seconds it goes by itself.
+    pub ttl: Option<i32>,
 }
 
 /// The failed condition of a Job.
@@ -230,7 +230,7 @@ fn job_view(job: &Job) -> JobView {
             .and_then(|status| status.failed)
             .and_then(|count| count.try_into().ok())
             .unwrap_or(0),
-        has_ttl: job.spec.as_ref().is_some_and(|spec| spec.ttl_seconds_after_finished.is_some()),
+        ttl: job.spec.as_ref().and_then(|spec| spec.ttl_seconds_after_finished),
     }
 }
 

@@ -74,13 +74,13 @@ fn spoken(pod: &PodView, job: &JobView, end: &Terminated, outcome: Outcome) -> E
             pod.name
         ));
     }
-    if (outcome.reason == Reason::Succeeded) != (end.exit_code == 0) {
+    if outcome.reason.is_success() != (end.exit_code == 0) {
         return mismatch(format!(
             "pod {} ended with exit code {} and says {}; look at its log",
             pod.name, end.exit_code, outcome.reason
         ));
     }
-    if outcome.reason == Reason::Succeeded {
+    if outcome.reason.is_success() {
         return End::Success(Box::new(outcome));
     }
     End::Failure(Failure {
@@ -191,6 +191,8 @@ mod tests {
         let word = outcome(Reason::Succeeded);
         let said = |outcome: &Outcome| end_of(&pod(0, &outcome.to_message()), &job());
         assert_eq!(said(&word), Some(End::Success(Box::new(word.clone()))));
+        let present = outcome(Reason::AlreadyPresent);
+        assert_eq!(said(&present), Some(End::Success(Box::new(present))));
         for other in [
             Outcome { run_id: "other".into(), ..word.clone() },
             Outcome { input_digest: "other".into(), ..word.clone() },

@@ -15,19 +15,19 @@ use kube::{Api, Resource, ResourceExt as _};
 use serde_json::json;
 
 use super::decide::{Decision, JobKey, Scene, Verdict, decide, requested_at};
+use super::hold::hold;
 use super::job::{Plan, RUN_LABEL, job};
 use super::observe::{PodView, observe};
+use super::rival::rival;
 use super::summarise::{News, is_transition, summarise};
 use super::validate::{Invalid, Valid};
 use super::wish::Wish;
 use super::{Context, Subject, announce, run_id};
-use crate::api::Status;
-use crate::worker::contract::{Progress, Work};
+use crate::api::{Run, Status};
+use crate::worker::contract::{Outcome, Progress, Work};
 
 /// Whose fields the statuses are.
 const FIELD_MANAGER: &str = "charon";
-/// Finished Jobs, and with them the logs of their pods, stay for a day.
-const JOB_TTL_SECONDS: i32 = 86_400;
 /// Where nothing is expected to happen, we look anyway: a watch can miss something.
 const IDLE: Duration = Duration::from_hours(1);
 /// A status that somebody else wrote in the meantime is looked at again.
@@ -168,38 +168,69 @@ impl Look<'_> {
         let observed = observe(&context.client, subject, current, &settings.pace, self.now);
         let observed = observed.await.map_err(while_trying_to("read Jobs, pods and events"))?;
         let scene = Scene { subject, valid, status: old, observed: &observed, settings, now: self.now };
+        let rival = if valid.read_only() || valid.suspended {
+            None
+        } else {
+            let rival = rival(&context.client, subject, &valid.claim).await;
+            rival.map_err(while_trying_to("look for another build of the same file"))?
+        };
+        if let Some(hold) = hold(&scene, rival.as_deref()) {
+            for job in &hold.delete {
+                delete(&self.jobs(), job).await?;
+            }
+            let status = self.summary(valid, is_import, hold.run.as_ref(), &hold.verdict, None, None);
+            return Ok((status, hold.look_again));
+        }
         let mut decision = match decide(&scene) {
             Ok(decision) => decision,
             Err(invalid) => return Ok((self.invalid(&invalid, subject.generation, is_import), None)),
         };
         let progress = self.act(valid, &mut decision).await?;
+        let (run, outcome) = (Some(&decision.run), decision.outcome.as_deref());
+        let status = self.summary(valid, is_import, run, &decision.verdict, outcome, progress.as_ref());
+        Ok((status, decision.look_again))
+    }
+
+    fn summary(
+        &self,
+        valid: &Valid,
+        is_import: bool,
+        run: Option<&Run>,
+        verdict: &Verdict,
+        outcome: Option<&Outcome>,
+        progress: Option<&Progress>,
+    ) -> Status {
         let location = valid.location();
         let news = News {
-            generation: subject.generation,
+            generation: self.subject.generation,
             is_import,
             location: &location,
             registry: match &valid.work {
                 Work::Import(import) => Some(&import.registry),
                 Work::Build(_) => None,
             },
-            requested_at: requested_at(subject, old),
-            run: Some(&decision.run),
-            verdict: &decision.verdict,
-            outcome: decision.outcome.as_deref(),
-            progress: progress.as_ref(),
+            requested_at: requested_at(self.subject, self.old),
+            run,
+            verdict,
+            outcome,
+            progress,
             now: self.now,
         };
-        Ok((summarise(old, &news), decision.look_again))
+        summarise(self.old, &news)
+    }
+
+    fn jobs(&self) -> Api<Job> {
+        Api::namespaced(self.context.client.clone(), &self.subject.namespace)
     }
 
     /// Does what was decided. What cannot be done by the cluster's own rules becomes the verdict.
     async fn act(&self, valid: &Valid, decision: &mut Decision) -> Result<Option<Progress>, ReconcileError> {
-        let jobs: Api<Job> = Api::namespaced(self.context.client.clone(), &self.subject.namespace);
+        let jobs = self.jobs();
         for job in &decision.delete {
             delete(&jobs, job).await?;
         }
         if let Some(job) = &decision.expire {
-            expire(&jobs, job).await?;
+            expire(&jobs, job, valid.job_ttl).await?;
         }
         if let Some(plan) = decision.create.take()
             && let Some(verdict) = self.create(&jobs, valid, &plan).await?
@@ -290,11 +321,11 @@ async fn delete(jobs: &Api<Job>, job: &JobKey) -> Result<(), ReconcileError> {
     }
 }
 
-/// Lets a finished Job go after a day.
-async fn expire(jobs: &Api<Job>, job: &JobKey) -> Result<(), ReconcileError> {
+/// Lets a finished Job go after `seconds`.
+async fn expire(jobs: &Api<Job>, job: &JobKey, seconds: i32) -> Result<(), ReconcileError> {
     let patch = json!({
         "metadata": { "uid": job.uid },
-        "spec": { "ttlSecondsAfterFinished": JOB_TTL_SECONDS },
+        "spec": { "ttlSecondsAfterFinished": seconds },
     });
     match jobs.patch(&job.name, &PatchParams::default(), &Patch::Merge(patch)).await {
         Ok(_) => Ok(()),

@@ -176,6 +176,31 @@ mod tests {
     }
 
     #[test]
+    fn each_field_about_names_asks_for_another_run() {
+        let images = |image: Value| build(json!({ "images": [image] }));
+        let registry = |fields: Value| {
+            import(json!({ "registry": merged(json!({ "host": "registry.infra:5000" }), fields) }))
+        };
+        let mut found = vec![
+            of_build(images(json!({ "image": "python:3", "as": "base/python:3" })), None),
+            of_build(images(json!({ "image": "python:3", "as": "base/python" })), None),
+        ];
+        for fields in [
+            json!({ "naming": "AsWritten" }),
+            json!({ "naming": "Canonical" }),
+            json!({ "naming": "WithHost" }),
+            json!({ "baseRepositories": ["base/python"] }),
+            json!({ "tagDigests": true }),
+            json!({ "tagDigests": false }),
+        ] {
+            found.push(of_import(registry(fields), None));
+        }
+        found.extend(GOLDEN.map(str::to_owned));
+        let distinct: std::collections::BTreeSet<_> = found.iter().collect();
+        assert_eq!(distinct.len(), found.len());
+    }
+
+    #[test]
     fn tuning_changes_no_id() {
         let plain = of_build(build(json!({})), None);
         for tuning in [
@@ -183,6 +208,8 @@ mod tests {
             json!({ "worker": { "securityContext": { "runAsUser": 1 } } }),
             json!({ "backoffLimit": 1 }),
             json!({ "timeout": "1h" }),
+            json!({ "suspend": true }),
+            json!({ "ttlSecondsAfterFinished": 60 }),
             json!({ "trigger": null }),
         ] {
             assert_eq!(of_build(build(tuning.clone()), None), plain, "{tuning}");

@@ -11,13 +11,14 @@ use proptest::prelude::*;
 use serde_json::json;
 
 use super::Subject;
-use super::decide::{Decision, JobKey, Scene, Verdict, decide, requested_at};
+use super::decide::{JobKey, Scene, Verdict, decide, requested_at};
+use super::hold::hold;
 use super::job::Plan;
 use super::observe::{JobFailure, JobView, Observed, Phase, PodView, Terminated};
 use super::settings::{Pace, Settings, WorkerDefaults};
 use super::summarise::{News, summarise};
 use super::validate::{self, Valid};
-use crate::api::Status;
+use crate::api::{Run, Status};
 use crate::reason::{Class, Reason};
 use crate::worker::contract::{CONTRACT_VERSION, Outcome};
 
@@ -44,6 +45,10 @@ enum Step {
     Wants(u8),
     /// The person changes what asks for nothing new.
     Tunes,
+    /// The person suspends the wish, or lets it go on.
+    Suspends(bool),
+    /// An older build of the same file is there, or gone.
+    Rivals(bool),
     /// Somebody deletes the Job.
     JobDeleted,
 }
@@ -58,6 +63,8 @@ struct SimulatedJob {
 struct Cluster {
     subject: Subject,
     wants: u8,
+    suspended: bool,
+    has_rival: bool,
     status: Status,
     jobs: Vec<SimulatedJob>,
     settings: Settings,
@@ -75,9 +82,12 @@ impl Cluster {
                 namespace: "ns".into(),
                 uid: "uid".into(),
                 generation: 1,
+                created: jiff::Timestamp::UNIX_EPOCH,
                 requested_at: None,
             },
             wants: 0,
+            suspended: false,
+            has_rival: false,
             status: Status::default(),
             jobs: vec![],
             settings: Settings {
@@ -97,6 +107,7 @@ impl Cluster {
             "images": [{ "image": format!("python:{}", self.wants) }],
             "output": { "persistentVolumeClaim": { "claimName": "transfer", "path": "app.zip" } },
             "backoffLimit": BACKOFF_LIMIT,
+            "suspend": self.suspended,
         });
         validate::build(&serde_json::from_value(spec).unwrap()).unwrap()
     }
@@ -117,17 +128,26 @@ impl Cluster {
     }
 
     /// One look, of which only the first `deeds` deeds are done.
-    fn look(&mut self, deeds: usize) -> Decision {
+    fn look(&mut self, deeds: usize) -> Verdict {
         let (valid, observed) = (self.valid(), self.observe());
-        let decision = decide(&Scene {
+        let scene = Scene {
             subject: &self.subject,
             valid: &valid,
             status: &self.status,
             observed: &observed,
             settings: &self.settings,
             now: self.now,
-        })
-        .unwrap();
+        };
+        if let Some(hold) = hold(&scene, self.has_rival.then_some("older")) {
+            for (_, key) in (1..deeds).zip(&hold.delete) {
+                self.delete(key);
+            }
+            if deeds > hold.delete.len() + 1 {
+                self.status = self.summary(&valid, hold.run.as_ref(), &hold.verdict, None);
+            }
+            return hold.verdict;
+        }
+        let decision = decide(&scene).unwrap();
         let mut left = deeds;
         let mut next = || {
             left = left.saturating_sub(1);
@@ -148,27 +168,35 @@ impl Cluster {
             self.create(plan);
         }
         if next() {
-            let location = valid.location();
-            let status = summarise(
-                &self.status,
-                &News {
-                    generation: self.subject.generation,
-                    is_import: false,
-                    location: &location,
-                    registry: None,
-                    requested_at: requested_at(&self.subject, &self.status),
-                    run: Some(&decision.run),
-                    verdict: &decision.verdict,
-                    outcome: decision.outcome.as_deref(),
-                    progress: None,
-                    now: self.now,
-                },
-            );
+            let outcome = decision.outcome.as_deref();
+            let status = self.summary(&valid, Some(&decision.run), &decision.verdict, outcome);
             let attempt = |status: &Status| status.run.as_ref().map_or(0, |run| run.attempt);
             assert!(attempt(&self.status) <= attempt(&status), "attempts only grow");
             self.status = status;
         }
-        decision
+        decision.verdict
+    }
+
+    fn summary(
+        &self,
+        valid: &Valid,
+        run: Option<&Run>,
+        verdict: &Verdict,
+        outcome: Option<&Outcome>,
+    ) -> Status {
+        let news = News {
+            generation: self.subject.generation,
+            is_import: false,
+            location: &valid.location(),
+            registry: None,
+            requested_at: requested_at(&self.subject, &self.status),
+            run,
+            verdict,
+            outcome,
+            progress: None,
+            now: self.now,
+        };
+        summarise(&self.status, &news)
     }
 
     fn delete(&mut self, key: &JobKey) {
@@ -254,6 +282,11 @@ impl Cluster {
                 self.wants = image;
             }
             Step::Tunes => self.subject.generation += 1,
+            Step::Suspends(suspended) => {
+                self.subject.generation += i64::from(self.suspended != suspended);
+                self.suspended = suspended;
+            }
+            Step::Rivals(has_rival) => self.has_rival = has_rival,
             Step::JobDeleted => {
                 let keys = self
                     .jobs
@@ -293,13 +326,16 @@ impl Cluster {
 
     /// No more trouble: every pod ends well, time passes, the controller lives.
     fn heal(&mut self) -> Verdict {
+        self.happens(Step::Suspends(false));
+        self.happens(Step::Rivals(false));
         for _ in 0..40 {
-            let decision = self.look(usize::MAX);
-            let is_settled = decision.run == self.status.run.clone().unwrap()
-                && matches!(decision.verdict, Verdict::Succeeded | Verdict::Stalled);
+            let before = self.status.run.clone();
+            let verdict = self.look(usize::MAX);
+            let is_settled =
+                before == self.status.run && matches!(verdict, Verdict::Succeeded | Verdict::Stalled);
             self.happens(Step::Settles);
-            if is_settled && self.look(usize::MAX).verdict == decision.verdict {
-                return decision.verdict;
+            if is_settled && self.look(usize::MAX) == verdict {
+                return verdict;
             }
             self.happens(Step::Starts);
             self.happens(Step::Ends(Reason::Succeeded));
@@ -356,12 +392,36 @@ fn steps() -> impl Strategy<Value = Step> {
         4 => Just(Step::Settles),
         2 => (0_u8..3).prop_map(Step::Wants),
         1 => Just(Step::Tunes),
+        1 => proptest::bool::ANY.prop_map(Step::Suspends),
+        1 => proptest::bool::ANY.prop_map(Step::Rivals),
         1 => Just(Step::JobDeleted),
     ]
 }
 
 proptest! {
     #![proptest_config(ProptestConfig::with_cases(1000))]
+
+    #[test]
+    fn a_wish_that_is_suspended_or_has_an_older_rival_has_no_worker_soon_whatever_was_before(
+        steps in proptest::collection::vec(steps(), 0..60),
+        suspended in proptest::bool::ANY,
+    ) {
+        let mut cluster = Cluster::new();
+        for step in steps {
+            cluster.happens(step);
+        }
+        cluster.happens(if suspended { Step::Suspends(true) } else { Step::Rivals(true) });
+        let mut verdict = cluster.look(usize::MAX);
+        for _ in 0..3 {
+            cluster.happens(Step::Settles);
+            verdict = cluster.look(usize::MAX);
+        }
+        let is_active = |job: &SimulatedJob| job.pods.iter().any(|pod| pod.phase.is_active());
+        prop_assert!(!cluster.jobs.iter().any(is_active));
+        let is_held = matches!(verdict, Verdict::Suspended(_) | Verdict::Conflict(_) | Verdict::Succeeded);
+        prop_assert!(is_held, "{:?}", verdict);
+        prop_assert_eq!(cluster.heal(), Verdict::Succeeded);
+    }
 
     #[test]
     fn never_are_there_two_workers_and_in_the_end_the_wish_is_settled(

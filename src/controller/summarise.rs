@@ -72,7 +72,7 @@ fn take_run(status: &mut Status, run: &Run) {
 
 fn take_outcome(status: &mut Status, outcome: &Outcome, news: &News) {
     let Some(run) = news.run else { return };
-    if let (Some(payload), Reason::Succeeded) = (&outcome.payload, outcome.reason) {
+    if let (Some(payload), true) = (&outcome.payload, outcome.reason.is_success()) {
         status.payload = Some(Payload {
             run_id: run.id.clone(),
             location: news.location.to_owned(),
@@ -163,11 +163,9 @@ fn conditions(status: &Status, news: &News) -> Vec<Condition> {
     let on_its_way = if is_retry { Reason::ProgressingWithRetry } else { Reason::Progressing };
     let mut conditions = Vec::new();
     match news.verdict {
-        Verdict::Invalid(message) => {
-            let reason = Reason::InvalidSpec.as_str();
-            conditions.push(failed(reason, message));
-            conditions.push(new(condition::STALLED, "True", reason, message));
-        }
+        Verdict::Invalid(message) => refused(Reason::InvalidSpec, message, &mut conditions),
+        Verdict::Conflict(message) => refused(Reason::OutputConflict, message, &mut conditions),
+        Verdict::Suspended(message) => conditions.push(failed(Reason::Suspended.as_str(), message)),
         Verdict::Working(message) => {
             let unknown = || new(condition::READY, "Unknown", Reason::Progressing.as_str(), message);
             conditions.push(failed_before().unwrap_or_else(unknown));
@@ -193,7 +191,7 @@ fn conditions(status: &Status, news: &News) -> Vec<Condition> {
         Verdict::Stalled => stalled(&run, &mut conditions),
         Verdict::Succeeded => {
             let message = success(status, news);
-            conditions.push(new(condition::READY, "True", Reason::Succeeded.as_str(), &message));
+            conditions.push(new(condition::READY, "True", success_reason(status, news).as_str(), &message));
         }
     }
     conditions.push(existing(status, news, &conditions[0].clone()));
@@ -201,6 +199,22 @@ fn conditions(status: &Status, news: &News) -> Vec<Condition> {
         conditions.extend(verified(&run));
     }
     conditions
+}
+
+/// It cannot be as it is written.
+fn refused(reason: Reason, message: &str, conditions: &mut Vec<Condition>) {
+    conditions.push(new(condition::READY, "False", reason.as_str(), message));
+    conditions.push(new(condition::STALLED, "True", reason.as_str(), message));
+}
+
+/// What the worker said when it was done; afterwards, what the status says of the same run since.
+fn success_reason(status: &Status, news: &News) -> Reason {
+    if let Some(outcome) = news.outcome {
+        return outcome.reason;
+    }
+    let ready = status.conditions.iter().find(|condition| condition.type_ == condition::READY);
+    let before = ready.filter(|ready| ready.status == "True").and_then(|ready| parse(&ready.reason));
+    before.unwrap_or(Reason::Succeeded)
 }
 
 fn stalled(run: &Run, conditions: &mut Vec<Condition>) {

@@ -8,13 +8,17 @@ use std::time::Duration;
 
 use serde_json::{Value, json};
 
-use crate::api::{Claim, PayloadBuildSpec, PayloadImportSpec, RegistryAccess, Worker};
+use crate::api::{BuildImage, Claim, PayloadBuildSpec, PayloadImportSpec, RegistryAccess, Worker};
 use crate::digest::Digest;
-use crate::reference::{Host, Reference};
+use crate::reference::{FarName, Host, Reference};
 use crate::worker::contract::{self, BuildWork, ImportWork, Work};
 
 /// How often a pod may fail if the spec does not say.
 const DEFAULT_BACKOFF_LIMIT: i32 = 6;
+/// How long a finished Job, and with it the log of its pod, stays if the spec does not say: a day.
+const DEFAULT_JOB_TTL: i32 = 86_400;
+/// Its end must have been seen before it goes.
+const SHORTEST_JOB_TTL: i32 = 60;
 
 /// A wish, checked.
 #[derive(Clone, Debug, PartialEq)]
@@ -33,6 +37,10 @@ pub(super) struct Valid {
     pub backoff_limit: i32,
     /// How long the run may take.
     pub timeout: Option<Duration>,
+    /// How long a finished Job stays, in seconds.
+    pub job_ttl: i32,
+    /// No worker is wanted for now.
+    pub suspended: bool,
 }
 
 /// A registry and the Secrets that open it.
@@ -64,13 +72,13 @@ impl Valid {
 
 /// Checks the spec of a `PayloadBuild`.
 pub(super) fn build(spec: &PayloadBuildSpec) -> Result<Valid, Invalid> {
-    let images: Vec<String> = spec.images.iter().map(|image| image.image.clone()).collect();
-    if images.is_empty() {
+    let names: Vec<String> = spec.images.iter().map(|image| image.image.clone()).collect();
+    if names.is_empty() {
         return Err(Invalid("spec.images is empty; name at least one image".into()));
     }
     let far = spec.already_transferred.as_ref().and_then(|far| far.images.clone()).unwrap_or_default();
-    let references = references(&images, |index| format!("spec.images[{index}].image"))?;
-    distinct_at_the_far_side(&references)?;
+    let references = references(&names, |index| format!("spec.images[{index}].image"))?;
+    distinct_at_the_far_side(&references, &far_names(spec)?)?;
     self::references(&far, |index| format!("spec.alreadyTransferred.images[{index}]"))?;
     let claim = spec.output.persistent_volume_claim.as_ref();
     let claim = claim.ok_or_else(|| Invalid("spec.output has no persistentVolumeClaim".into()))?;
@@ -82,12 +90,18 @@ pub(super) fn build(spec: &PayloadBuildSpec) -> Result<Valid, Invalid> {
             "output": spec.output,
             "trigger": spec.trigger,
         }),
-        work: Work::Build(BuildWork { images, already_transferred: far, path: claim.path.clone() }),
+        work: Work::Build(BuildWork {
+            images: spec.images.iter().map(image).collect(),
+            already_transferred: far,
+            path: claim.path.clone(),
+        }),
         registries: registries(spec.registries.as_deref().unwrap_or_default())?,
         claim,
         worker: spec.worker.clone().unwrap_or_default(),
         backoff_limit: spec.backoff_limit.unwrap_or(DEFAULT_BACKOFF_LIMIT),
         timeout: timeout(spec.timeout.as_deref())?,
+        job_ttl: job_ttl(spec.ttl_seconds_after_finished),
+        suspended: spec.suspend.unwrap_or(false),
     })
 }
 
@@ -114,13 +128,22 @@ pub(super) fn import(spec: &PayloadImportSpec) -> Result<Valid, Invalid> {
         expected_digest,
         registry: spec.registry.host.clone(),
         repository_prefix: spec.registry.repository_prefix.clone(),
+        naming: spec.registry.naming.unwrap_or_default(),
+        base_repositories: spec.registry.base_repositories.clone().unwrap_or_default(),
+        tag_digests: spec.registry.tag_digests.unwrap_or(true),
         strict: spec.strict.unwrap_or(false),
     };
     Ok(Valid {
         identity: json!({
             "source": spec.source,
             "expectedDigest": spec.expected_digest,
-            "registry": { "host": spec.registry.host, "repositoryPrefix": spec.registry.repository_prefix },
+            "registry": {
+                "host": spec.registry.host,
+                "repositoryPrefix": spec.registry.repository_prefix,
+                "naming": spec.registry.naming,
+                "baseRepositories": spec.registry.base_repositories,
+                "tagDigests": spec.registry.tag_digests,
+            },
             "strict": spec.strict,
             "trigger": spec.trigger,
         }),
@@ -130,7 +153,13 @@ pub(super) fn import(spec: &PayloadImportSpec) -> Result<Valid, Invalid> {
         worker: spec.worker.clone().unwrap_or_default(),
         backoff_limit: spec.backoff_limit.unwrap_or(DEFAULT_BACKOFF_LIMIT),
         timeout: timeout(spec.timeout.as_deref())?,
+        job_ttl: job_ttl(spec.ttl_seconds_after_finished),
+        suspended: spec.suspend.unwrap_or(false),
     })
+}
+
+fn job_ttl(seconds: Option<i32>) -> i32 {
+    seconds.map_or(DEFAULT_JOB_TTL, |seconds| seconds.max(SHORTEST_JOB_TTL))
 }
 
 fn references(images: &[String], field: impl Fn(usize) -> String) -> Result<Vec<Reference>, Invalid> {
@@ -141,17 +170,32 @@ fn references(images: &[String], field: impl Fn(usize) -> String) -> Result<Vec<
     images.iter().enumerate().map(parse).collect()
 }
 
+fn image(image: &BuildImage) -> contract::Image {
+    contract::Image { name: image.image.clone(), far_name: image.far_name.clone() }
+}
+
+/// The names of their own that images are to have at the far side.
+fn far_names(spec: &PayloadBuildSpec) -> Result<Vec<Option<FarName>>, Invalid> {
+    let parse = |(index, image): (usize, &BuildImage)| {
+        let refused = |error| Invalid(format!("spec.images[{index}].as: {error}"));
+        image.far_name.as_deref().map(str::parse).transpose().map_err(refused)
+    };
+    spec.images.iter().enumerate().map(parse).collect()
+}
+
 /// Refuses two images that would have one name where they arrive.
-fn distinct_at_the_far_side(references: &[Reference]) -> Result<(), Invalid> {
+fn distinct_at_the_far_side(references: &[Reference], own: &[Option<FarName>]) -> Result<(), Invalid> {
     let mut names: HashMap<String, &Reference> = HashMap::new();
-    for reference in references {
+    for (reference, own) in references.iter().zip(own) {
         // Without a tag, the far side gets one that is made of the digest.
-        let tag = reference.tag().unwrap_or_else(|| reference.tag_or_digest());
-        let name = format!("{}:{tag}", reference.far_repository());
+        let tag = own.as_ref().and_then(FarName::tag).or(reference.tag());
+        let tag = tag.unwrap_or_else(|| reference.tag_or_digest());
+        let repository = own.as_ref().map_or(reference.far_repository(), FarName::repository);
+        let name = format!("{repository}:{tag}");
         match names.get(&name) {
             Some(first) if first.to_string() != reference.to_string() => {
                 return Err(Invalid(format!(
-                    "spec.images has {} and {}, which would both arrive as {name}; leave one to another payload",
+                    "spec.images has {} and {}, which would both arrive as {name}; give one of them another name by its field as",
                     first.written(),
                     reference.written()
                 )));
@@ -317,6 +361,10 @@ mod tests {
                 with(spec(), "alreadyTransferred", json!({ "images": ["b:c:d"] })),
                 "spec.alreadyTransferred.images[0]",
             ),
+            (
+                with(spec(), "images", json!([{ "image": "a", "as": "a@b" }])),
+                "spec.images[0].as: \"a@b\" is no name for the far side",
+            ),
             (path("../x"), "spec.output.persistentVolumeClaim.path \"../x\""),
             (path("/x"), "without '.', '..' and empty parts"),
             (with(spec(), "output", json!({})), "spec.output has no persistentVolumeClaim"),
@@ -338,6 +386,54 @@ mod tests {
             let refusal = import_of(spec.clone()).unwrap_err();
             assert!(refusal.contains(words), "{spec}: {refusal}");
         }
+    }
+
+    #[test]
+    fn two_images_that_would_arrive_under_one_name_are_told_apart_by_as_or_refused_with_both_names() {
+        let images = |images: Value| build_of(with(spec(), "images", images));
+        for (first, second, clash) in [
+            (json!({ "image": "q.io/a:1" }), json!({ "image": "g.io/a:1" }), Some("a:1")),
+            (json!({ "image": "q.io/a:1", "as": "q/a" }), json!({ "image": "g.io/a:1" }), None),
+            (
+                json!({ "image": "q.io/a:1", "as": "b:1" }),
+                json!({ "image": "g.io/a:1", "as": "b:1" }),
+                Some("b:1"),
+            ),
+            (json!({ "image": "q.io/a:1", "as": "b" }), json!({ "image": "g.io/b:1" }), Some("b:1")),
+            (json!({ "image": "a:1", "as": "b:2" }), json!({ "image": "docker.io/a:1" }), None),
+        ] {
+            let (one, other) = (first["image"].clone(), second["image"].clone());
+            let refusal = images(json!([first, second])).err();
+            match clash {
+                None => assert_eq!(refusal, None),
+                Some(name) => assert_eq!(
+                    refusal.unwrap(),
+                    format!(
+                        "spec.images has {} and {}, which would both arrive as {name}; give one of them another name by its field as",
+                        one.as_str().unwrap(),
+                        other.as_str().unwrap()
+                    )
+                ),
+            }
+        }
+    }
+
+    #[test]
+    fn names_and_tuning_reach_the_worker_and_the_job() {
+        let images = json!([{ "image": "python:3", "as": "base/python:3" }]);
+        let valid = build_of(with(with(spec(), "images", images), "suspend", json!(true))).unwrap();
+        let Work::Build(work) = valid.work else { panic!("{:?}", valid.work) };
+        assert_eq!(work.images[0].far_name.as_deref(), Some("base/python:3"));
+        assert_eq!((valid.suspended, valid.job_ttl), (true, 86_400));
+        let registry = json!({
+            "host": "r:5000", "naming": "WithHost", "baseRepositories": ["base/a"], "tagDigests": false,
+        });
+        let spec = with(import_spec(), "registry", registry);
+        let valid = import_of(with(spec, "ttlSecondsAfterFinished", json!(1))).unwrap();
+        let Work::Import(work) = valid.work else { panic!("{:?}", valid.work) };
+        assert_eq!((work.naming, work.tag_digests), (contract::Naming::WithHost, false));
+        assert_eq!(work.base_repositories, ["base/a"]);
+        assert_eq!((valid.suspended, valid.job_ttl), (false, 60));
     }
 
     #[test]

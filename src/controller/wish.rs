@@ -42,6 +42,7 @@ pub(super) trait Wish:
             namespace: self.namespace().unwrap_or_default(),
             uid: self.uid().unwrap_or_default(),
             generation: self.meta().generation.unwrap_or(0),
+            created: self.creation_timestamp().map(|time| time.0).unwrap_or_default(),
             requested_at: requested_at.map(|text| cut(text, REQUESTED_AT_LIMIT).to_owned()),
         }
     }

@@ -1,17 +1,5 @@
 use crate::digest::Digest;
-use crate::reference::{Host, Reference};
-
-/// How an image is called at the far side.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub enum Naming {
-    /// As whoever built the payload wrote it, without its host and without an implied `library/`.
-    #[default]
-    AsWritten,
-    /// The same with `library/` spelled out.
-    Canonical,
-    /// The full name, host included: `docker.io/library/python`.
-    WithHost,
-}
+use crate::reference::{FarName, Host, Naming, Reference};
 
 /// The rule by which names at the far side are made.
 #[derive(Clone, Debug)]
@@ -31,13 +19,16 @@ impl Names {
         Self { target: target.clone(), prefix, naming, tags_digests }
     }
 
-    /// The repository of an image at the far side.
-    pub(super) fn repository(&self, image: &Reference) -> String {
-        let name = match self.naming {
-            Naming::AsWritten => image.far_repository().to_owned(),
-            Naming::Canonical => image.repository().to_owned(),
+    /// The repository of an image at the far side. A name of its own goes before every rule but the prefix.
+    pub(super) fn repository(&self, image: &Reference, own: Option<&FarName>) -> String {
+        let name = match (own, self.naming) {
+            (Some(own), _) => own.repository().to_owned(),
+            (None, Naming::AsWritten) => image.far_repository().to_owned(),
+            (None, Naming::Canonical) => image.repository().to_owned(),
             // A port's colon is no part of a repository's name.
-            Naming::WithHost => format!("{}/{}", image.host().as_str().replace(':', "-"), image.repository()),
+            (None, Naming::WithHost) => {
+                format!("{}/{}", image.host().as_str().replace(':', "-"), image.repository())
+            }
         };
         let name = format!("{}{name}", self.prefix);
         // Docker Hub has no repository outside a namespace.
@@ -46,8 +37,14 @@ impl Names {
 
     /// The tag of an image at the far side. A reference by digest alone gets one, since registries
     /// collect what has none.
-    pub(super) fn tag(&self, image: &Reference, root: Option<&Digest>) -> Option<String> {
-        match (image.tag(), image.digest().or(root)) {
+    pub(super) fn tag(
+        &self,
+        image: &Reference,
+        own: Option<&FarName>,
+        root: Option<&Digest>,
+    ) -> Option<String> {
+        let tag = own.and_then(FarName::tag).or_else(|| image.tag());
+        match (tag, image.digest().or(root)) {
             (Some(tag), _) => Some(tag.to_owned()),
             (None, Some(digest)) if self.tags_digests => Some(format!("charon-{}", &digest.hex()[..32])),
             (None, _) => None,
@@ -66,7 +63,7 @@ mod tests {
     }
 
     fn repository(name: &str, target: &str, prefix: Option<&str>, naming: Naming) -> String {
-        Names::new(&target.parse().unwrap(), prefix, naming, true).repository(&reference(name))
+        Names::new(&target.parse().unwrap(), prefix, naming, true).repository(&reference(name), None)
     }
 
     #[test]
@@ -106,8 +103,23 @@ mod tests {
     fn a_reference_by_digest_alone_gets_a_tag_that_keeps_it_unless_that_is_not_wanted() {
         let names = |tags| Names::new(&Host::docker_hub(), None, Naming::AsWritten, tags);
         let bare = reference(&format!("a@{DIGEST}"));
-        assert_eq!(names(true).tag(&bare, None).unwrap(), "charon-e3b0c44298fc1c149afbf4c8996fb924");
-        assert_eq!(names(false).tag(&bare, None), None);
-        assert_eq!(names(false).tag(&reference(&format!("a:1@{DIGEST}")), None).unwrap(), "1");
+        assert_eq!(names(true).tag(&bare, None, None).unwrap(), "charon-e3b0c44298fc1c149afbf4c8996fb924");
+        assert_eq!(names(false).tag(&bare, None, None), None);
+        assert_eq!(names(false).tag(&reference(&format!("a:1@{DIGEST}")), None, None).unwrap(), "1");
+    }
+
+    #[test]
+    fn a_name_of_its_own_goes_before_every_rule_but_the_prefix() {
+        let own = |text: &str| Some(text.parse::<FarName>().unwrap());
+        let image = reference("quay.io/team/app:1");
+        for naming in [Naming::AsWritten, Naming::Canonical, Naming::WithHost] {
+            let names = Names::new(&"registry.infra:5000".parse().unwrap(), Some("mirror"), naming, true);
+            let (full, bare) = (own("base/app:2"), own("base/app"));
+            assert_eq!(names.repository(&image, full.as_ref()), "mirror/base/app");
+            assert_eq!(names.tag(&image, full.as_ref(), None).unwrap(), "2");
+            assert_eq!(names.tag(&image, bare.as_ref(), None).unwrap(), "1", "the image's own");
+            let digest = reference(&format!("a@{DIGEST}"));
+            assert!(names.tag(&digest, bare.as_ref(), None).unwrap().starts_with("charon-"));
+        }
     }
 }

@@ -155,11 +155,12 @@ pub(super) fn targets(
             let content = ManifestContent::parse(&described.digest, &manifest(&described.digest)?)?;
             blobs.extend(content.blobs().map(|blob| blob.digest.clone()));
         }
-        let repository = names.repository(&reference);
+        let own = image.far_name()?;
+        let repository = names.repository(&reference, own.as_ref());
         let is_name = reference::is_repository(&repository);
         let mut target = Target {
             name: image.name.clone(),
-            tag: names.tag(&reference, image.digest.as_ref()),
+            tag: names.tag(&reference, own.as_ref(), image.digest.as_ref()),
             root: image.digest.clone(),
             carried: image.carried,
             manifests: image.manifests.clone(),
@@ -193,7 +194,7 @@ fn refuse_clashes(targets: &mut [Target]) {
         }
         let pair = format!("{} and {}", targets[other].name, targets[index].name);
         let why = format!(
-            "{pair} would both be {name} here; choose another naming, or build the payload with another name for one"
+            "{pair} would both be {name} here; choose another naming, or build the payload with another name for one (spec.images[].as)"
         );
         targets[other].fail(Reason::InvalidSpec, &why);
         targets[index].fail(Reason::InvalidSpec, &why);

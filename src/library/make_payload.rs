@@ -79,6 +79,14 @@ async fn make(options: &MakePayload, output: Output) -> Result<BuildReport, Erro
     let already_transferred = options.registry.references(&options.already_transferred)?;
     let registries = options.registry.clients(&[images.clone(), already_transferred.clone()].concat())?;
     let run = run(&images, &already_transferred);
-    let request = BuildRequest { images, already_transferred, registries, output, run };
+    let request = BuildRequest {
+        images: images.into_iter().map(Into::into).collect(),
+        already_transferred,
+        registries,
+        output,
+        run,
+        // As docker-charon, whoever names a file on the command line means it.
+        spares_other_files: false,
+    };
     unless_cancelled(&options.cancel, Box::pin(build::build(request, &options.progress))).await
 }

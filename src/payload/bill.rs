@@ -6,7 +6,7 @@ use serde::{Deserialize, Serialize};
 use super::manifest::{MANIFEST_LIMIT, MANIFESTS_LIMIT};
 use super::{ManifestContent, PayloadError};
 use crate::digest::Digest;
-use crate::reference::{Host, Reference};
+use crate::reference::{FarName, Host, Reference};
 
 /// The version of the payload format that this program writes and reads.
 pub const FORMAT_VERSION: u32 = 1;
@@ -42,6 +42,9 @@ pub struct Bill {
 pub struct BillImage {
     /// What the user wrote.
     pub name: String,
+    /// Another name at the far side, `repository[:tag]`.
+    #[serde(rename = "as", default, skip_serializing_if = "Option::is_none")]
+    pub far_name: Option<String>,
     /// What it resolved to, `host/repository[:tag][@digest]`.
     pub reference: String,
     /// What the tag meant at that moment. Absent only of an image that a docker-charon payload
@@ -136,6 +139,13 @@ impl BillImage {
     /// Its reference, with the name as it was written.
     pub fn parsed(&self) -> Result<Reference, PayloadError> {
         parsed(&self.name, &self.reference)
+    }
+
+    /// Its own name at the far side, if it has one.
+    pub fn far_name(&self) -> Result<Option<FarName>, PayloadError> {
+        let refused =
+            |error| PayloadError::Corrupt(format!("its bill names the image {:?}: {error}", self.name));
+        self.far_name.as_deref().map(str::parse).transpose().map_err(refused)
     }
 }
 
@@ -321,6 +331,7 @@ mod tests {
             format_version: FORMAT_VERSION,
             images: vec![BillImage {
                 name: "a".into(),
+                far_name: None,
                 reference: "docker.io/library/a:latest".into(),
                 digest: Some(digest.clone()),
                 media_type: "m".into(),
@@ -371,6 +382,24 @@ mod tests {
         );
         assert!(Bill::parse(b"{}").is_err());
         assert!(Bill::parse(b"not json").is_err());
+    }
+
+    #[test]
+    fn another_name_at_the_far_side_stands_behind_the_name_and_is_left_out_where_there_is_none() {
+        let without = String::from_utf8(bill().to_bytes().unwrap()).unwrap();
+        assert!(!without.contains(r#""as""#), "{without}");
+        let mut renamed = bill();
+        renamed.images[0].far_name = Some("base/a:1".into());
+        let with = String::from_utf8(renamed.to_bytes().unwrap()).unwrap();
+        assert!(with.contains(r#""name":"a","as":"base/a:1","reference""#), "{with}");
+        assert_eq!(Bill::parse(with.as_bytes()).unwrap(), renamed);
+    }
+
+    #[test]
+    fn a_name_at_the_far_side_that_is_none_is_refused() {
+        let mut image = bill().images.remove(0);
+        image.far_name = Some("../evil".into());
+        assert_eq!(image.far_name().unwrap_err().reason(), crate::reason::Reason::PayloadCorrupt);
     }
 
     #[test]

@@ -6,7 +6,7 @@ use serde::Serialize;
 use super::bill::{Bill, BillEntry, BillFile, BillImage, BillManifest, EntryKind, FORMAT_VERSION, Required};
 use super::{Layout, PayloadError, descriptor};
 use crate::digest::Digest;
-use crate::reference::Reference;
+use crate::reference::{FarName, Reference};
 
 /// A payload before it is written: its bill, its layout, and all that is held in memory.
 #[derive(Debug)]
@@ -23,6 +23,8 @@ pub struct Contents {
 pub struct ImagePlan {
     /// Where it comes from.
     pub reference: Reference,
+    /// Its own name at the far side, if it has one.
+    pub far_name: Option<FarName>,
     /// The root manifest's digest.
     pub digest: Digest,
     /// The root manifest's media type.
@@ -140,6 +142,7 @@ impl Contents {
 fn bill_image(image: &ImagePlan) -> BillImage {
     BillImage {
         name: image.reference.written().to_owned(),
+        far_name: image.far_name.as_ref().map(ToString::to_string),
         reference: image.reference.to_string(),
         digest: Some(image.digest.clone()),
         media_type: image.media_type.clone(),

@@ -40,12 +40,16 @@ pub(super) fn bytes(
     }
     let mut manifests_paths = IndexMap::new();
     for image in images {
-        let tag = image.reference.tag().filter(|_| image.reference.digest().is_none())?;
+        let (reference, own) = (&image.reference, image.far_name.as_ref());
+        let tag = reference.tag().filter(|_| reference.digest().is_none())?;
         if image.media_type != DOCKER_MANIFEST || image.manifests.len() > 1 {
             return None;
         }
         let path = image.carried().then(|| blob_name(&image.digest));
-        let name = format!("{}:{tag}", image.reference.far_repository());
+        let name = match own {
+            Some(own) => format!("{}:{}", own.repository(), own.tag().unwrap_or(tag)),
+            None => format!("{}:{tag}", reference.far_repository()),
+        };
         if manifests_paths.insert(name, path).is_some() {
             return None;
         }

@@ -90,6 +90,7 @@ impl Content {
             // Named only: docker-charon asks for it by its tag, and its digest is not told.
             self.images.push(BillImage {
                 name: name.to_owned(),
+                far_name: None,
                 reference: reference.to_string(),
                 digest: None,
                 media_type: DOCKER_MANIFEST.to_owned(),
@@ -141,6 +142,7 @@ impl Content {
         let manifest = BillManifest { digest: digest.clone(), media_type: media_type.clone(), size };
         self.images.push(BillImage {
             name: name.to_owned(),
+            far_name: None,
             reference: reference.to_string(),
             digest: Some(digest),
             media_type,

@@ -109,6 +109,17 @@ impl FilePayload {
     }
 }
 
+/// Whether the file begins as Charon's payloads do, whole or not, of this version or a later one.
+pub fn is_payload(file: &File) -> io::Result<bool> {
+    let metadata = file.metadata()?;
+    let mut start = vec![0; FIRST_READ.min(usize::try_from(metadata.len()).unwrap_or(FIRST_READ))];
+    if !metadata.is_file() {
+        return Ok(false);
+    }
+    file.read_exact_at(&mut start, 0)?;
+    Ok(matches!(Start::of(&start), Ok(Start::Bill(_))))
+}
+
 /// The first bytes of a file.
 pub(super) fn read_start(file: &File, size: u64) -> Result<Vec<u8>, PayloadError> {
     let mut start = vec![0; FIRST_READ.min(usize::try_from(size).unwrap_or(FIRST_READ))];

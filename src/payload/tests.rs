@@ -37,6 +37,7 @@ fn sample(media_type: &str) -> Sample {
         ManifestPlan { digest: digest.clone(), media_type: media_type.into(), bytes: bytes.clone() };
     let image = ImagePlan {
         reference: Reference::parse("app:1", &Host::docker_hub()).unwrap(),
+        far_name: None,
         digest,
         media_type: media_type.into(),
         size: bytes.len() as u64,

@@ -34,6 +34,11 @@ pub enum StorageError {
     /// Another program writes the same file.
     #[error("{} is being written by another charon; wait for it, or choose another name", .0.display())]
     Busy(PathBuf),
+    /// What has the final name was not written by Charon.
+    #[error(
+        "{} is no payload of charon's, and is not replaced; move it away, or choose another name", .0.display()
+    )]
+    NotOurs(PathBuf),
     /// The payload does not fit.
     #[error(
         "{} has no room for the payload: it has {needed} bytes, and {free} are free; make room or choose another volume",
@@ -59,6 +64,7 @@ impl StorageError {
         match self {
             Self::Io { source, .. } => source.into(),
             Self::Busy(_) => Reason::StorageBusy,
+            Self::NotOurs(_) => Reason::OutputConflict,
             Self::Full { .. } => Reason::StorageFull,
             Self::SourceNotFound(_) => Reason::SourceNotFound,
         }

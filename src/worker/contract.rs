@@ -12,6 +12,7 @@ use crate::reason::Reason;
 
 pub use crate::progress::Stage;
 pub use crate::reason::Failure;
+pub use crate::reference::Naming;
 
 /// The version of this contract. A worker refuses another one.
 pub const CONTRACT_VERSION: u32 = 1;
@@ -66,12 +67,29 @@ pub enum Work {
 #[serde(rename_all = "camelCase", deny_unknown_fields)]
 pub struct BuildWork {
     /// The images, as written in the spec.
-    pub images: Vec<String>,
+    pub images: Vec<Image>,
     /// Images that the far side has, as written in the spec.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub already_transferred: Vec<String>,
     /// The payload's path below [`PAYLOAD_MOUNT`].
     pub path: String,
+}
+
+/// An image to carry, as written in the spec.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Image {
+    /// Its name.
+    pub name: String,
+    /// Its own name at the far side.
+    #[serde(rename = "as", default, skip_serializing_if = "Option::is_none")]
+    pub far_name: Option<String>,
+}
+
+impl From<&str> for Image {
+    fn from(name: &str) -> Self {
+        Self { name: name.to_owned(), far_name: None }
+    }
 }
 
 /// A payload to push.
@@ -88,9 +106,22 @@ pub struct ImportWork {
     /// Goes in front of every repository.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub repository_prefix: Option<String>,
+    /// How images are called there.
+    #[serde(default)]
+    pub naming: Naming,
+    /// Repositories that are looked through, too, for what the payload leaves out.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub base_repositories: Vec<String>,
+    /// Whether an image that was named by its digest alone gets a tag.
+    #[serde(default = "yes")]
+    pub tag_digests: bool,
     /// Push nothing unless everything can be pushed.
     #[serde(default)]
     pub strict: bool,
+}
+
+fn yes() -> bool {
+    true
 }
 
 /// How one registry is reached.
@@ -119,7 +150,7 @@ pub struct Outcome {
     pub run_id: String,
     /// The sha256 of the run configuration's bytes as the worker read them, in hexadecimal.
     pub input_digest: String,
-    /// `Succeeded`, or why not.
+    /// `Succeeded`, `AlreadyPresent`, or why not.
     pub reason: Reason,
     /// One sentence: the object, what happened, the next step.
     pub message: String,

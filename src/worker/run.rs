@@ -2,14 +2,15 @@ use std::collections::HashMap;
 use std::path::{Component, Path, PathBuf};
 use std::sync::Arc;
 
-use tracing::info;
+use tracing::{info, warn};
 
 use super::contract::{
-    BuildWork, ImportResult, ImportWork, Outcome, PayloadSummary, RegistryAccess, RunConfig, Work,
+    BuildWork, Image, ImportResult, ImportWork, Outcome, PayloadSummary, RegistryAccess, RunConfig, Work,
 };
 use super::failed;
-use crate::build::{BuildRequest, Output, build};
-use crate::import::{ImportReport, ImportRequest, Naming, Source, import};
+use super::report::{self, Report};
+use crate::build::{BuildRequest, ImageRequest, Output, build};
+use crate::import::{ImportReport, ImportRequest, Source, import};
 use crate::progress::Progress;
 use crate::reason::{self, Failure, Reason};
 use crate::reference::{Host, Reference};
@@ -44,37 +45,55 @@ async fn run_build(
     payloads: &Path,
     progress: &Arc<Progress>,
 ) -> Result<Outcome, Refusal> {
-    let images = references(&work.images)?;
+    let path = payload_path(payloads, &work.path)?;
+    if let Some(payload) = report::already_present(&path, run_id) {
+        let message = format!("{} lies there already, as this run had written it", work.path);
+        return Ok(Outcome { payload: Some(payload), ..failed(Reason::AlreadyPresent, message) });
+    }
+    let images = images(&work.images)?;
     let already_transferred = references(&work.already_transferred)?;
-    for reference in images.iter().chain(&already_transferred) {
+    for reference in images.iter().map(|image| &image.reference).chain(&already_transferred) {
         if !registries.contains_key(reference.host()) {
             let access = Access::default();
             registries.insert(reference.host().clone(), client(reference.host().clone(), access)?);
         }
     }
-    let path = payload_path(payloads, &work.path)?;
     if let Some(folder) = path.parent() {
         std::fs::create_dir_all(folder)
             .map_err(|error| StorageError::io("make the folder", folder, error))
             .map_err(|error| (error.reason(), error.to_string()))?;
     }
-    let (output, run) = (Output::File(path), run_id.to_owned());
-    let request = BuildRequest { images, already_transferred, registries, output, run };
+    let request = BuildRequest {
+        images,
+        already_transferred,
+        registries,
+        output: Output::File(path.clone()),
+        run: run_id.to_owned(),
+        spares_other_files: true,
+    };
     Ok(match build(request, progress).await {
-        Ok(report) => Outcome {
-            payload: Some(PayloadSummary {
-                digest: Some(report.digest.clone()),
-                size_bytes: report.size,
-                format_version: report.format_version,
-                images: count(report.images),
-                blobs: count(report.blobs),
-                blobs_reused: count(report.blobs_reused),
-            }),
-            ..failed(
-                Reason::Succeeded,
-                format!("{} with {} images, {} bytes, was written", work.path, report.images, report.size),
-            )
-        },
+        Ok(built) => {
+            // The payload is whole without it: the price is that it may be built again.
+            match Report::of(&path, run_id).map(|report| report.write(&path)) {
+                Ok(Ok(())) => {}
+                Ok(Err(error)) => warn!("cannot write {}: {error}", Report::path(&path).display()),
+                Err(error) => warn!("cannot report on {}: {error}", path.display()),
+            }
+            Outcome {
+                payload: Some(PayloadSummary {
+                    digest: Some(built.digest.clone()),
+                    size_bytes: built.size,
+                    format_version: built.format_version,
+                    images: count(built.images),
+                    blobs: count(built.blobs),
+                    blobs_reused: count(built.blobs_reused),
+                }),
+                ..failed(
+                    Reason::Succeeded,
+                    format!("{} with {} images, {} bytes, was written", work.path, built.images, built.size),
+                )
+            }
+        }
         Err(error) => {
             let failures = error.failures().to_vec();
             let message = match failures.as_slice() {
@@ -104,10 +123,10 @@ async fn run_import(
         source: Source::File(file),
         expected_digest: work.expected_digest.clone(),
         registry,
-        naming: Naming::default(),
+        naming: work.naming,
         repository_prefix: work.repository_prefix.clone(),
-        base_repositories: Vec::new(),
-        tag_digests: true,
+        base_repositories: work.base_repositories.clone(),
+        tag_digests: work.tag_digests,
         strict: work.strict,
     };
     Ok(match import(request, progress).await {
@@ -144,14 +163,7 @@ fn imported(report: &ImportReport, registry: &str) -> Outcome {
         ),
     };
     Outcome {
-        payload: Some(PayloadSummary {
-            digest: report.digest.clone(),
-            size_bytes: report.size,
-            format_version: report.bill.format_version,
-            images: count(report.bill.images.len()),
-            blobs: count(report.bill.blobs().count()),
-            blobs_reused: count(report.bill.required.len()),
-        }),
+        payload: Some(report::summary(&report.bill, report.digest.as_ref(), report.size)),
         result: Some(ImportResult {
             images: count(whole),
             images_failed: count(failures.len()),
@@ -224,6 +236,16 @@ fn client(host: Host, access: Access) -> Result<Registry, Refusal> {
     Registry::new(host, access).map_err(|error| (error.reason(), error.to_string()))
 }
 
+fn images(images: &[Image]) -> Result<Vec<ImageRequest>, Refusal> {
+    let request = |image: &Image| {
+        Ok(ImageRequest {
+            reference: Reference::parse(&image.name, &Host::docker_hub())?,
+            far_name: image.far_name.as_deref().map(str::parse).transpose()?,
+        })
+    };
+    images.iter().map(|image| request(image).map_err(invalid)).collect()
+}
+
 fn references(names: &[String]) -> Result<Vec<Reference>, Refusal> {
     names.iter().map(|name| Reference::parse(name, &Host::docker_hub()).map_err(invalid)).collect()
 }
@@ -245,6 +267,6 @@ fn invalid(error: crate::reference::ReferenceError) -> Refusal {
     (Reason::InvalidSpec, error.to_string())
 }
 
-fn count(number: usize) -> u32 {
+pub(super) fn count(number: usize) -> u32 {
     u32::try_from(number).unwrap_or(u32::MAX)
 }

@@ -29,3 +29,4 @@ mod kinds;
 mod missing_base;
 mod names;
 mod payload_file;
+mod worker;

@@ -8,7 +8,7 @@ use kube::api::DeleteParams;
 use serde_json::json;
 
 use crate::kubelet::{outcome, with_counts, with_failure};
-use crate::world::{World, brief, build_spec, condition, import_spec, run};
+use crate::world::{World, brief, build_spec, build_to, condition, import_spec, run};
 
 #[tokio::test]
 async fn a_final_failure_stalls_at_once_and_makes_no_second_pod() {
@@ -22,7 +22,7 @@ async fn a_final_failure_stalls_at_once_and_makes_no_second_pod() {
         Reason::StorageAccessDenied,
     ] {
         let name = reason.as_str().to_lowercase();
-        world.create::<PayloadBuild>(&name, build_spec("python:3")).await;
+        world.create::<PayloadBuild>(&name, build_to("python:3", &name)).await;
         let job = world.job_of_attempt::<PayloadBuild>(&name, 1).await;
         let pod = world.pod_of(&job).await;
         world.concludes(&pod, &with_failure(outcome(&pod, reason), "python:3")).await;
@@ -229,13 +229,13 @@ async fn the_word_of_another_run_is_not_taken() {
 #[tokio::test]
 async fn a_worker_without_a_word_is_judged_by_its_exit_code() {
     let world = World::new("mute").await;
-    let mut spec = build_spec("python:3");
-    spec["backoffLimit"] = json!(0);
     for (name, exit_code, text, ready, stalled) in [
         ("denied", 77, "last line of the log", "AccessDenied", "AccessDenied"),
         ("panicked", 101, "thread 'main' panicked", "WorkerFailed", "BackoffLimitExceeded"),
     ] {
-        world.create::<PayloadBuild>(name, spec.clone()).await;
+        let mut spec = build_to("python:3", name);
+        spec["backoffLimit"] = json!(0);
+        world.create::<PayloadBuild>(name, spec).await;
         let job = world.job_of_attempt::<PayloadBuild>(name, 1).await;
         world.ends(&world.pod_of(&job).await, exit_code, text).await;
         let stalls = |status: &charon::api::Status| condition(status, "Stalled").is_some();

@@ -164,11 +164,34 @@ async fn events_are_told_once_for_each_transition() {
 
 #[tokio::test]
 async fn the_job_and_its_pod_go_with_the_resource() {
-    let world = World::new("delete").await;
-    world.create::<PayloadBuild>("app", build_spec("python:3")).await;
+    goes_with_the_resource(&World::new("delete").await, &DeleteParams::default()).await;
+}
+
+#[tokio::test]
+async fn a_resource_that_is_deleted_in_the_foreground_stays_until_its_worker_is_gone() {
+    let world = World::new("foreground").await;
+    let resource = goes_with_the_resource(&world, &DeleteParams::foreground()).await;
+    let gone = kube::runtime::conditions::is_deleted(&resource);
+    let gone = kube::runtime::wait::await_condition(world.api::<PayloadBuild>(), "app", gone);
+    tokio::time::timeout(crate::world::DEADLINE, gone).await.expect("the resource stays").unwrap();
+}
+
+/// Deletes a resource whose worker is at work: all of it goes. Gives its uid.
+async fn goes_with_the_resource(world: &World, how: &DeleteParams) -> String {
+    let object = world.create::<PayloadBuild>("app", build_spec("python:3")).await;
     let job = world.job_of_attempt::<PayloadBuild>("app", 1).await;
     let pod = world.pod_of(&job).await;
-    world.api::<PayloadBuild>().delete("app", &DeleteParams::default()).await.unwrap();
+    world.bind(&pod).await;
+    world.works(&pod, "127.0.7.22").await;
+    world.api::<PayloadBuild>().delete("app", how).await.unwrap();
+    let is_ending = |found: &Pod| found.uid() == pod.uid() && found.metadata.deletion_timestamp.is_some();
+    world.until_pod("ending", is_ending).await;
+    if *how == DeleteParams::foreground() {
+        let object = world.api::<PayloadBuild>().get_opt("app").await.unwrap();
+        assert!(object.is_some(), "it is gone before its worker");
+    }
+    world.ends(&pod, 143, "").await;
+    world.is_gone(&pod).await;
     let (job_uid, pod_uid) = (job.uid().unwrap(), pod.uid().unwrap());
     let (job_name, pod_name) = (job.name_any(), pod.name_any());
     let gone = async {
@@ -179,4 +202,5 @@ async fn the_job_and_its_pod_go_with_the_resource() {
     };
     tokio::time::timeout(crate::world::DEADLINE, gone).await.expect("Job or pod stay");
     assert!(world.jobs().await.is_empty());
+    object.uid().unwrap()
 }

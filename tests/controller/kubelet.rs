@@ -34,7 +34,7 @@ pub(crate) fn config(pod: &Pod) -> RunConfig {
 
 /// What the worker of `pod` says when it ends for `reason`.
 pub(crate) fn outcome(pod: &Pod, reason: Reason) -> Outcome {
-    let is_good = reason == Reason::Succeeded;
+    let is_good = reason.is_success();
     Outcome {
         version: CONTRACT_VERSION,
         run_id: config(pod).run_id,

@@ -44,6 +44,8 @@ async fn the_api_server_refuses_what_the_rules_forbid_in_their_words() {
         ("/registries", json!([{ "host": "http://a.b" }]), "without a scheme and without a path"),
         ("/timeout", json!("3 days"), "hours, minutes and seconds"),
         ("/timeout", json!("0s"), "longer than nothing"),
+        ("/ttlSecondsAfterFinished", json!(59), "greater than or equal to 60"),
+        ("/images", json!([{ "image": "a", "as": "b@c" }]), "as must be a repository"),
         ("/worker", json!({ "securityContext": { "runAsUser": 0 } }), "never runs as root"),
         ("/worker", json!({ "resources": { "limits": { "gpu": 1 } } }), "nothing else"),
     ] {
@@ -57,6 +59,9 @@ async fn the_api_server_refuses_what_the_rules_forbid_in_their_words() {
         ("/registry/host", json!("a.b/c"), "without a scheme and without a path"),
         ("/registry/repositoryPrefix", json!("/A"), "beginning of a repository's name"),
         ("/source", json!({}), "exactly one kind of place"),
+        ("/registry/naming", json!("Short"), "Unsupported value"),
+        ("/registry/baseRepositories", json!(["a:1"]), "must be names of repositories"),
+        ("/ttlSecondsAfterFinished", json!(1), "greater than or equal to 60"),
     ] {
         let refusal = refusal::<PayloadImport>(&world, &with(import_spec(), pointer, value.clone())).await;
         let refusal = refusal.unwrap_or_else(|| panic!("{pointer} may be {value}"));
@@ -80,9 +85,22 @@ async fn all_that_the_rules_allow_is_taken_and_runs() {
     spec["backoffLimit"] = json!(0);
     spec["timeout"] = json!("1h30m");
     spec["trigger"] = json!("");
+    spec["ttlSecondsAfterFinished"] = json!(60);
+    spec["suspend"] = json!(false);
+    spec["images"][0]["as"] = json!("base/python:3");
     world.create::<PayloadBuild>("app", spec).await;
     let job = world.job_of_attempt::<PayloadBuild>("app", 1).await;
     // The pod stands before the namespace's restricted standard.
+    world.pod_of(&job).await;
+
+    let mut spec = import_spec();
+    for (field, value) in
+        [("naming", json!("WithHost")), ("baseRepositories", json!(["a/b"])), ("tagDigests", json!(false))]
+    {
+        spec["registry"][field] = value;
+    }
+    world.create::<PayloadImport>("app", spec).await;
+    let job = world.job_of_attempt::<PayloadImport>("app", 1).await;
     world.pod_of(&job).await;
 }
 

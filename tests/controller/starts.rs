@@ -6,11 +6,11 @@ use k8s_openapi::api::core::v1::{Pod, ResourceQuota};
 use kube::api::{DeleteParams, PostParams};
 use serde_json::{Value, json};
 
-use crate::world::{World, brief, build_spec, condition};
+use crate::world::{World, brief, build_spec, build_to, condition};
 
 /// A build whose pod is there, and its pod.
 async fn with_pod(world: &World, name: &str) -> Pod {
-    world.create::<PayloadBuild>(name, build_spec("python:3")).await;
+    world.create::<PayloadBuild>(name, build_to("python:3", name)).await;
     let job = world.job_of_attempt::<PayloadBuild>(name, 1).await;
     world.pod_of(&job).await
 }

@@ -1,9 +1,16 @@
 //! One wish follows another, and never do two workers write at once.
 
+use std::collections::HashSet;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicUsize, Ordering};
+
 use charon::api::{PayloadBuild, REQUESTED_AT, Status};
 use charon::reason::Reason;
+use futures::StreamExt as _;
 use k8s_openapi::api::batch::v1::Job;
-use kube::ResourceExt as _;
+use k8s_openapi::api::core::v1::Pod;
+use kube::runtime::watcher;
+use kube::{Api, ResourceExt as _};
 use serde_json::json;
 
 use crate::kubelet::{config, payload};
@@ -26,9 +33,7 @@ async fn a_changed_spec_waits_for_the_old_pod_to_end() {
     let status = world.until::<PayloadBuild>("app", "waiting for the old pod", names_the_pod).await;
     assert_eq!(brief(&status, "Ready"), "False/Superseded");
     // The old pod takes its time to stop. Until then there is one Job: its own.
-    let is_ending = |pod: &k8s_openapi::api::core::v1::Pod| {
-        pod.uid() == old_pod.uid() && pod.metadata.deletion_timestamp.is_some()
-    };
+    let is_ending = |pod: &Pod| pod.uid() == old_pod.uid() && pod.metadata.deletion_timestamp.is_some();
     world.until_pod("ending", is_ending).await;
     let jobs = world.jobs().await;
     assert_eq!(jobs.iter().map(kube::ResourceExt::uid).collect::<Vec<_>>(), [old_job.uid()]);
@@ -42,6 +47,53 @@ async fn a_changed_spec_waits_for_the_old_pod_to_end() {
     assert_eq!(jobs.iter().map(kube::ResourceExt::uid).collect::<Vec<_>>(), [new_job.uid()]);
     world.ends_for(&new_pod, Reason::Succeeded).await;
     world.until_ready::<PayloadBuild>("app", "True", "Succeeded").await;
+}
+
+#[tokio::test]
+async fn however_often_the_wish_changes_there_is_one_worker_at_a_time() {
+    let world = World::new("counted").await;
+    let most = Arc::new(AtomicUsize::new(0));
+    let count = tokio::spawn(most_at_once(world.api(), Arc::clone(&most)));
+    world.create::<PayloadBuild>("app", build_spec("python:1")).await;
+    let mut pod = world.pod_of(&world.job_of_attempt::<PayloadBuild>("app", 1).await).await;
+    for attempt in 2..=6 {
+        world.bind(&pod).await;
+        world.works(&pod, "127.0.7.21").await;
+        let image = format!("python:{attempt}");
+        world.patch::<PayloadBuild>("app", json!({ "spec": { "images": [{ "image": image }] } })).await;
+        let is_ending = |found: &Pod| found.uid() == pod.uid() && found.metadata.deletion_timestamp.is_some();
+        world.until_pod("ending", is_ending).await;
+        world.ends(&pod, 143, "").await;
+        world.is_gone(&pod).await;
+        pod = world.pod_of(&world.job_of_attempt::<PayloadBuild>("app", attempt).await).await;
+    }
+    world.ends_for(&pod, Reason::Succeeded).await;
+    world.until_ready::<PayloadBuild>("app", "True", "Succeeded").await;
+    count.abort();
+    assert_eq!(most.load(Ordering::Relaxed), 1, "workers at once");
+}
+
+/// Keeps in `most` how many pods there were at once that had not ended.
+async fn most_at_once(pods: Api<Pod>, most: Arc<AtomicUsize>) {
+    let mut active = HashSet::new();
+    let mut changes = std::pin::pin!(watcher(pods, watcher::Config::default()));
+    while let Some(change) = changes.next().await {
+        match change.expect("the watch goes on") {
+            watcher::Event::Apply(pod) | watcher::Event::InitApply(pod) => {
+                let phase = pod.status.as_ref().and_then(|status| status.phase.as_deref());
+                if matches!(phase, Some("Succeeded" | "Failed")) {
+                    active.remove(&pod.uid());
+                } else {
+                    active.insert(pod.uid());
+                }
+            }
+            watcher::Event::Delete(pod) => {
+                active.remove(&pod.uid());
+            }
+            watcher::Event::Init | watcher::Event::InitDone => {}
+        }
+        most.fetch_max(active.len(), Ordering::Relaxed);
+    }
 }
 
 #[tokio::test]

@@ -288,9 +288,14 @@ pub(crate) fn resource<K: Kind>(name: &str, spec: Value) -> K {
 
 /// The spec of a build of one image.
 pub(crate) fn build_spec(image: &str) -> Value {
+    build_to(image, "out/app.zip")
+}
+
+/// The spec of a build of one image to a file: two builds of one namespace need two.
+pub(crate) fn build_to(image: &str, path: &str) -> Value {
     json!({
         "images": [{ "image": image }],
-        "output": { "persistentVolumeClaim": { "claimName": "transfer", "path": "out/app.zip" } },
+        "output": { "persistentVolumeClaim": { "claimName": "transfer", "path": path } },
     })
 }
 

@@ -69,6 +69,7 @@ fn image(name: &str, blobs: &[(Digest, u64)]) -> ImagePlan {
     let media_type = "application/vnd.docker.distribution.manifest.v2+json".to_owned();
     let digest = Digest::sha256(&bytes);
     ImagePlan {
+        far_name: None,
         reference: Reference::parse(name, &Host::docker_hub()).unwrap(),
         digest: digest.clone(),
         media_type: media_type.clone(),

@@ -47,6 +47,7 @@ fn plan(name: &str, image: &Image, base: Option<(&str, &Image)>) -> ImagePlan {
         add_manifests(image, &mut manifests);
     }
     ImagePlan {
+        far_name: None,
         reference: reference(name),
         digest: image.digest.parse().expect("it is a digest"),
         media_type: image.media_type.to_owned(),

@@ -3,6 +3,7 @@
 use serde_json::json;
 
 use super::*;
+use crate::controller::hold::{Hold, hold};
 use crate::controller::observe::{EventView, JobFailure, Terminated};
 use crate::controller::settings::{Pace, WorkerDefaults};
 use crate::controller::validate;
@@ -39,6 +40,7 @@ impl Stage {
                 namespace: "ns".into(),
                 uid: "uid".into(),
                 generation: 1,
+                created: jiff::Timestamp::UNIX_EPOCH,
                 requested_at: None,
             },
             valid: validate::build(&serde_json::from_value(spec).unwrap()).unwrap(),
@@ -107,9 +109,13 @@ impl Stage {
         self.observed.current.as_mut().unwrap()
     }
 
-    fn decide(&self) -> Decision {
+    fn scene(&self) -> Scene<'_> {
         let Self { subject, valid, status, observed, settings, now } = self;
-        decide(&Scene { subject, valid, status, observed, settings, now: *now }).unwrap()
+        Scene { subject, valid, status, observed, settings, now: *now }
+    }
+
+    fn decide(&self) -> Decision {
+        decide(&self.scene()).unwrap()
     }
 
     /// What is decided becomes the status, and it is later.
@@ -369,4 +375,105 @@ fn a_job_without_a_pod_says_why_and_a_pod_at_work_is_asked() {
     let decision = stage.decide();
     assert_eq!(decision.ask.map(|pod| pod.name).as_deref(), Some("p"));
     assert_eq!(decision.look_again, Some(FIRST_PROGRESS));
+}
+
+fn held(stage: &Stage, rival: Option<&str>) -> Option<Hold> {
+    hold(&stage.scene(), rival)
+}
+
+/// `stage` with `suspend: true`.
+fn suspended(mut stage: Stage) -> Stage {
+    stage.valid.suspended = true;
+    stage.subject.generation += 1;
+    stage
+}
+
+#[test]
+fn a_suspended_wish_begins_nothing_and_remembers_nothing() {
+    let hold = held(&suspended(Stage::new()), None).unwrap();
+    assert_eq!((hold.run, hold.delete, hold.look_again), (None, vec![], None));
+    assert!(matches!(hold.verdict, Verdict::Suspended(_)), "{:?}", hold.verdict);
+}
+
+#[test]
+fn suspending_ends_the_job_keeps_the_run_and_stops_its_clock() {
+    let mut stage = suspended(Stage::with_job());
+    let hold = held(&stage, None).unwrap();
+    assert_eq!(hold.delete, [key(stage.job())]);
+    let run = hold.run.unwrap();
+    assert_eq!(run.start_time, None);
+    // Long after its time is up it goes on, with all the time that a run has, and its Job's name.
+    let before = stage.run();
+    (stage.status.run, stage.observed.current, stage.now) = (Some(run), None, at(1_000_000));
+    stage.valid.suspended = false;
+    let decision = stage.decide();
+    assert_eq!(decision.run.start_time, Some(Time(at(1_000_000))));
+    assert_eq!((&decision.run.id, &decision.run.job_name), (&before.id, &before.job_name));
+    assert!(decision.create.is_some());
+}
+
+#[test]
+fn a_pod_that_was_stopped_by_suspending_is_no_failure() {
+    let mut stage = Stage::with_end(Reason::WorkerFailed);
+    let pod = stage.observed.pods.last_mut().unwrap();
+    pod.terminated = Some(Terminated { exit_code: 143, ..Terminated::default() });
+    stage.observed.current.as_mut().unwrap().terminating = true;
+    assert_eq!(stage.decide().run.last_failure, None);
+}
+
+#[test]
+fn what_is_done_is_not_suspended_and_a_result_is_taken_first() {
+    let mut stage = Stage::with_end(Reason::Succeeded);
+    stage.observed.current.as_mut().unwrap().complete = Some(at(9));
+    let mut stage = suspended(stage);
+    assert_eq!(held(&stage, None), None);
+    stage.status.run = Some(stage.decide().run);
+    assert!(stage.run().completion_time.is_some());
+    assert_eq!(held(&stage, None), None);
+}
+
+#[test]
+fn a_stalled_run_that_is_suspended_gets_another_try_when_it_goes_on() {
+    let mut stage = Stage::with_end(Reason::AccessDenied);
+    stage.status.run = Some(stage.decide().run);
+    let mut stage = suspended(stage);
+    let hold = held(&stage, None).unwrap();
+    assert!(matches!(hold.verdict, Verdict::Suspended(_)), "{:?}", hold.verdict);
+    (stage.status.run, stage.observed) = (hold.run, Observed::default());
+    stage.valid.suspended = false;
+    stage.subject.generation += 1;
+    assert_eq!(stage.decide().run.attempt, 2);
+}
+
+#[test]
+fn a_build_with_an_older_rival_ends_its_job_says_so_and_runs_again_when_the_rival_is_gone() {
+    let mut stage = Stage::with_end(Reason::Succeeded);
+    stage.observed.current.as_mut().unwrap().complete = Some(at(9));
+    stage.status.run = Some(stage.decide().run);
+    let hold = held(&stage, Some("first")).unwrap();
+    assert_eq!(
+        hold.verdict,
+        Verdict::Conflict(
+            "PayloadBuild \"first\" is older and writes to transfer/app.zip, too; give one of them another path"
+                .into()
+        )
+    );
+    assert_eq!((hold.delete.len(), hold.look_again), (1, Some(stage.settings.pace.again)));
+    (stage.status.run, stage.observed) = (hold.run, Observed::default());
+    assert_eq!(held(&stage, None), None);
+    assert!(stage.decide().create.is_some(), "the other may have written over it");
+}
+
+#[test]
+fn a_finished_job_stays_as_long_as_the_spec_says_now() {
+    let mut stage = Stage::with_end(Reason::Succeeded);
+    stage.observed.current.as_mut().unwrap().complete = Some(at(9));
+    let decision = stage.decide();
+    assert_eq!(decision.expire, None, "not before the result is in the status");
+    stage.status.run = Some(decision.run);
+    assert_eq!(stage.decide().expire, Some(key(stage.job())));
+    stage.observed.current.as_mut().unwrap().ttl = Some(86_400);
+    assert_eq!(stage.decide().expire, None);
+    stage.valid.job_ttl = 60;
+    assert_eq!(stage.decide().expire, Some(key(stage.job())));
 }

@@ -99,6 +99,13 @@ fn the_conditions_are_those_of_the_table() {
         ("done", run(), &Verdict::Succeeded, ["True/Succeeded", "", ""]),
         ("bad spec", run(), &Verdict::Invalid("no".into()), ["False/InvalidSpec", "", "True/InvalidSpec"]),
         (
+            "an older build of the same file",
+            run(),
+            &Verdict::Conflict("no".into()),
+            ["False/OutputConflict", "", "True/OutputConflict"],
+        ),
+        ("suspended", run(), &Verdict::Suspended("so".into()), ["False/Suspended", "", ""]),
+        (
             "denied",
             ended(Reason::AccessDenied, Reason::AccessDenied),
             &Verdict::Stalled,

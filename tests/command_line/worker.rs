@@ -1,0 +1,223 @@
+//! The worker's half of the contract: a run configuration goes in, an outcome comes out, and a report lies beside a
+//! payload.
+
+use std::fs;
+use std::io::Write;
+use std::path::{Path, PathBuf};
+
+use charon::reason::Reason;
+use charon::worker::contract::{CONTRACT_VERSION, Outcome};
+use serde_json::{Value, json};
+
+use crate::image::{Image, Layer, Types};
+use crate::program::charon;
+use crate::registry::{Registry, Software};
+
+with_each_registry!(
+    a_build_leaves_a_report_and_the_same_run_asks_nobody_again,
+    two_names_at_the_far_side_are_kept_apart_by_as_and_reach_the_registry,
+    an_import_names_images_as_its_run_says_and_leaves_nothing_beside_its_source,
+);
+
+/// Where workers find what is theirs, as in a pod.
+struct Pod {
+    folder: tempfile::TempDir,
+}
+
+impl Pod {
+    fn new() -> Self {
+        let pod = Self { folder: tempfile::tempdir().unwrap() };
+        fs::create_dir(pod.folder.path().join("payload")).unwrap();
+        pod
+    }
+
+    /// A file of the volume.
+    fn payload(&self, path: &str) -> PathBuf {
+        self.folder.path().join("payload").join(path)
+    }
+
+    fn files(&self) -> Vec<String> {
+        let files = fs::read_dir(self.payload("")).unwrap();
+        let mut names: Vec<_> = files.map(|file| file.unwrap().file_name().into_string().unwrap()).collect();
+        names.sort();
+        names
+    }
+
+    /// Runs a worker with `work`; its exit code is the one of its outcome.
+    fn works(&self, run: &str, work: &Value, registry: &Registry) -> Outcome {
+        let mut config = json!({
+            "version": CONTRACT_VERSION, "runId": run, "nonce": "n",
+            "registries": [{ "host": registry.host(), "insecure": true }],
+        });
+        config.as_object_mut().unwrap().extend(work.as_object().unwrap().clone());
+        let at = |name: &str| self.folder.path().join(name).display().to_string();
+        fs::write(at("run.json"), config.to_string()).unwrap();
+        let (config, payloads, secrets, log) = (at("run.json"), at("payload"), at("secrets"), at("outcome"));
+        let places = ["--config", &config, "--payloads", &payloads, "--registry-secrets", &secrets];
+        let worker = charon(["worker", "--termination-log", &log, "--progress-port", "0"]).arguments(places);
+        let ended = worker.run();
+        let outcome: Outcome = serde_json::from_slice(&fs::read(log).unwrap()).unwrap();
+        ended.ended_with(outcome.reason.exit_code().into());
+        outcome
+    }
+
+    fn builds(&self, run: &str, images: &Value, path: &str, registry: &Registry) -> Outcome {
+        self.works(run, &json!({ "build": { "images": images, "path": path } }), registry)
+    }
+
+    fn imports(&self, fields: &Value, path: &str, registry: &Registry) -> Outcome {
+        let mut import = json!({ "path": path, "registry": registry.host() });
+        import.as_object_mut().unwrap().extend(fields.as_object().unwrap().clone());
+        self.works("import", &json!({ "import": import }), registry)
+    }
+}
+
+/// How often a registry was asked for something of a repository.
+fn asked_for(registry: &Registry, repository: &str) -> usize {
+    registry.requests().iter().filter(|request| request.contains(repository)).count()
+}
+
+fn source(software: Software, names: &[&str]) -> Registry {
+    let source = Registry::start(software);
+    for name in names {
+        Image::new(Types::Docker, &[Layer::new(name, 100)]).push(&source, name);
+    }
+    source
+}
+
+fn a_build_leaves_a_report_and_the_same_run_asks_nobody_again(software: Software) {
+    let source = source(software, &["ferry:1"]);
+    let pod = Pod::new();
+    let images = json!([{ "name": source.name("ferry:1"), "as": "base/ferry:2" }]);
+    let built = pod.builds("run", &images, "out.zip", &source);
+    assert_eq!(built.reason, Reason::Succeeded, "{built:?}");
+    assert_eq!(pod.files(), ["out.zip", "out.zip.report.json"]);
+
+    let report = fs::read_to_string(pod.payload("out.zip.report.json")).unwrap();
+    let read: Value = serde_json::from_str(&report).unwrap();
+    let payload = built.payload.clone().unwrap();
+    assert_eq!(read["runId"], "run");
+    assert_eq!(read["payload"], serde_json::to_value(&payload).unwrap());
+    let image = report.lines().nth(1).unwrap();
+    assert!(image.contains("base/ferry:2") && image.contains(r#""outcome":"Carried""#), "{report}");
+
+    let asked = asked_for(&source, "ferry");
+    let again = pod.builds("run", &images, "out.zip", &source);
+    assert_eq!((again.reason, again.payload), (Reason::AlreadyPresent, Some(payload)));
+    assert_eq!(asked_for(&source, "ferry"), asked, "it asked a registry");
+
+    // Another run, and a payload that is not the reported one any more, are built.
+    assert_eq!(pod.builds("other", &images, "out.zip", &source).reason, Reason::Succeeded);
+    assert_eq!(pod.builds("run", &images, "out.zip", &source).reason, Reason::Succeeded);
+    let half = fs::metadata(pod.payload("out.zip")).unwrap().len() / 2;
+    fs::File::options().write(true).open(pod.payload("out.zip")).unwrap().set_len(half).unwrap();
+    assert_eq!(pod.builds("run", &images, "out.zip", &source).reason, Reason::Succeeded);
+}
+
+fn two_names_at_the_far_side_are_kept_apart_by_as_and_reach_the_registry(software: Software) {
+    let source = source(software, &["team/app:1", "crew/app:1"]);
+    let target = Registry::start(software);
+    let pod = Pod::new();
+    let images = json!([
+        { "name": source.name("team/app:1"), "as": "base/app" },
+        { "name": source.name("crew/app:1"), "as": "base/app:2" },
+    ]);
+    assert_eq!(pod.builds("run", &images, "out.zip", &source).reason, Reason::Succeeded);
+    let payload = pod.payload("out.zip");
+    let descriptor = charon::payload::FilePayload::open(fs::File::open(&payload).unwrap()).unwrap();
+    let files: Vec<_> = descriptor.bill().files.iter().map(|file| file.path.as_str()).collect();
+    assert!(files.contains(&"payload_descriptor.json"), "{files:?}");
+    let zip = fs::read(&payload).unwrap();
+    for name in ["base/app:1", "base/app:2"] {
+        let key = format!("{name:?}:");
+        assert!(String::from_utf8_lossy(&zip).contains(&key), "docker-charon would not see {name}");
+    }
+
+    let imported = pod.imports(&json!({ "repositoryPrefix": "mirror" }), "out.zip", &target);
+    assert_eq!(imported.reason, Reason::Succeeded, "{imported:?}");
+    assert_eq!(target.tags("mirror/base/app"), ["1", "2"]);
+    assert!(target.tags("mirror/team/app").is_empty());
+}
+
+fn an_import_names_images_as_its_run_says_and_leaves_nothing_beside_its_source(software: Software) {
+    let source = source(software, &["team/app:1"]);
+    let target = Registry::start(software);
+    let pod = Pod::new();
+    let (_, manifest) = source.manifest("team/app", "1").unwrap();
+    let digest = crate::image::digest(&manifest);
+    let images = json!([{ "name": source.name(&format!("team/app@{digest}")) }]);
+    assert_eq!(pod.builds("run", &images, "out.zip", &source).reason, Reason::Succeeded);
+    fs::remove_file(pod.payload("out.zip.report.json")).unwrap();
+
+    let with_host = format!("{}/team/app", source.host().replace(':', "-"));
+    let untagged = json!({ "naming": "WithHost", "tagDigests": false });
+    assert_eq!(pod.imports(&untagged, "out.zip", &target).reason, Reason::Succeeded);
+    assert!(target.manifest(&with_host, &digest).is_some());
+    assert!(target.tags(&with_host).is_empty());
+    assert_eq!(pod.imports(&json!({}), "out.zip", &target).reason, Reason::Succeeded);
+    assert_eq!(target.tags("team/app").len(), 1);
+    assert_eq!(pod.files(), ["out.zip"]);
+}
+
+#[test]
+fn an_import_looks_for_its_base_in_the_repositories_that_it_is_told() {
+    let (source, target) = (source(Software::Distribution3, &[]), Registry::start(Software::Distribution3));
+    let (base, own) = (Layer::new("base", 200), Layer::new("own", 100));
+    Image::new(Types::Docker, std::slice::from_ref(&base)).push(&source, "base:1");
+    Image::new(Types::Docker, &[base.clone(), own]).push(&source, "app:1");
+    // It was carried under another name than the payload can know.
+    Image::new(Types::Docker, &[base]).push(&target, "elsewhere/base:1");
+    let pod = Pod::new();
+    let build = json!({ "build": {
+        "images": [{ "name": source.name("app:1") }],
+        "alreadyTransferred": [source.name("base:1")],
+        "path": "out.zip",
+    }});
+    assert_eq!(pod.works("run", &build, &source).reason, Reason::Succeeded);
+    let missing = pod.imports(&json!({}), "out.zip", &target);
+    assert_eq!(missing.reason, Reason::MissingBase);
+    let told = json!({ "baseRepositories": ["elsewhere/base"] });
+    assert_eq!(pod.imports(&told, "out.zip", &target).reason, Reason::Succeeded);
+    assert_eq!(target.tags("app"), ["1"]);
+}
+
+#[test]
+fn a_file_that_is_no_payload_of_charons_is_never_replaced_and_nobody_is_asked() {
+    let source = source(Software::Distribution3, &["ferry:1"]);
+    let images = json!([{ "name": source.name("ferry:1") }]);
+    let zip = |path: &Path| {
+        let mut zip = zip::ZipWriter::new(fs::File::create(path).unwrap());
+        let stored =
+            zip::write::SimpleFileOptions::default().compression_method(zip::CompressionMethod::Stored);
+        zip.start_file("letters.txt", stored).unwrap();
+        zip.write_all(b"dear").unwrap();
+        zip.finish().unwrap();
+    };
+    let asked = asked_for(&source, "ferry");
+    for (path, put) in [
+        ("text.zip", &(|path: &Path| fs::write(path, "a letter").unwrap()) as &dyn Fn(&Path)),
+        ("empty.zip", &|path: &Path| fs::write(path, "").unwrap()),
+        ("photos.zip", &zip),
+        ("folder", &|path: &Path| fs::create_dir(path).unwrap()),
+    ] {
+        let pod = Pod::new();
+        put(&pod.payload(path));
+        let before = fs::read(pod.payload(path)).ok();
+        let refused = pod.builds("run", &images, path, &source);
+        assert_eq!(refused.reason, Reason::OutputConflict, "{path}: {refused:?}");
+        assert!(
+            refused.message.contains(path) && refused.message.contains("move it away"),
+            "{}",
+            refused.message
+        );
+        assert_eq!(fs::read(pod.payload(path)).ok(), before, "{path}");
+        assert_eq!(pod.files(), [path]);
+    }
+    assert_eq!(asked_for(&source, "ferry"), asked);
+    // A payload is, whole or not.
+    let pod = Pod::new();
+    assert_eq!(pod.builds("run", &images, "out.zip", &source).reason, Reason::Succeeded);
+    let head = fs::read(pod.payload("out.zip")).unwrap()[..300].to_vec();
+    fs::write(pod.payload("out.zip"), head).unwrap();
+    assert_eq!(pod.builds("next", &images, "out.zip", &source).reason, Reason::Succeeded);
+}
