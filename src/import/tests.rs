@@ -66,6 +66,7 @@ async fn payload() -> std::fs::File {
     let (bytes, root) = (Bytes::from(json.clone()), Digest::sha256(json.as_bytes()));
     let image = ImagePlan {
         reference: Reference::parse("app:1", &Host::docker_hub()).unwrap(),
+        far_name: None,
         digest: root.clone(),
         media_type: DOCKER.into(),
         size: bytes.len() as u64,

@@ -226,6 +226,7 @@ fn an_index_whose_child_is_not_in_the_payload_is_refused() {
     let bill_of = |manifests| {
         let image = ImagePlan {
             reference: Reference::parse("app:1", &Host::docker_hub()).unwrap(),
+            far_name: None,
             digest: index_digest.clone(),
             media_type: "m".into(),
             size: index.len() as u64,

@@ -164,13 +164,13 @@ async fn events_are_told_once_for_each_transition() {
 
 #[tokio::test]
 async fn the_job_and_its_pod_go_with_the_resource() {
-    goes_with_the_resource(&World::new("delete").await, &DeleteParams::default()).await;
+    Box::pin(goes_with_the_resource(&World::new("delete").await, &DeleteParams::default())).await;
 }
 
 #[tokio::test]
 async fn a_resource_that_is_deleted_in_the_foreground_stays_until_its_worker_is_gone() {
     let world = World::new("foreground").await;
-    let resource = goes_with_the_resource(&world, &DeleteParams::foreground()).await;
+    let resource = Box::pin(goes_with_the_resource(&world, &DeleteParams::foreground())).await;
     let gone = kube::runtime::conditions::is_deleted(&resource);
     let gone = kube::runtime::wait::await_condition(world.api::<PayloadBuild>(), "app", gone);
     tokio::time::timeout(crate::world::DEADLINE, gone).await.expect("the resource stays").unwrap();
