@@ -298,6 +298,25 @@ mod tests {
     }
 
     #[test]
+    fn docs_tell_of_each_reason_what_it_means_and_what_to_do_and_of_no_other() {
+        let docs = include_str!("../docs/reasons.md");
+        let rows = docs.lines().filter_map(|line| line.strip_prefix("| `"));
+        let told: Vec<&str> = rows.filter_map(|row| row.split_once('`')).map(|(reason, _)| reason).collect();
+        assert_eq!(told, Reason::ALL.map(Reason::as_str));
+        for row in docs.lines().filter(|line| line.starts_with("| `")) {
+            let cells: Vec<_> = row.trim_matches('|').split('|').map(str::trim).collect();
+            assert!(cells.len() == 4 && !cells[1].is_empty() && !cells[2].is_empty(), "{row}");
+        }
+    }
+
+    #[test]
+    fn a_success_leaves_with_0_and_nothing_else_does() {
+        for reason in Reason::ALL {
+            assert_eq!(reason.exit_code() == 0, reason.is_success(), "{reason}");
+        }
+    }
+
+    #[test]
     fn several_failures_are_one_that_may_pass_or_else_the_most_frequent() {
         let failure = |reason| Failure { item: "a".into(), reason, message: "b".into() };
         let all = |reasons: &[Reason]| of_all(&reasons.iter().copied().map(failure).collect::<Vec<_>>());

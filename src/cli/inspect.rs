@@ -85,7 +85,8 @@ impl Inspection<'_> {
         lines.push(format!("{:width$}  {:71}  KIND", "IMAGE", "DIGEST"));
         for image in &self.bill.images {
             let digest = image.digest.as_ref().map_or("-", Digest::as_str);
-            lines.push(format!("{:width$}  {digest:71}  {}", image.name, kind(image)));
+            let own = image.far_name.as_ref().map(|name| format!(", arrives as {name}")).unwrap_or_default();
+            lines.push(format!("{:width$}  {digest:71}  {}{own}", image.name, kind(image)));
         }
         lines.extend(self.required());
         lines.join("\n")

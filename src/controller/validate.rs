@@ -20,6 +20,9 @@ const DEFAULT_JOB_TTL: i32 = 86_400;
 /// Its end must have been seen before it goes.
 const SHORTEST_JOB_TTL: i32 = 60;
 
+/// What is written beside a payload is called so, and may not be another payload.
+const TAKEN_SUFFIXES: [&str; 4] = [".partial", ".partial.journal", ".report.json", ".report.partial"];
+
 /// A wish, checked.
 #[derive(Clone, Debug, PartialEq)]
 pub(super) struct Valid {
@@ -83,6 +86,12 @@ pub(super) fn build(spec: &PayloadBuildSpec) -> Result<Valid, Invalid> {
     let claim = spec.output.persistent_volume_claim.as_ref();
     let claim = claim.ok_or_else(|| Invalid("spec.output has no persistentVolumeClaim".into()))?;
     let claim = checked_claim(claim, "spec.output.persistentVolumeClaim")?;
+    if let Some(suffix) = TAKEN_SUFFIXES.into_iter().find(|suffix| claim.path.ends_with(suffix)) {
+        return Err(Invalid(format!(
+            "spec.output.persistentVolumeClaim.path {:?} ends in {suffix}, which is for files beside payloads; choose another name",
+            claim.path
+        )));
+    }
     Ok(Valid {
         identity: json!({
             "images": spec.images,
@@ -366,6 +375,8 @@ mod tests {
                 "spec.images[0].as: \"a@b\" is no name for the far side",
             ),
             (path("../x"), "spec.output.persistentVolumeClaim.path \"../x\""),
+            (path("x.zip.partial"), "ends in .partial, which is for files beside payloads"),
+            (path("x.zip.report.json"), "ends in .report.json"),
             (path("/x"), "without '.', '..' and empty parts"),
             (with(spec(), "output", json!({})), "spec.output has no persistentVolumeClaim"),
             (registries(["docker.io", "index.docker.io"]), "are the same registry"),

@@ -99,6 +99,8 @@ fn a_build_leaves_a_report_and_the_same_run_asks_nobody_again(software: Software
     assert_eq!(read["runId"], "run");
     assert_eq!(read["payload"], serde_json::to_value(&payload).unwrap());
     let image = report.lines().nth(1).unwrap();
+    let inspected = charon(["inspect".as_ref(), pod.payload("out.zip").as_os_str()]).run().succeeded().text();
+    assert!(inspected.contains("arrives as base/ferry:2"), "{inspected}");
     assert!(image.contains("base/ferry:2") && image.contains(r#""outcome":"Carried""#), "{report}");
 
     let asked = asked_for(&source, "ferry");

@@ -164,7 +164,8 @@ async fn events_are_told_once_for_each_transition() {
 
 #[tokio::test]
 async fn the_job_and_its_pod_go_with_the_resource() {
-    Box::pin(goes_with_the_resource(&World::new("delete").await, &DeleteParams::default())).await;
+    let world = World::new("delete").await;
+    Box::pin(goes_with_the_resource(&world, &DeleteParams::default())).await;
 }
 
 #[tokio::test]

@@ -8,4 +8,6 @@ mod carry;
 mod interrupted;
 mod proxy;
 mod refusals;
+mod runs;
+mod table;
 mod world;

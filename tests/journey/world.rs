@@ -89,6 +89,15 @@ impl World {
         run("kubectl", &["--namespace", &self.namespace, "apply", "-f", "-"], Some(manifest));
     }
 
+    /// What `kubectl diff` says that applying `manifest` again would change.
+    pub(crate) fn differences(&self, manifest: &str) -> String {
+        let diff = ["--namespace", &self.namespace, "diff", "-f", "-"];
+        let output = output(Command::new("kubectl").args(diff), Some(manifest));
+        let said = [output.stdout, output.stderr].concat();
+        assert!(output.status.code().is_some_and(|code| code < 2), "{}", String::from_utf8_lossy(&said));
+        String::from_utf8(said).unwrap()
+    }
+
     pub(crate) fn get(&self, kind: &str, name: &str) -> Value {
         serde_json::from_str(&self.kubectl(&["get", kind, name, "-o", "json"])).unwrap()
     }
@@ -223,6 +232,17 @@ impl Drop for Registry {
         let _ = self.process.kill();
         let _ = self.process.wait();
     }
+}
+
+/// Pushes an image that shares nothing with others.
+pub(crate) fn image_without_a_shell(registry: &Registry, name: &str, folder: &Path) {
+    let (reference, words) = (format!("{}/{name}", registry.host), folder.join("words.tar"));
+    layer(&words, "words", name.as_bytes());
+    run(
+        "crane",
+        &["append", "--insecure", "--oci-empty-base", "-f", words.to_str().unwrap(), "-t", &reference],
+        None,
+    );
 }
 
 /// A layer with one file that everybody may run.

@@ -1,0 +1,72 @@
+//! What becomes of a run when a person or the cluster interferes.
+
+use std::time::{Duration, Instant};
+
+use crate::proxy::Proxy;
+use crate::world::{NODE, Registry, World, until};
+
+fn build(name: &str, host: &str, claim: &str, worker: &str) -> String {
+    format!(
+        "
+apiVersion: charon.dev/v1alpha1
+kind: PayloadBuild
+metadata: {{name: {name}}}
+spec:
+  images: [{{image: '{host}/app:1', as: 'base/app'}}]
+  output: {{persistentVolumeClaim: {{claimName: {claim}, path: {name}.zip}}}}
+  registries: [{{host: '{host}', insecure: true}}]
+  backoffLimit: 0
+{worker}
+"
+    )
+}
+
+#[test]
+fn a_suspended_build_goes_on_where_it_was_and_a_lost_status_is_found_again_beside_the_payload() {
+    let world = World::new("suspended");
+    let volume = world.claim("transfer", "pv-9");
+    let folder = tempfile::tempdir().unwrap();
+    let registry = Registry::start(5111, folder.path(), None);
+    registry.image("app:1", "I am one", folder.path());
+    let proxy = Proxy::start(&format!("{NODE}:5112"), &registry.host, 300_000);
+    let manifest = build("slow", &proxy.host, "transfer", "");
+    world.apply(&manifest);
+    let (whole, partial) = (volume.join("slow.zip"), volume.join("slow.zip.partial"));
+    until("the build to stand still in the middle", || {
+        let status = world.get("pbuild", "slow")["status"].clone();
+        let is_there = status["progress"]["stage"] == "Transferring" && partial.exists();
+        if is_there { Ok(()) } else { Err(status.to_string()) }
+    });
+
+    let suspend = |wanted: &str| {
+        let patch = format!(r#"{{"spec":{{"suspend":{wanted}}}}}"#);
+        world.kubectl(&["patch", "pbuild", "slow", "--type=merge", "--patch", &patch]);
+    };
+    let told = Instant::now();
+    suspend("true");
+    world.until_condition("pbuild", "slow", "Ready", "False", "Suspended");
+    until("the worker to be gone", || {
+        let pods = world.kubectl(&["get", "pods,jobs", "-o", "name"]);
+        if pods.is_empty() { Ok(()) } else { Err(pods) }
+    });
+    assert!(told.elapsed() < Duration::from_secs(35), "it took {:?}", told.elapsed());
+    assert!(partial.exists() && !whole.exists());
+
+    proxy.open();
+    suspend("null");
+    world.until_condition("pbuild", "slow", "Ready", "True", "Succeeded");
+    let status = world.get("pbuild", "slow")["status"].clone();
+    let log = world.kubectl(&["logs", &format!("job/{}", status["run"]["jobName"].as_str().unwrap())]);
+    assert!(log.contains("Going on with what an earlier attempt left"), "{log}");
+    assert_eq!(world.differences(&manifest), "");
+
+    // The cluster comes back from a backup: neither status nor Job, and nobody to ask.
+    drop(registry);
+    world.kubectl(&["delete", "jobs", "--all", "--wait=true"]);
+    let wipe = ["--subresource=status", "--type=merge", "--patch", r#"{"status":null}"#];
+    world.kubectl(&[["patch", "pbuild", "slow"].as_slice(), &wipe].concat());
+    world.until_condition("pbuild", "slow", "Ready", "True", "AlreadyPresent");
+    let again = world.get("pbuild", "slow")["status"].clone();
+    assert_eq!(again["payload"], status["payload"]);
+    assert_eq!(world.differences(&manifest), "");
+}
