@@ -32,7 +32,7 @@ image: $(image) ## Build the image of controller and worker, as a tar
 
 # Mozilla's roots as Debian packages them, and not the machine's bundle, to which somebody may have added his own.
 $(image): $(binary) Dockerfile | tools
-	@rm -rf $(context) $@
+	@rm -rf $(context) target/buildah $@
 	@mkdir -p $(context)
 	@cp $(binary) $(context)/charon
 	@LC_ALL=C; cat /usr/share/ca-certificates/mozilla/*.crt >$(context)/ca-certificates.crt
