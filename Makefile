@@ -62,8 +62,7 @@ lint: tools ## Check format, lints, chart and scripts
 #   PATH            kubectl, helm, crane, registry, ctr
 #   KUBECONFIG      the cluster's administrator
 #   CHARON_CLUSTER  the cluster's folder: its logs, its volumes (volumes/pv-0 to pv-11), what the source registry keeps
-# and the journey, whose node has the image already:
-#   CHARON_IMAGE    the image's name; its repository and tag are what the chart is installed with
+# and the journey, whose node has the image already, under the name that the chart takes by default:
 #   CHARON_BIN      the program, static: the command line that the journey runs
 # Inside there is no network but the cluster's own, so all that Cargo does comes first.
 .PHONY: test
@@ -73,13 +72,17 @@ test: lint $(image) ## Run every check and every test, on a real Kubernetes wher
 	cargo test --locked --doc
 	cargo nextest run --locked -E 'not binary(controller) and not binary(journey)'
 	tests/cluster/cluster run --name test --control-plane -- cargo nextest run --locked --offline -E 'binary(controller)'
-	CHARON_IMAGE=charon.local/charon:$(version) CHARON_BIN=$(CURDIR)/$(binary) \
+	CHARON_BIN=$(CURDIR)/$(binary) \
 		tests/cluster/cluster run --name test -- \
 		bash -c 'ctr images import $(image) && exec cargo nextest run --locked --offline -E "binary(journey)"'
 
 .PHONY: demo
 demo: ## Carry an image over an air gap: two registries, a courier, a real Kubernetes
 	@tests/demo/demo
+
+.PHONY: bench
+bench: $(binary) | tools ## Measure charon beside docker-charon, crane and oras; draws docs/bench.svg
+	benches/bench.py --svg docs/bench.svg
 
 .PHONY: clean
 clean: ## Remove what was built; the tests' tools stay in ~/.cache/charon

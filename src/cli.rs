@@ -15,7 +15,7 @@ mod verify;
 use std::path::Path;
 use std::process::ExitCode;
 
-use clap::{ArgAction, Args, Parser, Subcommand, ValueEnum};
+use clap::{ArgAction, Args, CommandFactory, FromArgMatches, Parser, Subcommand, ValueEnum};
 
 use crate::{library, worker};
 use context::Context;
@@ -120,6 +120,15 @@ impl From<library::Error> for CliError {
     }
 }
 
+/// The command line; a variable that is set to nothing is not set.
+fn command() -> clap::Command {
+    let without_empty = |argument: clap::Arg| {
+        let is_empty = argument.get_env().and_then(std::env::var_os).is_some_and(|value| value.is_empty());
+        if is_empty { argument.env(None::<&'static str>) } else { argument }
+    };
+    Cli::command().mut_args(without_empty).mut_subcommands(move |command| command.mut_args(without_empty))
+}
+
 /// Says that the program cannot begin: the system gives it no threads.
 #[must_use]
 pub fn cannot_start(error: &std::io::Error) -> ExitCode {
@@ -129,7 +138,7 @@ pub fn cannot_start(error: &std::io::Error) -> ExitCode {
 
 /// Runs the program with the arguments of the process.
 pub async fn main() -> ExitCode {
-    let cli = Cli::parse();
+    let cli = Cli::from_arg_matches(&command().get_matches()).unwrap_or_else(|error| error.exit());
     let context = Context::new(&cli);
     output::log(&cli, context.bar());
     let result = match cli.command {
@@ -159,10 +168,8 @@ pub async fn main() -> ExitCode {
 
 #[cfg(test)]
 mod tests {
-    use clap::CommandFactory;
-
     #[test]
     fn the_command_line_is_well_formed() {
-        super::Cli::command().debug_assert();
+        super::command().debug_assert();
     }
 }

@@ -2,4 +2,5 @@
 
 mod file;
 
+pub(crate) use file::NO_DETOUR;
 pub use file::{FileTarget, StorageError, open_source};

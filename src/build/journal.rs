@@ -3,16 +3,20 @@
 //! All in it are hints. The bill is compared by its digest, and every byte is hashed again.
 
 use std::collections::HashMap;
-use std::fs::{File, OpenOptions};
+use std::fs::{self, File, OpenOptions};
 use std::io::{self, BufRead, BufReader, Write};
+use std::os::unix::fs::OpenOptionsExt;
 use std::path::Path;
 
 use serde::{Deserialize, Serialize};
 
 use crate::digest::Digest;
+use crate::storage::NO_DETOUR;
 
 /// A line of a journal is never longer.
 const LINE_LIMIT: u64 = 1 << 10;
+/// Nor is a journal: a note for each quarter of a mebibyte of a terabyte.
+const JOURNAL_LIMIT: u64 = 1 << 30;
 
 /// A journal that is being written: JSON, a line an event, appended.
 #[derive(Debug)]
@@ -46,7 +50,9 @@ struct Line {
 impl Notes {
     /// Reads a journal, as far as it can be read: its last line may be torn.
     pub(super) fn read(path: &Path) -> Option<Self> {
-        let mut reader = BufReader::new(File::open(path).ok()?);
+        let file = OpenOptions::new().read(true).custom_flags(NO_DETOUR).open(path).ok()?;
+        file.metadata().ok().filter(|found| found.is_file() && found.len() < JOURNAL_LIMIT)?;
+        let mut reader = BufReader::new(file);
         let mut next = || {
             let mut line = Vec::new();
             let length = io::Read::take(&mut reader, LINE_LIMIT).read_until(b'\n', &mut line).ok()?;
@@ -79,14 +85,20 @@ impl Notes {
 impl Journal {
     /// Begins a journal; one that was there is gone.
     pub(super) fn begin(path: &Path, run: &str, payload: &Digest) -> io::Result<Self> {
-        let mut file = OpenOptions::new().create(true).write(true).truncate(true).open(path)?;
+        // Made anew: what had the name is not written to, whatever it was.
+        if let Err(error) = fs::remove_file(path)
+            && error.kind() != io::ErrorKind::NotFound
+        {
+            return Err(error);
+        }
+        let mut file = OpenOptions::new().create_new(true).write(true).open(path)?;
         append(&mut file, &Head { run: run.to_owned(), payload: payload.clone() })?;
         Ok(Self { file })
     }
 
     /// Goes on with the journal that is there.
     pub(super) fn go_on(path: &Path) -> io::Result<Self> {
-        let mut file = OpenOptions::new().append(true).open(path)?;
+        let mut file = OpenOptions::new().append(true).custom_flags(NO_DETOUR).open(path)?;
         // The last line may be torn.
         file.write_all(b"\n")?;
         Ok(Self { file })
@@ -134,6 +146,18 @@ mod tests {
         Notes::disown(&path).unwrap();
         let notes = Notes { run: String::new(), payload, have: HashMap::from([(blob, 7)]) };
         assert_eq!(Notes::read(&path), Some(notes));
+    }
+
+    #[test]
+    fn a_link_in_the_journals_place_is_not_followed() {
+        let folder = tempfile::tempdir().unwrap();
+        let (victim, path) = (folder.path().join("victim"), folder.path().join("journal"));
+        fs::write(&victim, "precious").unwrap();
+        std::os::unix::fs::symlink(&victim, &path).unwrap();
+        assert_eq!(Notes::read(&path), None);
+        Journal::go_on(&path).unwrap_err();
+        Journal::begin(&path, "run", &Digest::sha256(b"p")).unwrap();
+        assert_eq!(fs::read(&victim).unwrap(), b"precious");
     }
 
     #[test]

@@ -103,6 +103,9 @@ impl Plan {
         };
         let blobs: Vec<Blobs> = images.iter().map(&mut blobs_of).collect();
 
+        // A manifest is carried as such; who has it as a layer finds it there.
+        let manifests: HashSet<&Digest> =
+            images.iter().flat_map(|image| image.manifests.iter().map(|manifest| &manifest.digest)).collect();
         let mut sizes: HashMap<&Digest, u64> = HashMap::new();
         let mut plans = Vec::new();
         let mut required: BTreeMap<&Digest, Required> = BTreeMap::new();
@@ -116,6 +119,9 @@ impl Plan {
                     let (digest, one, other) = (blob.digest.clone(), size, blob.size);
                     failures.push(failure(image, &PayloadError::Sizes { digest, one, other }));
                 }
+                continue;
+            }
+            if manifests.contains(&blob.digest) {
                 continue;
             }
             let repository = image.reference.repository();

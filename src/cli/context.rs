@@ -10,6 +10,8 @@ use tokio_util::sync::CancellationToken;
 use super::{Cli, LogFormat};
 use crate::progress::{Progress, Stage};
 
+/// A command that was told to end cleans up for so long at most.
+const LONGEST_END: Duration = Duration::from_secs(15);
 /// The bar is drawn so often.
 const TICK: Duration = Duration::from_millis(100);
 const BAR: &str = "{msg:12} {bar:30} {bytes}/{total_bytes}  {bytes_per_sec}  {eta}";
@@ -87,9 +89,16 @@ async fn listen(cancel: CancellationToken, told: Arc<AtomicU8>) {
         return;
     };
     let number = tokio::select! {
-        _ = interrupt.recv() => 2,
+        _ = interrupt.recv() => 2_u8,
         _ = terminate.recv() => 15,
     };
     told.store(number, Ordering::Relaxed);
     cancel.cancel();
+    // Who asks twice is not kept waiting, and nobody is by a read that never ends.
+    tokio::select! {
+        _ = interrupt.recv() => {}
+        _ = terminate.recv() => {}
+        () = tokio::time::sleep(LONGEST_END) => {}
+    }
+    std::process::exit(i32::from(128 + number));
 }

@@ -40,7 +40,10 @@ struct BesideBar(ProgressBar);
 
 impl Write for BesideBar {
     fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
-        self.0.suspend(|| io::stderr().write(bytes))
+        let text = String::from_utf8_lossy(bytes);
+        let lines = text.split('\n').map(printable).collect::<Vec<_>>().join("\n");
+        self.0.suspend(|| io::stderr().write_all(lines.as_bytes()))?;
+        Ok(bytes.len())
     }
 
     fn flush(&mut self) -> io::Result<()> {
@@ -82,10 +85,15 @@ pub(super) fn log(cli: &Cli, bar: &ProgressBar) {
     };
 }
 
+/// Names come from files and registries: no terminal takes orders from them.
+fn printable(line: &str) -> String {
+    line.chars().map(|c| if c.is_control() && c != '\t' { '\u{fffd}' } else { c }).collect()
+}
+
 /// Says what went wrong, a line a failure.
 pub(super) fn error(error: &CliError, format: LogFormat) {
     let mut stderr = io::stderr().lock();
-    for line in error.to_string().lines() {
+    for line in error.to_string().lines().map(printable) {
         match format {
             LogFormat::Json => tracing::error!("{line}"),
             // Nobody is left to be told that standard error is closed.
@@ -96,6 +104,7 @@ pub(super) fn error(error: &CliError, format: LogFormat) {
 
 /// Says a result, on standard output.
 pub(super) fn line(text: &str) -> Result<(), CliError> {
+    let text = text.lines().map(printable).collect::<Vec<_>>().join("\n");
     writeln!(io::stdout().lock(), "{text}")
         .map_err(|error| CliError::Failed(format!("cannot write to standard output: {error}")))
 }
@@ -103,4 +112,12 @@ pub(super) fn line(text: &str) -> Result<(), CliError> {
 /// A number of things.
 pub(super) fn count(number: usize, thing: &str) -> String {
     if number == 1 { format!("1 {thing}") } else { format!("{number} {thing}s") }
+}
+
+#[cfg(test)]
+mod tests {
+    #[test]
+    fn a_terminal_takes_no_orders_from_names() {
+        assert_eq!(super::printable("a\u{1b}[2Jb\tc"), "a\u{fffd}[2Jb\tc");
+    }
 }

@@ -132,9 +132,14 @@ async fn push_stdin(options: &library::PushPayload) -> Result<ImportReport, CliE
         return push_open_file(options, input).await.map_err(of_stdin);
     }
     // The bill's name tells the two apart; so much of the stream is held for it.
-    let mut start = vec![0; PEEKED];
-    let length = read_up_to(&mut input, &mut start).map_err(failed)?;
-    start.truncate(length);
+    let (start, input) = unless_cancelled(options, move || {
+        let mut start = vec![0; PEEKED];
+        let length = read_up_to(&mut input, &mut start)?;
+        start.truncate(length);
+        Ok((start, input))
+    })
+    .await?
+    .map_err(failed)?;
     let is_docker_charons = start.starts_with(b"PK\x03\x04") && !start.ends_with(b"charon.json");
     let stream = io::Cursor::new(start).chain(input);
     if !is_docker_charons {
@@ -147,8 +152,7 @@ async fn push_stdin(options: &library::PushPayload) -> Result<ImportReport, CliE
         "Storing standard input in {}: a docker-charon payload cannot be read as it comes",
         std::env::temp_dir().display()
     );
-    let spooled = tokio::task::spawn_blocking(move || spool(stream)).await;
-    let spooled = spooled.map_err(io::Error::from).and_then(std::convert::identity).map_err(|error| {
+    let spooled = unless_cancelled(options, move || spool(stream)).await?.map_err(|error| {
         let folder = std::env::temp_dir();
         CliError::Failed(format!(
             "cannot store standard input in {}: {error}; name another folder with TMPDIR, or the payload with --file",
@@ -156,6 +160,18 @@ async fn push_stdin(options: &library::PushPayload) -> Result<ImportReport, CliE
         ))
     })?;
     push_open_file(options, spooled).await.map_err(of_stdin)
+}
+
+/// Reads what may be long in coming; a signal ends the waiting.
+async fn unless_cancelled<T: Send + 'static>(
+    options: &library::PushPayload,
+    read: impl FnOnce() -> io::Result<T> + Send + 'static,
+) -> Result<io::Result<T>, CliError> {
+    let read = tokio::task::spawn_blocking(read);
+    match options.cancel.run_until_cancelled(read).await {
+        Some(read) => Ok(read.map_err(io::Error::from).and_then(std::convert::identity)),
+        None => Err(CliError::Interrupted),
+    }
 }
 
 /// As far as the name of a payload's first entry.

@@ -23,7 +23,7 @@ impl Verify {
         let payload = FilePayload::open(open()?).map_err(failed)?;
         payload.bill().check_manifests(|digest| payload.manifest(digest)).map_err(failed)?;
         let blobs = payload.bill().blobs().count();
-        let size = payload.bill().blobs().map(|blob| blob.size).sum();
+        let size = payload.bill().blobs().fold(0_u64, |size, blob| size.saturating_add(blob.size));
         context.progress().expect(u32::try_from(blobs).unwrap_or(u32::MAX), size);
         context.progress().enter(Stage::Transferring);
         match payload.digest() {

@@ -12,7 +12,7 @@ use super::meter::Meter;
 use super::target::{State, Target};
 use super::{Counts, Passing, Payload};
 use crate::digest::Digest;
-use crate::payload::{Bill, BillEntry, FilePayload, PayloadError, Verified};
+use crate::payload::{Bill, BillEntry, EntryKind, FilePayload, PayloadError, Verified};
 use crate::progress::{Progress, STEP};
 use crate::reason::Reason;
 use crate::reference::Host;
@@ -112,8 +112,11 @@ impl Delivery {
         targets: &mut [Target],
         payload: &mut Payload,
     ) -> Result<(), PayloadError> {
-        let wanted = bill.blobs().filter(|entry| targets.iter().any(|target| target.wants(&entry.digest)));
-        let (count, size) = wanted.fold((0, 0), |(count, size), entry| (count + 1, size + entry.size));
+        // A manifest may be somebody's layer, too.
+        let wanted =
+            bill.entries.iter().filter(|entry| targets.iter().any(|target| target.wants(&entry.digest)));
+        let (count, size) =
+            wanted.fold((0, 0_u64), |(count, size), entry| (count + 1, size.saturating_add(entry.size)));
         self.progress.expect(count, size);
         match payload {
             Payload::File(payload) => self.blobs_of_file(bill, targets, payload).await,
@@ -128,7 +131,8 @@ impl Delivery {
         payload: &Arc<FilePayload>,
     ) -> Result<(), PayloadError> {
         let mut work: Vec<(BillEntry, Vec<String>)> = bill
-            .blobs()
+            .entries
+            .iter()
             .map(|entry| (entry.clone(), wanting(targets, &entry.digest)))
             .filter(|(_, repositories)| !repositories.is_empty())
             .collect();
@@ -156,6 +160,15 @@ impl Delivery {
         targets: &mut [Target],
         payload: &mut Passing,
     ) -> Result<(), PayloadError> {
+        for entry in bill.entries.iter().filter(|entry| entry.kind == EntryKind::Manifest) {
+            let bytes = payload.manifest(&entry.digest)?;
+            for repository in wanting(targets, &entry.digest) {
+                let body = || futures::stream::iter([Ok(bytes.clone())]);
+                if let Err(why) = self.push(entry, &repository, body).await {
+                    self.fail(targets, &entry.digest, vec![(repository, why)]);
+                }
+            }
+        }
         for entry in bill.blobs() {
             let repositories = wanting(targets, &entry.digest);
             if repositories.is_empty() {

@@ -1,4 +1,5 @@
 use std::collections::{BTreeSet, HashMap, HashSet};
+use std::sync::Arc;
 
 use bytes::Bytes;
 
@@ -26,7 +27,7 @@ pub(super) struct Target {
     /// Its manifests in push order, the root last.
     pub(super) manifests: Vec<BillManifest>,
     /// Every blob that its manifests name.
-    pub(super) blobs: HashSet<Digest>,
+    pub(super) blobs: Arc<HashSet<Digest>>,
     pub(super) state: State,
 }
 
@@ -146,14 +147,20 @@ pub(super) fn targets(
     names: &Names,
     manifest: impl Fn(&Digest) -> Result<Bytes, PayloadError>,
 ) -> Result<Vec<Target>, PayloadError> {
-    bill.check_manifests(&manifest)?;
+    let contents = bill.check_manifests(&manifest)?;
+    // Many names may be of one image.
+    let mut blobs_of: HashMap<&Digest, Arc<HashSet<Digest>>> = HashMap::new();
     let mut targets = Vec::with_capacity(bill.images.len());
     for image in &bill.images {
         let reference = image.parsed()?;
-        let mut blobs = HashSet::new();
-        for described in &image.manifests {
-            let content = ManifestContent::parse(&described.digest, &manifest(&described.digest)?)?;
-            blobs.extend(content.blobs().map(|blob| blob.digest.clone()));
+        let known = image.digest.as_ref().and_then(|root| blobs_of.get(root)).map(Arc::clone);
+        let blobs = known.unwrap_or_else(|| {
+            let manifests = image.manifests.iter().filter_map(|manifest| contents.get(&manifest.digest));
+            let blobs = manifests.flat_map(ManifestContent::blobs).map(|blob| blob.digest.clone());
+            Arc::new(blobs.collect())
+        });
+        if let Some(root) = &image.digest {
+            blobs_of.insert(root, Arc::clone(&blobs));
         }
         let own = image.far_name()?;
         let repository = names.repository(&reference, own.as_ref());
@@ -178,26 +185,29 @@ pub(super) fn targets(
     Ok(targets)
 }
 
-/// Two images may not become one: neither is pushed.
+/// Two images may not become one: none of them is pushed.
 fn refuse_clashes(targets: &mut [Target]) {
-    let mut first: HashMap<(String, String), usize> = HashMap::new();
-    for index in 0..targets.len() {
-        let Some(tag) = targets[index].tag.clone() else {
-            continue;
-        };
-        let name = format!("{}:{tag}", targets[index].repository);
-        let Some(other) = first.insert((targets[index].repository.clone(), tag), index) else {
-            continue;
-        };
-        if targets[index].root.is_some() && targets[index].root == targets[other].root {
+    let mut by_name: HashMap<String, Vec<usize>> = HashMap::new();
+    for (index, target) in targets.iter().enumerate() {
+        if let Some(tag) = &target.tag {
+            by_name.entry(format!("{}:{tag}", target.repository)).or_default().push(index);
+        }
+    }
+    for (name, clashing) in by_name {
+        let roots: HashSet<Option<&Digest>> =
+            clashing.iter().map(|index| targets[*index].root.as_ref()).collect();
+        if roots.len() < 2 {
             continue;
         }
-        let pair = format!("{} and {}", targets[other].name, targets[index].name);
+        let names: Vec<&str> = clashing.iter().map(|index| targets[*index].name.as_str()).collect();
+        let number = if names.len() == 2 { "both" } else { "all" };
         let why = format!(
-            "{pair} would both be {name} here; choose another naming, or build the payload with another name for one (spec.images[].as)"
+            "{} would {number} be {name} here; choose another naming, or build the payload with another name for one (spec.images[].as)",
+            names.join(" and ")
         );
-        targets[other].fail(Reason::InvalidSpec, &why);
-        targets[index].fail(Reason::InvalidSpec, &why);
+        for index in clashing {
+            targets[index].fail(Reason::InvalidSpec, &why);
+        }
     }
 }
 

@@ -40,6 +40,8 @@ pub struct PushPayload {
 ///
 /// An image that cannot be whole in the registry gets no tag; the report tells which and why.
 pub async fn push_payload(options: &PushPayload) -> Result<ImportReport, Error> {
+    // What is wrong with the options is told before what is wrong with the file.
+    options.registry.client()?;
     push(options, Source::File(storage::open_source(&options.file)?)).await
 }
 

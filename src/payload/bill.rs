@@ -128,6 +128,11 @@ pub struct RequiredSource {
     pub reference: String,
 }
 
+/// Whether a text can be sent as a media type, and printed.
+fn is_media_type(text: &str) -> bool {
+    !text.is_empty() && text.len() <= 255 && text.bytes().all(|byte| byte.is_ascii_graphic())
+}
+
 /// Read alone and first, so that a bill of a later version is refused by its version.
 #[derive(Deserialize)]
 #[serde(rename_all = "camelCase")]
@@ -197,17 +202,24 @@ impl Bill {
     }
 
     /// That each image is whole by what its manifests say, given their bytes: every manifest that an
-    /// index names comes before it, and every blob is carried or required.
+    /// index names comes before it, and every blob is carried or required. Gives what each says.
     pub fn check_manifests(
         &self,
         manifest: impl Fn(&Digest) -> Result<Bytes, PayloadError>,
-    ) -> Result<(), PayloadError> {
+    ) -> Result<HashMap<Digest, ManifestContent>, PayloadError> {
+        let mut contents = HashMap::new();
+        for entry in self.entries.iter().filter(|entry| entry.kind == EntryKind::Manifest) {
+            let content = ManifestContent::parse(&entry.digest, &manifest(&entry.digest)?)?;
+            contents.insert(entry.digest.clone(), content);
+        }
         let blobs: HashSet<&Digest> = self.entries.iter().map(|entry| &entry.digest).collect();
         let required: HashSet<&Digest> = self.required.iter().map(|required| &required.digest).collect();
         for image in &self.images {
             let mut before = HashSet::new();
             for described in &image.manifests {
-                let content = ManifestContent::parse(&described.digest, &manifest(&described.digest)?)?;
+                let Some(content) = contents.get(&described.digest) else {
+                    continue;
+                };
                 if let Some(child) = content.children.iter().find(|child| !before.contains(&child.digest)) {
                     return Err(PayloadError::Corrupt(format!(
                         "{} needs the manifest {}, which its bill does not name",
@@ -224,7 +236,7 @@ impl Bill {
                 before.insert(&described.digest);
             }
         }
-        Ok(())
+        Ok(contents)
     }
 
     /// What holds for every bill that Charon wrote.
@@ -272,6 +284,7 @@ impl Bill {
         }
         self.check_images(&entries)?;
         for required in &self.required {
+            required.sources.iter().try_for_each(|source| source.parsed().map(drop))?;
             if required.size >= SIZE_LIMIT {
                 return corrupt(format!("says that {} has {} bytes", required.digest, required.size));
             }
@@ -285,9 +298,25 @@ impl Bill {
     fn check_images(&self, entries: &HashMap<&Digest, &BillEntry>) -> Result<(), PayloadError> {
         let corrupt = |why: String| Err(PayloadError::Corrupt(why));
         let mut names = HashSet::new();
+        let mut mentions = 0;
         for image in &self.images {
+            // What is no name is told of quoted, and nothing else that was read before is told of.
+            image.parsed()?;
+            image.far_name()?;
             if !names.insert(&image.name) {
                 return corrupt(format!("names the image {} twice", image.name));
+            }
+            mentions += 1 + image.manifests.len();
+            if mentions > ENTRIES_LIMIT {
+                return corrupt(format!("names over {ENTRIES_LIMIT} images and manifests"));
+            }
+            if let Some(manifest) =
+                image.manifests.iter().find(|manifest| !is_media_type(&manifest.media_type))
+            {
+                return corrupt(format!(
+                    "gives {} the media type {:?}",
+                    manifest.digest, manifest.media_type
+                ));
             }
             match (image.carried, image.manifests.last()) {
                 (true, Some(root)) if Some(&root.digest) == image.digest.as_ref() => {}
@@ -400,6 +429,21 @@ mod tests {
         let mut image = bill().images.remove(0);
         image.far_name = Some("../evil".into());
         assert_eq!(image.far_name().unwrap_err().reason(), crate::reason::Reason::PayloadCorrupt);
+    }
+
+    #[test]
+    fn names_and_media_types_that_a_terminal_would_obey_are_told_quoted() {
+        let escape = "\u{1b}[2J";
+        for refusal in [
+            refusal(|bill| bill.images[0].name = escape.into()),
+            refusal(|bill| bill.images[0].manifests[0].media_type = format!("a/b\r\n{escape}")),
+            refusal(|bill| {
+                let sources = vec![RequiredSource { name: escape.into(), reference: escape.into() }];
+                bill.required.push(Required { digest: Digest::sha256(b"r"), size: 1, sources });
+            }),
+        ] {
+            assert!(!refusal.contains('\u{1b}') && refusal.contains("\\u{1b}"), "{refusal}");
+        }
     }
 
     #[test]

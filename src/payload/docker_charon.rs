@@ -68,6 +68,8 @@ pub(super) fn read(file: &File) -> Result<(Bill, HashMap<Digest, Place>), Payloa
 
 #[derive(Default)]
 struct Content {
+    /// The manifests that were read, by their paths: many names may be of one.
+    read: HashMap<String, (Digest, u64, String)>,
     images: Vec<BillImage>,
     manifests: Vec<BillEntry>,
     blobs: Vec<BillEntry>,
@@ -100,13 +102,42 @@ impl Content {
             });
             return Ok(());
         };
+        if !self.read.contains_key(path) {
+            let read = self.manifest(zip, blobs, name, path)?;
+            self.read.insert(path.to_owned(), read);
+        }
+        let Some((digest, size, media_type)) = self.read.get(path).cloned() else {
+            return Ok(());
+        };
+        let manifest = BillManifest { digest: digest.clone(), media_type: media_type.clone(), size };
+        self.images.push(BillImage {
+            name: name.to_owned(),
+            far_name: None,
+            reference: reference.to_string(),
+            digest: Some(digest),
+            media_type,
+            size,
+            carried: true,
+            manifests: vec![manifest],
+        });
+        Ok(())
+    }
+
+    /// Reads a manifest, and takes note of what it names.
+    fn manifest(
+        &mut self,
+        zip: &mut Zip<'_>,
+        blobs: &BTreeMap<Digest, BlobPath>,
+        name: &str,
+        path: &str,
+    ) -> Result<(Digest, u64, String), PayloadError> {
         let bytes = zip.read(path, MANIFEST_LIMIT)?;
         let digest = Digest::sha256(&bytes);
         let media_type = serde_json::from_slice::<MediaType>(&bytes).ok().and_then(|told| told.media_type);
         let media_type = media_type.unwrap_or_else(|| DOCKER_MANIFEST.to_owned());
         let size = bytes.len() as u64;
         if self.seen.insert(digest.clone()) {
-            self.places.insert(digest.clone(), zip.place(path)?);
+            self.places.insert(digest.clone(), zip.place(path, size)?);
             self.manifests.push(entry(&digest, size, EntryKind::Manifest));
         }
         for blob in ManifestContent::parse(&digest, &bytes)?.blobs() {
@@ -115,7 +146,7 @@ impl Content {
             }
             match blobs.get(&blob.digest) {
                 Some(BlobPath::InZip { zip_path }) => {
-                    let place = zip.place(zip_path)?;
+                    let place = zip.place(zip_path, blob.size)?;
                     self.blobs.push(entry(&blob.digest, place.size, EntryKind::Blob));
                     self.places.insert(blob.digest.clone(), place);
                 }
@@ -139,18 +170,7 @@ impl Content {
                 }
             }
         }
-        let manifest = BillManifest { digest: digest.clone(), media_type: media_type.clone(), size };
-        self.images.push(BillImage {
-            name: name.to_owned(),
-            far_name: None,
-            reference: reference.to_string(),
-            digest: Some(digest),
-            media_type,
-            size,
-            carried: true,
-            manifests: vec![manifest],
-        });
-        Ok(())
+        Ok((digest, size, media_type))
     }
 }
 
@@ -161,6 +181,8 @@ fn entry(digest: &Digest, size: u64, kind: EntryKind) -> BillEntry {
 /// The zip, by any path that the descriptor names: a path only looks an entry up, it never becomes one on disk.
 struct Zip<'a> {
     archive: ZipArchive<&'a File>,
+    /// The file's size in bytes.
+    size: u64,
 }
 
 impl<'a> Zip<'a> {
@@ -174,7 +196,8 @@ impl<'a> Zip<'a> {
             let why = format!("it is a zip with neither charon.json at its start nor {DESCRIPTOR}");
             return Err(PayloadError::NotAPayload(why));
         }
-        Ok(Self { archive })
+        let size = file.metadata().map_err(super::reader::io_error)?.len();
+        Ok(Self { archive, size })
     }
 
     fn read(&mut self, name: &str, limit: u64) -> Result<Vec<u8>, PayloadError> {
@@ -191,11 +214,19 @@ impl<'a> Zip<'a> {
         Ok(bytes)
     }
 
-    fn place(&mut self, name: &str) -> Result<Place, PayloadError> {
+    /// Where the content of an entry lies, which must be `size` bytes.
+    fn place(&mut self, name: &str, size: u64) -> Result<Place, PayloadError> {
         let entry = self.archive.by_name(name).map_err(|error| unreadable(name, &error))?;
         match entry.data_start() {
+            Some(_) if entry.size() != size => Err(PayloadError::Corrupt(format!(
+                "its {name} has {} bytes, and {size} were expected",
+                entry.size()
+            ))),
+            Some(offset) if offset.checked_add(size).is_none_or(|end| end > self.size) => {
+                Err(PayloadError::Corrupt(format!("its {name} would end behind the file's end")))
+            }
             Some(offset) if entry.compression() == CompressionMethod::Stored && !entry.encrypted() => {
-                Ok(Place { offset, size: entry.size() })
+                Ok(Place { offset, size })
             }
             _ => Err(PayloadError::Corrupt(format!(
                 "its {name} is compressed, which docker-charon never does"

@@ -253,11 +253,14 @@ impl Registry {
         self.inner.base.scheme() == "https"
     }
 
-    /// A small body, or as much of it as is read of one.
+    /// A small body, or as much of it as is read of one. All of it has the time that two silences
+    /// may have: a body that only drips is not waited for.
     pub(super) async fn capped(&self, mut response: Response, cap: usize) -> Result<Bytes, CappedError> {
         let mut body = BytesMut::new();
+        let end = Instant::now() + 2 * self.patience().idle;
         loop {
-            match tokio::time::timeout(self.patience().idle, response.chunk()).await {
+            let silence = Instant::now() + self.patience().idle;
+            match tokio::time::timeout_at(end.min(silence), response.chunk()).await {
                 Ok(Ok(Some(chunk))) if body.len() + chunk.len() > cap => return Err(CappedError::TooLong),
                 Ok(Ok(Some(chunk))) => body.extend_from_slice(&chunk),
                 Ok(Ok(None)) => return Ok(body.freeze()),

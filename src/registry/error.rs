@@ -338,8 +338,21 @@ fn quotable(body: &[u8]) -> Option<String> {
     is_words.then(|| plain(text))
 }
 
+/// A registry may quote the request that it refuses: what follows `Basic` and `Bearer` is a secret.
+fn without_secrets(text: &str) -> String {
+    let mut is_secret = false;
+    let words = text.split(' ').map(|word| {
+        let told = if is_secret { "…" } else { word };
+        let name = word.trim_matches(|c: char| !c.is_ascii_alphanumeric());
+        is_secret = name.eq_ignore_ascii_case("basic") || name.eq_ignore_ascii_case("bearer");
+        told
+    });
+    words.collect::<Vec<_>>().join(" ")
+}
+
 /// Foreign text for a message of ours: one line, bounded, no control characters.
 pub(super) fn plain(text: &str) -> String {
+    let text = &without_secrets(text);
     let mut plain: String = text
         .chars()
         .take(TEXT_LIMIT)

@@ -143,13 +143,12 @@ fn read(
     wanted: Option<Digest>,
 ) -> Result<Manifest, RegistryError> {
     let digest = match wanted {
-        Some(wanted) if wanted.matches(&bytes) => wanted,
         Some(wanted) => {
-            let mut hasher = wanted.hasher();
-            hasher.update(&bytes);
-            let problem =
-                format!("the registry sent {} bytes whose digest is {}", bytes.len(), hasher.finish());
-            return Err(RegistryError::DigestMismatch { asked: asked.clone(), problem });
+            if let Err(found) = wanted.check(&bytes) {
+                let problem = format!("the registry sent {} bytes whose digest is {found}", bytes.len());
+                return Err(RegistryError::DigestMismatch { asked: asked.clone(), problem });
+            }
+            wanted
         }
         None => Digest::sha256(&bytes),
     };
@@ -167,6 +166,9 @@ fn read(
         .filter(|kind| !is_generic(kind))
         .or_else(|| fields.media_type.clone())
         .unwrap_or_else(|| told_by_fields(&fields).to_owned());
+    if !media_type.bytes().all(|byte| byte.is_ascii_graphic()) || media_type.len() > 255 {
+        return Err(unsupported("it says that it is of a media type that is none"));
+    }
     if fields.schema_version == Some(1)
         || media_type.starts_with("application/vnd.docker.distribution.manifest.v1+")
     {

@@ -1,8 +1,10 @@
 use std::fs::{self, File, OpenOptions, TryLockError};
 use std::io;
-use std::os::unix::fs::MetadataExt;
+use std::os::unix::fs::{MetadataExt, OpenOptionsExt};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
+
+use rustix::fs::OFlags;
 
 use crate::reason::Reason;
 
@@ -52,6 +54,9 @@ pub enum StorageError {
         /// What is free, in bytes.
         free: u64,
     },
+    /// A device, a pipe, a socket: nothing that has a size and can be replaced.
+    #[error("{} is no file; leave it out to use standard input or output", .0.display())]
+    NoFile(PathBuf),
     /// A payload that was to be read is not there.
     #[error("there is no file {}; copy the payload there, or name the right file", .0.display())]
     SourceNotFound(PathBuf),
@@ -64,6 +69,7 @@ impl StorageError {
         match self {
             Self::Io { source, .. } => source.into(),
             Self::Busy(_) => Reason::StorageBusy,
+            Self::NoFile(_) => Reason::InvalidSpec,
             Self::NotOurs(_) => Reason::OutputConflict,
             Self::Full { .. } => Reason::StorageFull,
             Self::SourceNotFound(_) => Reason::SourceNotFound,
@@ -107,10 +113,7 @@ impl FileTarget {
     ///
     /// The folder must exist; what is at `path` stays until [`finish`](Self::finish).
     pub fn open(path: &Path) -> Result<Self, StorageError> {
-        if path.is_dir() {
-            let error = io::Error::from(io::ErrorKind::IsADirectory);
-            return Err(StorageError::io("write", path, error));
-        }
+        let path = &written_through(path)?;
         let partial = beside(path, ".partial");
         loop {
             let file = OpenOptions::new()
@@ -118,12 +121,14 @@ impl FileTarget {
                 .read(true)
                 .write(true)
                 .truncate(false)
+                .custom_flags(NO_DETOUR)
                 .open(&partial)
                 .map_err(|error| StorageError::io("write", &partial, error))?;
+            check_regular(&file, &partial)?;
             lock(&file, path, &partial)?;
             // Between opening and locking another writer may have renamed the file away.
             let ours = file.metadata().map_err(|error| StorageError::io("read", &partial, error))?;
-            match fs::metadata(&partial) {
+            match fs::symlink_metadata(&partial) {
                 Ok(named) if (named.dev(), named.ino()) == (ours.dev(), ours.ino()) => {}
                 _ => continue,
             }
@@ -206,6 +211,28 @@ impl Drop for FileTarget {
     }
 }
 
+/// A link that somebody put in our way is not followed, and nobody is waited for at a pipe's other end.
+pub(crate) const NO_DETOUR: i32 = OFlags::NOFOLLOW.union(OFlags::NONBLOCK).bits().cast_signed();
+
+/// The file that is meant: a link that the user names leads to it. Only a file is ever replaced.
+fn written_through(path: &Path) -> Result<PathBuf, StorageError> {
+    let failed = |error| StorageError::io("write", path, error);
+    let Ok(named) = fs::symlink_metadata(path) else {
+        return Ok(path.to_owned());
+    };
+    let path = if named.is_symlink() { fs::canonicalize(path).map_err(failed)? } else { path.to_owned() };
+    match fs::metadata(&path).map_err(failed)? {
+        found if found.is_file() => Ok(path),
+        found if found.is_dir() => Err(failed(io::ErrorKind::IsADirectory.into())),
+        _ => Err(StorageError::NoFile(path)),
+    }
+}
+
+fn check_regular(file: &File, path: &Path) -> Result<(), StorageError> {
+    let found = file.metadata().map_err(|error| StorageError::io("read", path, error))?;
+    if found.is_file() { Ok(()) } else { Err(StorageError::NoFile(path.to_owned())) }
+}
+
 fn lock(file: &File, path: &Path, partial: &Path) -> Result<(), StorageError> {
     match file.try_lock() {
         Ok(()) => Ok(()),
@@ -234,7 +261,8 @@ pub fn open_source(path: &Path) -> Result<File, StorageError> {
     if metadata.is_dir() {
         return Err(StorageError::io("read", path, io::ErrorKind::IsADirectory.into()));
     }
-    Ok(file)
+    // A pipe cannot be read by position.
+    if metadata.is_file() { Ok(file) } else { Err(StorageError::NoFile(path.to_owned())) }
 }
 
 #[cfg(test)]
@@ -285,6 +313,31 @@ mod tests {
         let folder = tempfile::tempdir().unwrap();
         drop(FileTarget::open(&folder.path().join("a.zip")).unwrap());
         assert!(names(folder.path()).is_empty());
+    }
+
+    #[test]
+    fn a_link_beside_the_payload_is_not_followed_and_one_in_its_place_is() {
+        let folder = tempfile::tempdir().unwrap();
+        let (victim, link) = (folder.path().join("victim"), folder.path().join("link.zip"));
+        fs::write(&victim, "precious").unwrap();
+        std::os::unix::fs::symlink(&victim, folder.path().join("a.zip.partial")).unwrap();
+        FileTarget::open(&folder.path().join("a.zip")).unwrap_err();
+        assert_eq!(fs::read(&victim).unwrap(), b"precious");
+
+        std::os::unix::fs::symlink(&victim, &link).unwrap();
+        let target = FileTarget::open(&link).unwrap();
+        target.file().write_all_at(b"payload", 0).unwrap();
+        target.finish().unwrap();
+        assert!(fs::symlink_metadata(&link).unwrap().is_symlink());
+        assert_eq!(fs::read(&victim).unwrap(), b"payload");
+    }
+
+    #[test]
+    fn what_is_no_file_is_neither_replaced_nor_read_by_position() {
+        for path in ["/dev/null", "/dev/zero"] {
+            assert!(matches!(FileTarget::open(Path::new(path)), Err(StorageError::NoFile(_))));
+            assert!(matches!(open_source(Path::new(path)), Err(StorageError::NoFile(_))));
+        }
     }
 
     #[test]

@@ -67,7 +67,7 @@ fn two_images_that_would_get_one_name_are_refused_with_both_and_the_others_arriv
     payload(&path, &[("quay.io/tool:1", base), ("app:1", oci), ("ghcr.io/tool:1", other)]);
     let target = Registry::start(Software::Distribution3);
     let refused = push(&target, &path).run().ended_with(1);
-    let both = "quay.io/tool:1 and ghcr.io/tool:1 would both be tool:1 here; choose another naming, or build the payload with another name for one";
+    let both = "quay.io/tool:1 and ghcr.io/tool:1 would both be tool:1 here; choose another naming, or build the payload with another name for one (spec.images[].as)";
     assert_eq!(refused.stderr, format!("error: quay.io/tool:1: {both}\nerror: ghcr.io/tool:1: {both}\n"));
     assert_eq!(refused.text(), "app:1\n");
     assert_names(&target, &[("app:1", oci)]);

@@ -151,14 +151,8 @@ impl World {
 fn install() {
     run("kubectl", &["apply", "-f", "tests/cluster/manifests/registry.yaml"], None);
     restricted_namespace("charon");
-    let image = variable("CHARON_IMAGE");
-    let (repository, tag) = image.rsplit_once(':').expect("CHARON_IMAGE has a tag");
-    let (repository, tag) = (format!("image.repository={repository}"), format!("image.tag={tag}"));
-    run(
-        "helm",
-        &["install", "charon", "charts/charon", "-n", "charon", "--set", &repository, "--set", &tag],
-        None,
-    );
+    // With default values: the node has the image under the name that the chart takes.
+    run("helm", &["install", "charon", "charts/charon", "-n", "charon"], None);
     // Nobody waits five minutes in a test for the controller to look again.
     run("kubectl", &["-n", "charon", "set", "env", "deployment/charon", "CHARON_WAIT_INTERVAL=2s"], None);
     run("kubectl", &["-n", "charon", "rollout", "status", "deployment/charon", "--timeout=120s"], None);
