@@ -6,7 +6,7 @@ use tokio_util::sync::CancellationToken;
 
 use super::CliError;
 use crate::api::WorkerResources;
-use crate::controller::{self, Pace, Settings, WorkerDefaults};
+use crate::controller::{self, LeaseTiming, Pace, Settings, WorkerDefaults};
 
 /// Look after the PayloadBuilds and PayloadImports of a cluster
 #[derive(Debug, Clone, clap::Args)]
@@ -35,6 +35,9 @@ pub(super) struct ControllerArgs {
     /// Pause before the second and last attempt with credentials that were refused
     #[arg(long, value_name = "DURATION", default_value = "1m", value_parser = duration)]
     pub(super) auth_retry_interval: Duration,
+    /// Take turns with other controllers: the one that holds the Lease works, the others stand by
+    #[arg(long)]
+    pub(super) leader_election: bool,
     /// Where /healthz and /readyz answer
     #[arg(long, value_name = "ADDRESS", default_value = "[::]:8081")]
     pub(super) health_address: SocketAddr,
@@ -91,6 +94,7 @@ impl ControllerArgs {
             namespace: self.namespace.filter(|namespace| !namespace.is_empty()),
             concurrency: self.concurrency,
             pace: Pace { wait: self.wait_interval, again: self.auth_retry_interval, ..Pace::default() },
+            lease: self.leader_election.then(LeaseTiming::default),
             health_address: Some(self.health_address),
         }
     }

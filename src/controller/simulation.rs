@@ -91,6 +91,7 @@ impl Cluster {
             status: Status::default(),
             jobs: vec![],
             settings: Settings {
+                lease: None,
                 worker: WorkerDefaults::with_image("i"),
                 namespace: None,
                 concurrency: 1,
