@@ -1,5 +1,6 @@
 //! Registries to payload: references become a plan, the plan becomes a file or a stream.
 
+mod choice;
 mod fetch;
 mod journal;
 mod plan;
@@ -19,6 +20,7 @@ use crate::digest::Digest;
 use crate::payload::{
     BlobError, Contents, FORMAT_VERSION, PayloadError, PayloadWriter, PlacedPayload, Remains, is_payload,
 };
+use crate::platform::Platform;
 use crate::progress::{Progress, STEP, Stage};
 use crate::reason::{self, Failure, Reason};
 use crate::reference::{FarName, Host, Reference};
@@ -59,11 +61,13 @@ pub struct ImageRequest {
     pub reference: Reference,
     /// Its own name at the far side, if it is to have one.
     pub far_name: Option<FarName>,
+    /// The platforms that are carried of it; none: all that it has.
+    pub platforms: Vec<Platform>,
 }
 
 impl From<Reference> for ImageRequest {
     fn from(reference: Reference) -> Self {
-        Self { reference, far_name: None }
+        Self { reference, far_name: None, platforms: Vec::new() }
     }
 }
 

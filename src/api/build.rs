@@ -51,6 +51,15 @@ pub struct PayloadBuildSpec {
     #[schemars(length(min = 1, max = 1000))]
     #[x_kube(merge_strategy = ListMerge::Map(vec!["image".into()]))]
     pub images: Vec<BuildImage>,
+    /// The platforms that are carried of each image, such as linux/amd64. Absent: all that it has.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[schemars(length(min = 1, max = 32), inner(length(min = 1, max = 100)))]
+    #[x_kube(
+        merge_strategy = ListMerge::Set,
+        validation = Rule::new("self.all(name, name.matches('^[a-z0-9._-]{1,32}/[a-z0-9._-]{1,32}(/[a-z0-9._-]{1,32})?$'))")
+            .message("platforms must be os/architecture or os/architecture/variant, such as linux/amd64 or linux/arm/v7")
+    )]
+    pub platforms: Option<Vec<String>>,
     /// What the far side has already: its blobs are left out of the payload.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub already_transferred: Option<AlreadyTransferred>,
@@ -110,6 +119,15 @@ pub struct BuildImage {
             .message("as must be a repository and perhaps a tag, such as base/python:3.9, without a host and without a digest")
     )]
     pub far_name: Option<String>,
+    /// The platforms that are carried of this image, instead of spec.platforms.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[schemars(length(min = 1, max = 32), inner(length(min = 1, max = 100)))]
+    #[x_kube(
+        merge_strategy = ListMerge::Set,
+        validation = Rule::new("self.all(name, name.matches('^[a-z0-9._-]{1,32}/[a-z0-9._-]{1,32}(/[a-z0-9._-]{1,32})?$'))")
+            .message("an image's platforms must be os/architecture or os/architecture/variant, such as linux/amd64 or linux/arm/v7")
+    )]
+    pub platforms: Option<Vec<String>>,
 }
 
 /// What the far side has already.

@@ -120,6 +120,17 @@ fn cases() -> Vec<Case> {
             vec![(json!(0), "never runs as root"), (json!(-1), "never runs as root")],
         )
     };
+    let platforms = |words: &'static str| {
+        (
+            vec![json!(["linux/amd64"]), json!(["linux/arm/v7", "windows/amd64"])],
+            vec![
+                (json!(["linux"]), words),
+                (json!(["linux/amd64", "Linux/amd64"]), words),
+                (json!(["linux/"]), words),
+                (json!(["a/b/c/d"]), words),
+            ],
+        )
+    };
     let case = |kind, pointer, (accepted, refused)| (kind, pointer, accepted, refused);
     let mut cases = vec![
         case(
@@ -150,6 +161,8 @@ fn cases() -> Vec<Case> {
                 ],
             ),
         ),
+        case("PayloadBuild", "/platforms", platforms("platforms must be os/architecture")),
+        case("PayloadBuild", "/images/0/platforms", platforms("an image's platforms must be")),
         case("PayloadBuild", "/output", (vec![], vec![(json!({}), "output must have exactly one kind")])),
         case(
             "PayloadBuild",

@@ -79,6 +79,8 @@ impl Plan {
                 digest: image.digest.clone()?,
                 media_type: image.media_type.clone(),
                 size: image.size,
+                platforms: image.platforms.clone(),
+                omitted: image.omitted.clone(),
                 manifests: manifests_of(image)?,
             })
         };
@@ -207,6 +209,8 @@ mod tests {
             digest,
             media_type: "m".into(),
             size: json.len() as u64,
+            platforms: Vec::new(),
+            omitted: Vec::new(),
             manifests: vec![manifest],
         }
     }

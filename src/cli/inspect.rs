@@ -9,6 +9,7 @@ use serde::Serialize;
 use super::{CliError, output};
 use crate::digest::Digest;
 use crate::payload::{Bill, BillImage, FilePayload};
+use crate::platform;
 use crate::storage::open_source;
 
 /// Tell what is in a payload
@@ -48,7 +49,7 @@ impl Inspect {
             digest: payload.digest(),
             size: payload.size(),
             docker_charon: payload.digest().is_none() || bill.files.len() > 2,
-            complete_layout: payload.digest().is_some() && bill.required.is_empty(),
+            complete_layout: payload.digest().is_some() && bill.required.is_empty() && !is_subset(bill),
             bill,
         };
         if self.json {
@@ -70,7 +71,7 @@ impl Inspection<'_> {
         let layout = match (self.complete_layout, self.digest) {
             (true, _) => "complete, once it is unpacked".to_owned(),
             (false, None) => "no".to_owned(),
-            (false, Some(_)) => "not complete, since blobs are left to the far side".to_owned(),
+            (false, Some(_)) => format!("not complete, since {}", why_incomplete(self.bill)),
         };
         let mut lines = vec![
             format!("payload digest    {}", self.digest.map_or("none", Digest::as_str)),
@@ -118,6 +119,19 @@ impl Inspection<'_> {
     }
 }
 
+/// Whether indexes name images that were left out.
+fn is_subset(bill: &Bill) -> bool {
+    bill.images.iter().any(|image| !image.omitted.is_empty())
+}
+
+fn why_incomplete(bill: &Bill) -> &'static str {
+    match (is_subset(bill), bill.required.is_empty()) {
+        (true, true) => "images of other platforms are left out",
+        (true, false) => "images of other platforms are left out, and blobs are left to the far side",
+        (false, _) => "blobs are left to the far side",
+    }
+}
+
 /// How many blobs, and how large they are together.
 fn amount(sizes: impl Iterator<Item = u64>) -> (String, DecimalBytes) {
     let (count, size) = sizes.fold((0, 0), |(count, sum), size| (count + 1, sum + size));
@@ -145,9 +159,14 @@ fn why_not_docker_charon(bill: &Bill) -> String {
 }
 
 fn kind(image: &BillImage) -> String {
+    let of = match image.platforms.as_slice() {
+        [] => String::new(),
+        platforms if image.omitted.is_empty() => format!(" of {}", platform::list(platforms)),
+        platforms => format!(" of {}, {} left out", platform::list(platforms), image.omitted.len()),
+    };
     match (image.carried, image.manifests.len()) {
         (false, _) => "only named, the far side has it".to_owned(),
-        (true, 1) => "one manifest".to_owned(),
-        (true, count) => format!("index, {count} manifests"),
+        (true, 1) => format!("one manifest{of}"),
+        (true, count) => format!("index, {count} manifests{of}"),
     }
 }

@@ -8,6 +8,7 @@ use clap::Args;
 use super::registry_options::RegistryOptions;
 use super::{CliError, Context};
 use crate::library::{self, make_payload, make_payload_to};
+use crate::platform::Platform;
 
 /// Create a payload, a zip, from images of a registry
 ///
@@ -21,6 +22,9 @@ pub(super) struct MakePayload {
     /// Images that the far side has, delimited by commas; may be repeated
     #[arg(short, long, value_name = "IMAGES", value_delimiter = ',', env = "CHARON_ALREADY_TRANSFERRED")]
     already_transferred: Vec<String>,
+    /// The platforms to carry, such as linux/amd64, delimited by commas; may be repeated. All if it is not given
+    #[arg(long, value_name = "PLATFORM", value_delimiter = ',', env = "CHARON_PLATFORM")]
+    platform: Vec<Platform>,
     /// Where the payload goes; standard output if it is not given
     #[arg(short, long, value_name = "FILE", env = "CHARON_FILE")]
     file: Option<PathBuf>,
@@ -33,6 +37,7 @@ impl MakePayload {
         let options = library::MakePayload {
             images: self.images,
             already_transferred: self.already_transferred,
+            platforms: self.platform,
             file: self.file.clone().unwrap_or_default(),
             registry: self.registry.read()?,
             progress: context.progress(),

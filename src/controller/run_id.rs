@@ -176,7 +176,7 @@ mod tests {
     }
 
     #[test]
-    fn each_field_about_names_asks_for_another_run() {
+    fn each_field_about_names_and_platforms_asks_for_another_run() {
         let images = |image: Value| build(json!({ "images": [image] }));
         let registry = |fields: Value| {
             import(json!({ "registry": merged(json!({ "host": "registry.infra:5000" }), fields) }))
@@ -184,6 +184,9 @@ mod tests {
         let mut found = vec![
             of_build(images(json!({ "image": "python:3", "as": "base/python:3" })), None),
             of_build(images(json!({ "image": "python:3", "as": "base/python" })), None),
+            of_build(images(json!({ "image": "python:3", "platforms": ["linux/amd64"] })), None),
+            of_build(build(json!({ "platforms": ["linux/amd64"] })), None),
+            of_build(build(json!({ "platforms": ["linux/arm64"] })), None),
         ];
         for fields in [
             json!({ "naming": "AsWritten" }),
@@ -192,6 +195,8 @@ mod tests {
             json!({ "baseRepositories": ["base/python"] }),
             json!({ "tagDigests": true }),
             json!({ "tagDigests": false }),
+            json!({ "sparseIndex": "Keep" }),
+            json!({ "sparseIndex": "Rewrite" }),
         ] {
             found.push(of_import(registry(fields), None));
         }

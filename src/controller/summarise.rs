@@ -5,7 +5,9 @@ use k8s_openapi::apimachinery::pkg::apis::meta::v1::Time;
 
 use super::decide::{Verdict, parse};
 use super::redact::sentence;
-use crate::api::{Condition, ImportCounts, ItemFailure, Payload, Progress, Run, Status, condition};
+use crate::api::{
+    Condition, ImportCounts, ItemFailure, Payload, Progress, RewrittenImage, Run, Status, condition,
+};
 use crate::reason::Reason;
 use crate::worker::contract::{self, FAILURE_MESSAGE_LIMIT, FAILURES_LIMIT, Outcome, Stage, cut};
 
@@ -84,14 +86,20 @@ fn take_outcome(status: &mut Status, outcome: &Outcome, news: &News) {
             blobs_reused: payload.blobs_reused,
         });
     }
+    let rewritten = |image: &contract::Rewritten| RewrittenImage {
+        image: cut(&sentence(&image.image), FAILURE_MESSAGE_LIMIT).to_owned(),
+        digest: image.digest.to_string(),
+    };
     if news.is_import {
-        status.result = outcome.result.map(|result| ImportCounts {
+        status.result = outcome.result.as_ref().map(|result| ImportCounts {
             images: result.images,
             images_failed: result.images_failed,
             blobs_pushed: result.blobs_pushed,
             blobs_mounted: result.blobs_mounted,
             blobs_present: result.blobs_present,
             bytes_pushed: result.bytes_pushed,
+            images_rewritten: (result.images_rewritten > 0).then_some(result.images_rewritten),
+            rewritten: result.rewritten.iter().take(FAILURES_LIMIT).map(rewritten).collect(),
         });
     }
     let failure = |failure: &contract::Failure| ItemFailure {
@@ -282,8 +290,14 @@ fn success(status: &Status, news: &News) -> String {
         1 => "1 image is".to_owned(),
         count => format!("{count} images are"),
     };
+    let rewritten = status.result.as_ref().and_then(|result| result.images_rewritten);
     match news.registry {
-        Some(registry) => format!("{images} in {registry}, from {}", payload.location),
+        Some(registry) => {
+            let rewritten = rewritten.map_or_else(String::new, |count| {
+                format!("; {count} with another digest, since it takes no index without all its images: see status.result.rewritten")
+            });
+            format!("{images} in {registry}, from {}{rewritten}", payload.location)
+        }
         None => format!("{images} in {}, {}", payload.location, size(payload.size_bytes)),
     }
 }

@@ -10,6 +10,7 @@ use serde_json::{Value, json};
 
 use crate::api::{BuildImage, Claim, PayloadBuildSpec, PayloadImportSpec, RegistryAccess, Worker};
 use crate::digest::Digest;
+use crate::platform::{Platform, PlatformError};
 use crate::reference::{FarName, Host, Reference};
 use crate::worker::contract::{self, BuildWork, ImportWork, Work};
 
@@ -95,12 +96,13 @@ pub(super) fn build(spec: &PayloadBuildSpec) -> Result<Valid, Invalid> {
     Ok(Valid {
         identity: json!({
             "images": spec.images,
+            "platforms": spec.platforms,
             "alreadyTransferred": spec.already_transferred,
             "output": spec.output,
             "trigger": spec.trigger,
         }),
         work: Work::Build(BuildWork {
-            images: spec.images.iter().map(image).collect(),
+            images: images(spec)?,
             already_transferred: far,
             path: claim.path.clone(),
         }),
@@ -140,6 +142,7 @@ pub(super) fn import(spec: &PayloadImportSpec) -> Result<Valid, Invalid> {
         naming: spec.registry.naming.unwrap_or_default(),
         base_repositories: spec.registry.base_repositories.clone().unwrap_or_default(),
         tag_digests: spec.registry.tag_digests.unwrap_or(true),
+        sparse_index: spec.registry.sparse_index.unwrap_or_default(),
         strict: spec.strict.unwrap_or(false),
     };
     Ok(Valid {
@@ -152,6 +155,7 @@ pub(super) fn import(spec: &PayloadImportSpec) -> Result<Valid, Invalid> {
                 "naming": spec.registry.naming,
                 "baseRepositories": spec.registry.base_repositories,
                 "tagDigests": spec.registry.tag_digests,
+                "sparseIndex": spec.registry.sparse_index,
             },
             "strict": spec.strict,
             "trigger": spec.trigger,
@@ -179,8 +183,23 @@ fn references(images: &[String], field: impl Fn(usize) -> String) -> Result<Vec<
     images.iter().enumerate().map(parse).collect()
 }
 
-fn image(image: &BuildImage) -> contract::Image {
-    contract::Image { name: image.image.clone(), far_name: image.far_name.clone() }
+/// The images as the worker is told of them: what the spec says of all is said of each.
+fn images(spec: &PayloadBuildSpec) -> Result<Vec<contract::Image>, Invalid> {
+    let of_all = platforms(spec.platforms.as_deref(), "spec.platforms")?;
+    let image = |(index, image): (usize, &BuildImage)| {
+        let own = platforms(image.platforms.as_deref(), &format!("spec.images[{index}].platforms"))?;
+        Ok(contract::Image {
+            name: image.image.clone(),
+            far_name: image.far_name.clone(),
+            platforms: own.or_else(|| of_all.clone()).unwrap_or_default(),
+        })
+    };
+    spec.images.iter().enumerate().map(image).collect()
+}
+
+fn platforms(names: Option<&[String]>, field: &str) -> Result<Option<Vec<Platform>>, Invalid> {
+    let refused = |error: PlatformError| Invalid(format!("{field}: {error}"));
+    names.map(|names| names.iter().map(|name| name.parse().map_err(refused)).collect()).transpose()
 }
 
 /// The names of their own that images are to have at the far side.

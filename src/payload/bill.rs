@@ -6,6 +6,7 @@ use serde::{Deserialize, Serialize};
 use super::manifest::{MANIFEST_LIMIT, MANIFESTS_LIMIT};
 use super::{ManifestContent, PayloadError};
 use crate::digest::Digest;
+use crate::platform::Platform;
 use crate::reference::{FarName, Host, Reference};
 
 /// The version of the payload format that this program writes and reads.
@@ -55,6 +56,13 @@ pub struct BillImage {
     pub media_type: String,
     /// The root manifest's size in bytes.
     pub size: u64,
+    /// The platforms that were asked for; none: all that the image has.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub platforms: Vec<Platform>,
+    /// The manifests that its indexes name and the choice of platforms left out, in the order in which
+    /// they are named: a subset and a broken payload are told apart by them.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub omitted: Vec<Digest>,
     /// False: the image is itself already at the far side, and nothing of it is in the payload.
     pub carried: bool,
     /// All its manifests in push order: children first, the root last.
@@ -215,12 +223,17 @@ impl Bill {
         let blobs: HashSet<&Digest> = self.entries.iter().map(|entry| &entry.digest).collect();
         let required: HashSet<&Digest> = self.required.iter().map(|required| &required.digest).collect();
         for image in &self.images {
+            let omitted: HashSet<&Digest> = image.omitted.iter().collect();
+            let mut left_out = HashSet::new();
             let mut before = HashSet::new();
             for described in &image.manifests {
                 let Some(content) = contents.get(&described.digest) else {
                     continue;
                 };
-                if let Some(child) = content.children.iter().find(|child| !before.contains(&child.digest)) {
+                let (kept, absent): (Vec<_>, Vec<_>) =
+                    content.children.iter().partition(|child| !omitted.contains(&child.digest));
+                left_out.extend(absent.into_iter().map(|child| &child.digest));
+                if let Some(child) = kept.into_iter().find(|child| !before.contains(&child.digest)) {
                     return Err(PayloadError::Corrupt(format!(
                         "{} needs the manifest {}, which its bill does not name",
                         image.name, child.digest
@@ -234,6 +247,12 @@ impl Bill {
                     )));
                 }
                 before.insert(&described.digest);
+            }
+            if let Some(stray) = image.omitted.iter().find(|digest| !left_out.contains(digest)) {
+                return Err(PayloadError::Corrupt(format!(
+                    "its bill says that {} leaves out {stray}, which no index of it names",
+                    image.name
+                )));
             }
         }
         Ok(contents)
@@ -306,7 +325,7 @@ impl Bill {
             if !names.insert(&image.name) {
                 return corrupt(format!("names the image {} twice", image.name));
             }
-            mentions += 1 + image.manifests.len();
+            mentions += 1 + image.manifests.len() + image.omitted.len();
             if mentions > ENTRIES_LIMIT {
                 return corrupt(format!("names over {ENTRIES_LIMIT} images and manifests"));
             }
@@ -317,6 +336,10 @@ impl Bill {
                     "gives {} the media type {:?}",
                     manifest.digest, manifest.media_type
                 ));
+            }
+            let carried: HashSet<&Digest> = image.manifests.iter().map(|manifest| &manifest.digest).collect();
+            if let Some(both) = image.omitted.iter().find(|digest| carried.contains(digest)) {
+                return corrupt(format!("both carries and leaves out {both} of {}", image.name));
             }
             match (image.carried, image.manifests.last()) {
                 (true, Some(root)) if Some(&root.digest) == image.digest.as_ref() => {}
@@ -365,6 +388,8 @@ mod tests {
                 digest: Some(digest.clone()),
                 media_type: "m".into(),
                 size: 4,
+                platforms: vec![],
+                omitted: vec![],
                 carried: true,
                 manifests: vec![manifest],
             }],
@@ -401,6 +426,8 @@ mod tests {
         assert!(refusal(|bill| bill.entries[0].encoding = "zstd".into()).contains("\"zstd\""));
         assert!(refusal(|bill| bill.entries[0].size = 1 << 60).contains("bytes"));
         assert!(refusal(|bill| bill.images[0].manifests.clear()).contains("which manifests"));
+        let root = bill().entries[0].digest.clone();
+        assert!(refusal(|bill| bill.images[0].omitted.push(root)).contains("both carries and leaves out"));
         assert!(
             refusal(|bill| bill.files.push(BillFile {
                 path: "../evil".into(),

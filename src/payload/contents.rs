@@ -6,6 +6,7 @@ use serde::Serialize;
 use super::bill::{Bill, BillEntry, BillFile, BillImage, BillManifest, EntryKind, FORMAT_VERSION, Required};
 use super::{Layout, PayloadError, descriptor};
 use crate::digest::Digest;
+use crate::platform::Platform;
 use crate::reference::{FarName, Reference};
 
 /// A payload before it is written: its bill, its layout, and all that is held in memory.
@@ -31,6 +32,10 @@ pub struct ImagePlan {
     pub media_type: String,
     /// The root manifest's size in bytes.
     pub size: u64,
+    /// The platforms that were asked for; none: all that the image has.
+    pub platforms: Vec<Platform>,
+    /// What its indexes name and this choice of platforms leaves out.
+    pub omitted: Vec<Digest>,
     /// All its manifests in push order, the root last; empty if the far side has the image itself.
     pub manifests: Vec<ManifestPlan>,
 }
@@ -147,6 +152,8 @@ fn bill_image(image: &ImagePlan) -> BillImage {
         digest: Some(image.digest.clone()),
         media_type: image.media_type.clone(),
         size: image.size,
+        platforms: image.platforms.clone(),
+        omitted: image.omitted.clone(),
         carried: image.carried(),
         manifests: image
             .manifests

@@ -97,6 +97,8 @@ impl Content {
                 digest: None,
                 media_type: DOCKER_MANIFEST.to_owned(),
                 size: 0,
+                platforms: Vec::new(),
+                omitted: Vec::new(),
                 carried: false,
                 manifests: Vec::new(),
             });
@@ -117,6 +119,8 @@ impl Content {
             digest: Some(digest),
             media_type,
             size,
+            platforms: Vec::new(),
+            omitted: Vec::new(),
             carried: true,
             manifests: vec![manifest],
         });

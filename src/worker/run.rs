@@ -5,7 +5,8 @@ use std::sync::Arc;
 use tracing::{info, warn};
 
 use super::contract::{
-    BuildWork, Image, ImportResult, ImportWork, Outcome, PayloadSummary, RegistryAccess, RunConfig, Work,
+    BuildWork, FAILURES_LIMIT, Image, ImportResult, ImportWork, Outcome, PayloadSummary, RegistryAccess,
+    Rewritten, RunConfig, Work,
 };
 use super::failed;
 use super::report::{self, Report};
@@ -127,6 +128,7 @@ async fn run_import(
         repository_prefix: work.repository_prefix.clone(),
         base_repositories: work.base_repositories.clone(),
         tag_digests: work.tag_digests,
+        sparse_index: work.sparse_index,
         strict: work.strict,
     };
     Ok(match import(request, progress).await {
@@ -150,6 +152,11 @@ fn imported(report: &ImportReport, registry: &str) -> Outcome {
     }
     let failures: Vec<Failure> = report.failures();
     let whole = report.images.len() - failures.len();
+    let rewritten = report.images.iter().filter_map(|image| {
+        let digest = image.rewritten.clone()?;
+        Some(Rewritten { image: image.name.clone(), digest })
+    });
+    let rewritten: Vec<Rewritten> = rewritten.collect();
     let (reason, message) = match failures.first() {
         None => (Reason::Succeeded, format!("{whole} images are whole in {registry}")),
         Some(first) => (
@@ -171,6 +178,8 @@ fn imported(report: &ImportReport, registry: &str) -> Outcome {
             blobs_mounted: report.counts.blobs_mounted,
             blobs_present: report.counts.blobs_present,
             bytes_pushed: report.counts.bytes_pushed,
+            images_rewritten: count(rewritten.len()),
+            rewritten: rewritten.into_iter().take(FAILURES_LIMIT).collect(),
         }),
         failures_total: count(failures.len()),
         failures,
@@ -241,6 +250,7 @@ fn images(images: &[Image]) -> Result<Vec<ImageRequest>, Refusal> {
         Ok(ImageRequest {
             reference: Reference::parse(&image.name, &Host::docker_hub())?,
             far_name: image.far_name.as_deref().map(str::parse).transpose()?,
+            platforms: image.platforms.clone(),
         })
     };
     images.iter().map(|image| request(image).map_err(invalid)).collect()

@@ -30,5 +30,6 @@ mod library;
 mod missing_base;
 mod names;
 mod payload_file;
+mod platforms;
 mod terminal;
 mod worker;

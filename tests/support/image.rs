@@ -117,6 +117,19 @@ impl Image {
         Self::assemble(types, config.to_string().into_bytes(), layers, platform)
     }
 
+    /// An image for a platform with a variant.
+    pub(crate) fn for_variant(architecture: &str, variant: &str, layers: &[Layer]) -> Self {
+        let mut image = Self::for_platform(Types::Oci, architecture, layers);
+        image.platform["variant"] = variant.into();
+        image
+    }
+
+    /// The same image as a child of an index that does not say what it is for.
+    pub(crate) fn of_no_platform(mut self) -> Self {
+        self.platform = Value::Null;
+        self
+    }
+
     /// What a builder attests of an image, in the form of Docker's `BuildKit`.
     pub(crate) fn attestation(of: &Self) -> Self {
         let statement =
