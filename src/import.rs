@@ -254,6 +254,12 @@ pub async fn import(request: ImportRequest, progress: &Arc<Progress>) -> Result<
     let size = payload.size();
     let prefix = request.repository_prefix.as_deref();
     let names = Names::new(request.registry.host(), prefix, request.naming, request.tag_digests);
+    for missing in &bill.missing {
+        warn!(
+            "{} is not in this payload: it could not be had when that was made ({})",
+            missing.name, missing.reason
+        );
+    }
     let manifest = |digest: &Digest| payload.manifest(digest);
     let mut targets = target::targets(&bill, &names, request.sparse_index, manifest)?;
     let delivery = Arc::new(Delivery::new(request.registry.clone(), Arc::clone(progress)));

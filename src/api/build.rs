@@ -63,6 +63,14 @@ pub struct PayloadBuildSpec {
     /// What the far side has already: its blobs are left out of the payload.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub already_transferred: Option<AlreadyTransferred>,
+    /// Whether layers that may not be distributed are fetched from where their manifests say, if the registry
+    /// does not have them: by HTTPS, from the public internet alone. Absent: false, and their images fail.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub foreign_layers: Option<bool>,
+    /// Whether images that cannot be had are left out, and told in status.failures, instead of failing the
+    /// build. A registry that does not answer still fails it, and so does having none of the images. Absent: false.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub allow_missing: Option<bool>,
     /// Where the payload is written.
     pub output: Output,
     /// How registries are reached, by host. A registry that is not listed is reached by HTTPS, anonymously.

@@ -171,6 +171,23 @@ fn cases() -> Vec<Case> {
         ),
         case("PayloadBuild", "/output/persistentVolumeClaim/path", paths()),
         case("PayloadBuild", "/registries/0/host", hosts()),
+        case(
+            "PayloadBuild",
+            "/registries/0",
+            (
+                vec![
+                    json!({ "host": "docker.io", "endpoint": "mirror.corp/dockerhub" }),
+                    json!({ "host": "docker.io", "endpoint": "[::1]:5000/a/b-c/" }),
+                    json!({ "host": "docker.io", "endpoint": "mirror:5000" }),
+                ],
+                vec![
+                    (json!({ "host": "a", "endpoint": "https://mirror.corp" }), "endpoint must be host"),
+                    (json!({ "host": "a", "endpoint": "mirror.corp/A" }), "endpoint must be host"),
+                    (json!({ "host": "a", "endpoint": "mirror.corp//a" }), "endpoint must be host"),
+                    (json!({ "host": "a", "endpoint": "/a" }), "endpoint must be host"),
+                ],
+            ),
+        ),
         case("PayloadBuild", "/registries/0/secretRef/name", names("name of a Secret")),
         case("PayloadBuild", "/registries/0/certSecretRef/name", names("name of a Secret")),
         case("PayloadImport", "/source", (vec![], vec![(json!({}), "source must have exactly one kind")])),

@@ -12,8 +12,8 @@ use crate::platform::Platform;
 #[derive(Debug)]
 pub(super) struct Choice {
     wanted: Vec<Platform>,
-    /// Whether the image must have all of them.
-    is_strict: bool,
+    /// Whether the image is to be carried, and must have all of them.
+    is_to_carry: bool,
     has: BTreeSet<Platform>,
 }
 
@@ -30,11 +30,11 @@ pub(super) enum Verdict {
 
 impl Choice {
     /// All that an image has, where nothing is `wanted`.
-    pub(super) fn new(wanted: &[Platform], is_strict: bool) -> Self {
+    pub(super) fn new(wanted: &[Platform], is_to_carry: bool) -> Self {
         let mut wanted = wanted.to_vec();
         wanted.sort();
         wanted.dedup();
-        Self { wanted, is_strict, has: BTreeSet::new() }
+        Self { wanted, is_to_carry, has: BTreeSet::new() }
     }
 
     /// What is wanted, each once and sorted; nothing: all.
@@ -47,9 +47,9 @@ impl Choice {
         self.wanted.is_empty()
     }
 
-    /// Whether the platform of an image that is no index matters.
-    pub(super) fn judges_single_manifests(&self) -> bool {
-        self.is_strict && !self.is_open()
+    /// Whether the image is to be carried; else the far side has it, or a part of it.
+    pub(super) fn is_to_carry(&self) -> bool {
+        self.is_to_carry
     }
 
     /// What is to be done with each child of an index. Attestations go with what they attest.
@@ -106,7 +106,7 @@ impl Choice {
     /// The platforms that are wanted and not there, and all that are. What tells of no platform, such as
     /// a chart, is for all.
     pub(super) fn missing(&self) -> Option<(Vec<Platform>, Vec<Platform>)> {
-        if !self.is_strict || self.has.is_empty() {
+        if !self.is_to_carry || self.has.is_empty() {
             return None;
         }
         let is_missing = |wanted: &&Platform| !self.has.iter().any(|found| wanted.wants(found));

@@ -3,13 +3,14 @@ use std::collections::{HashMap, HashSet};
 use bytes::BytesMut;
 use futures::future::BoxFuture;
 use futures::{FutureExt, TryStreamExt};
-use tracing::info;
+use tracing::{info, warn};
 
 use super::choice::{self, Choice, Verdict};
 use super::{BuildRequest, ImageRequest};
 use crate::digest::Digest;
 use crate::payload::{
-    Descriptor, ImagePlan, MANIFEST_LIMIT, MANIFESTS_LIMIT, ManifestContent, ManifestPlan, PayloadError,
+    Descriptor, ImagePlan, MANIFEST_LIMIT, MANIFESTS_LIMIT, ManifestContent, ManifestPlan, MissingImage,
+    PayloadError,
 };
 use crate::platform::{self, Platform};
 use crate::progress::STEP;
@@ -28,6 +29,8 @@ pub(super) struct Resolved {
     pub(super) images: Vec<ImagePlan>,
     /// The images that the far side has.
     pub(super) already_transferred: Vec<ImagePlan>,
+    /// The images that cannot be had, and are to be left out.
+    pub(super) missing: Vec<MissingImage>,
 }
 
 #[derive(Debug, thiserror::Error)]
@@ -46,6 +49,10 @@ enum ResolveError {
         "{image}: its index names {what}, and the registry does not have it ({error}); ask for the platforms that it has (platforms, --platform), so that the others are left out"
     )]
     Child { image: String, what: String, error: RegistryError },
+    #[error(
+        "{image}: its layer {digest} may not be distributed, and the registry does not have it; have such layers fetched from where the manifest says (foreignLayers: true, --foreign-layers)"
+    )]
+    ForeignLayer { image: String, digest: Digest },
     #[error("{image}: its config {digest} has the digest {found}; the registry gives what it does not have")]
     Config { image: String, digest: Digest, found: Digest },
     /// A registry that did not answer, or not to these credentials, is not asked for the next image.
@@ -62,49 +69,87 @@ impl ResolveError {
             Self::Platform { .. } => Reason::ImageNotFound,
             Self::Child { error, .. } => error.reason(),
             Self::Config { .. } => Reason::DigestMismatch,
+            Self::ForeignLayer { .. } => Reason::UnsupportedImage,
             Self::Unanswered { reason, .. } => *reason,
         }
     }
 }
 
-/// Resolves every name once. All are tried; all failures are told.
+/// Resolves every name once. All are tried; all failures are told, unless they are allowed.
 pub(super) async fn resolve(request: &BuildRequest) -> Result<Resolved, Vec<Failure>> {
     let mut resolver = Resolver {
         registries: &request.registries,
         manifests: HashMap::new(),
         manifests_size: 0,
         unanswered: HashMap::new(),
+        foreign_layers: request.foreign_layers,
+        far_blobs: HashSet::new(),
     };
-    let mut failures = Vec::new();
-    let far: Vec<Wanted<'_>> =
-        request.already_transferred.iter().map(|reference| (reference, request.far_choice())).collect();
-    let already_transferred = resolver.images(far, &mut failures).await;
+    let far = request.already_transferred.iter().map(|reference| (reference, request.far_choice()));
+    let (already_transferred, mut failures) = apart(resolver.images(far.collect()).await);
+    resolver.far_blobs = already_transferred.iter().flat_map(blobs).collect();
     let there: HashMap<String, &ImagePlan> =
         already_transferred.iter().map(|image| (image.reference.to_string(), image)).collect();
-    let (skipped, wanted): (Vec<_>, Vec<_>) = unique(&request.images)
-        .into_iter()
-        .partition(|image| there.contains_key(&image.reference.to_string()));
-    for image in &skipped {
+    let asked = unique(&request.images);
+    let is_there = |image: &&ImageRequest| there.contains_key(&image.reference.to_string());
+    for image in asked.iter().filter(is_there) {
         info!("Skipping {} as it has already been transferred", image.reference.written());
     }
-    let choices = wanted.iter().map(|image| (&image.reference, Choice::new(&image.platforms, true)));
-    let wanted = resolver.images(choices.collect(), &mut failures).await;
-    if !failures.is_empty() {
+    let wanted = asked.iter().filter(|image| !is_there(image));
+    let choices = wanted.map(|image| (&image.reference, Choice::new(&image.platforms, true)));
+    let mut wanted = resolver.images(choices.collect()).await.into_iter();
+
+    let (mut images, mut missing) = (Vec::new(), Vec::new());
+    for ImageRequest { reference, far_name, .. } in asked.iter().cloned() {
+        if let Some(image) = there.get(&reference.to_string()) {
+            let (platforms, omitted, manifests) = (Vec::new(), Vec::new(), Vec::new());
+            let image = (*image).clone();
+            images.push(ImagePlan { reference, far_name, platforms, omitted, manifests, ..image });
+            continue;
+        }
+        match wanted.next() {
+            Some(Ok(image)) => images.push(ImagePlan { far_name, ..image }),
+            Some(Err(Unresolved { failure, is_about_image })) => {
+                if request.allow_missing && is_about_image {
+                    missing.push((reference, failure));
+                } else {
+                    failures.push(failure);
+                }
+            }
+            None => {}
+        }
+    }
+    if !failures.is_empty() || images.is_empty() {
+        failures.extend(missing.into_iter().map(|(_, failure)| failure));
         return Err(failures);
     }
-    let mut wanted = wanted.into_iter();
-    let images = unique(&request.images)
-        .into_iter()
-        .filter_map(|ImageRequest { reference, far_name, .. }| match there.get(&reference.to_string()) {
-            Some(image) => {
-                let (platforms, omitted, manifests) = (Vec::new(), Vec::new(), Vec::new());
-                let image = (*image).clone();
-                Some(ImagePlan { reference, far_name, platforms, omitted, manifests, ..image })
-            }
-            None => wanted.next().map(|image| ImagePlan { far_name, ..image }),
-        })
-        .collect();
-    Ok(Resolved { images, already_transferred })
+    let missing = missing.into_iter().map(|(reference, failure)| {
+        warn!("{}; the payload is made without it", failure.message);
+        let reason = failure.reason.to_string();
+        MissingImage { name: reference.written().to_owned(), reference: reference.to_string(), reason }
+    });
+    Ok(Resolved { images, missing: missing.collect(), already_transferred })
+}
+
+/// What was resolved, and why the rest was not.
+fn apart(results: Vec<Result<ImagePlan, Unresolved>>) -> (Vec<ImagePlan>, Vec<Failure>) {
+    let (mut images, mut failures) = (Vec::new(), Vec::new());
+    for result in results {
+        match result {
+            Ok(image) => images.push(image),
+            Err(unresolved) => failures.push(unresolved.failure),
+        }
+    }
+    (images, failures)
+}
+
+/// The blobs of an image.
+fn blobs(image: &ImagePlan) -> Vec<Digest> {
+    let parsed = image
+        .manifests
+        .iter()
+        .filter_map(|manifest| ManifestContent::parse(&manifest.digest, &manifest.bytes).ok());
+    parsed.flat_map(|content| content.blobs().map(|blob| blob.digest.clone()).collect::<Vec<_>>()).collect()
 }
 
 /// The same image twice counts once, unless it is to have two names at the far side.
@@ -142,30 +187,44 @@ struct Resolver<'a> {
     /// Bytes of all manifests together.
     manifests_size: u64,
     unanswered: HashMap<Host, (Reason, String)>,
+    /// Whether layers may be had from outside of registries.
+    foreign_layers: bool,
+    /// The blobs that the far side has.
+    far_blobs: HashSet<Digest>,
+}
+
+/// An image that was not resolved.
+struct Unresolved {
+    failure: Failure,
+    /// Whether the registry answers, and has not or does not give this image.
+    is_about_image: bool,
 }
 
 impl Resolver<'_> {
-    async fn images(&mut self, wanted: Vec<Wanted<'_>>, failures: &mut Vec<Failure>) -> Vec<ImagePlan> {
+    async fn images(&mut self, wanted: Vec<Wanted<'_>>) -> Vec<Result<ImagePlan, Unresolved>> {
         let mut images = Vec::new();
         for (reference, choice) in wanted {
-            match self.image(reference, choice).await {
-                Ok(image) => images.push(image),
-                Err(error) => {
-                    let (reason, message) = (error.reason(), error.to_string());
-                    // Docker Hub refuses to say anonymously whether an image exists: the next may.
-                    let signs_in =
-                        || self.registries.get(reference.host()).is_some_and(Registry::has_credentials);
-                    if reason == Reason::RegistryUnavailable
-                        || (reason == Reason::AuthenticationFailed && signs_in())
-                    {
-                        let first = self.unanswered.entry(reference.host().clone());
-                        first.or_insert_with(|| (reason, message.clone()));
-                    }
-                    failures.push(Failure { item: reference.written().to_owned(), reason, message });
-                }
-            }
+            let resolved = self.image(reference, choice).await;
+            images.push(resolved.map_err(|error| self.unresolved(reference, &error)));
         }
         images
+    }
+
+    fn unresolved(&mut self, reference: &Reference, error: &ResolveError) -> Unresolved {
+        let (reason, message) = (error.reason(), error.to_string());
+        // Docker Hub refuses to say anonymously whether an image exists: the next may.
+        let signs_in = self.registries.get(reference.host()).is_some_and(Registry::has_credentials);
+        let is_refused = reason == Reason::AuthenticationFailed;
+        if reason == Reason::RegistryUnavailable || (is_refused && signs_in) {
+            let first = self.unanswered.entry(reference.host().clone());
+            first.or_insert_with(|| (reason, message.clone()));
+        }
+        let is_about_image = match reason {
+            Reason::ImageNotFound | Reason::UnsupportedImage | Reason::AccessDenied => true,
+            _ => is_refused && !signs_in,
+        };
+        let failure = Failure { item: reference.written().to_owned(), reason, message };
+        Unresolved { failure, is_about_image }
     }
 
     async fn image(&mut self, reference: &Reference, mut choice: Choice) -> Result<ImagePlan, ResolveError> {
@@ -213,8 +272,11 @@ impl Resolver<'_> {
             let content = ManifestContent::parse(&manifest.digest, &manifest.bytes).map_err(refused)?;
             if !content.is_index() {
                 // Who names it has said what it is for, if it is a child.
-                if depth == 0 && choice.judges_single_manifests() {
+                if depth == 0 && choice.is_to_carry() && !choice.is_open() {
                     self.is_taken(reference, &content, choice).await?;
+                }
+                if choice.is_to_carry() {
+                    self.check_foreign_layers(reference, &content).await?;
                 }
             } else if !self.visit_children(reference, &content, choice, depth, found).await? {
                 return Ok(false);
@@ -292,6 +354,26 @@ impl Resolver<'_> {
             ResolveError::Config { image: image(), digest, found }
         })?;
         Ok(choice::platform_of_config(&bytes).is_none_or(|platform| choice.takes(platform)))
+    }
+
+    /// That all layers can be had where those that may not be distributed are had from the registry alone.
+    async fn check_foreign_layers(
+        &self,
+        reference: &Reference,
+        content: &ManifestContent,
+    ) -> Result<(), ResolveError> {
+        if self.foreign_layers {
+            return Ok(());
+        }
+        let is_foreign =
+            |layer: &&Descriptor| !layer.urls().is_empty() && !self.far_blobs.contains(&layer.digest);
+        for layer in content.layers.iter().filter(is_foreign) {
+            if !self.registry(reference)?.has_blob(reference.repository(), &layer.digest).await? {
+                let (image, digest) = (reference.written().to_owned(), layer.digest.clone());
+                return Err(ResolveError::ForeignLayer { image, digest });
+            }
+        }
+        Ok(())
     }
 
     /// A manifest that an index names.

@@ -90,7 +90,20 @@ impl Inspection<'_> {
             lines.push(format!("{:width$}  {digest:71}  {}{own}", image.name, kind(image)));
         }
         lines.extend(self.required());
+        lines.extend(self.missing());
         lines.join("\n")
+    }
+
+    /// What was asked for and could not be had.
+    fn missing(&self) -> Vec<String> {
+        let missing = &self.bill.missing;
+        if missing.is_empty() {
+            return Vec::new();
+        }
+        let width = width("NOT TO BE HAD", missing.iter().map(|missing| missing.name.as_str()));
+        let mut lines = vec![String::new(), format!("{:width$}  REASON", "NOT TO BE HAD")];
+        lines.extend(missing.iter().map(|missing| format!("{:width$}  {}", missing.name, missing.reason)));
+        lines
     }
 
     /// What the far side must have, by the images that brought it there.

@@ -176,7 +176,7 @@ mod tests {
     }
 
     #[test]
-    fn each_field_about_names_and_platforms_asks_for_another_run() {
+    fn each_field_about_names_and_about_what_is_carried_asks_for_another_run() {
         let images = |image: Value| build(json!({ "images": [image] }));
         let registry = |fields: Value| {
             import(json!({ "registry": merged(json!({ "host": "registry.infra:5000" }), fields) }))
@@ -187,6 +187,9 @@ mod tests {
             of_build(images(json!({ "image": "python:3", "platforms": ["linux/amd64"] })), None),
             of_build(build(json!({ "platforms": ["linux/amd64"] })), None),
             of_build(build(json!({ "platforms": ["linux/arm64"] })), None),
+            of_build(build(json!({ "foreignLayers": true })), None),
+            of_build(build(json!({ "allowMissing": true })), None),
+            of_build(build(json!({ "allowMissing": false })), None),
         ];
         for fields in [
             json!({ "naming": "AsWritten" }),
@@ -210,6 +213,7 @@ mod tests {
         let plain = of_build(build(json!({})), None);
         for tuning in [
             json!({ "registries": [{ "host": "docker.io", "secretRef": { "name": "pull" } }] }),
+            json!({ "registries": [{ "host": "docker.io", "endpoint": "mirror.corp/dockerhub" }] }),
             json!({ "worker": { "securityContext": { "runAsUser": 1 } } }),
             json!({ "backoffLimit": 1 }),
             json!({ "timeout": "1h" }),

@@ -3,12 +3,12 @@
 use jiff::Timestamp;
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::Time;
 
-use super::decide::{Verdict, parse};
+use super::decide::Verdict;
 use super::redact::sentence;
 use crate::api::{
     Condition, ImportCounts, ItemFailure, Payload, Progress, RewrittenImage, Run, Status, condition,
 };
-use crate::reason::Reason;
+use crate::reason::{Reason, parse};
 use crate::worker::contract::{self, FAILURE_MESSAGE_LIMIT, FAILURES_LIMIT, Outcome, Stage, cut};
 
 /// What is known beside the old status.
@@ -298,7 +298,12 @@ fn success(status: &Status, news: &News) -> String {
             });
             format!("{images} in {registry}, from {}{rewritten}", payload.location)
         }
-        None => format!("{images} in {}, {}", payload.location, size(payload.size_bytes)),
+        None => {
+            let missing = status.failures_total.map_or_else(String::new, |count| {
+                format!("; without {count} that could not be had: see status.failures")
+            });
+            format!("{images} in {}, {}{missing}", payload.location, size(payload.size_bytes))
+        }
     }
 }
 

@@ -11,7 +11,7 @@ use serde_json::{Value, json};
 use crate::api::{BuildImage, Claim, PayloadBuildSpec, PayloadImportSpec, RegistryAccess, Worker};
 use crate::digest::Digest;
 use crate::platform::{Platform, PlatformError};
-use crate::reference::{FarName, Host, Reference};
+use crate::reference::{Endpoint, FarName, Host, Reference};
 use crate::worker::contract::{self, BuildWork, ImportWork, Work};
 
 /// How often a pod may fail if the spec does not say.
@@ -98,12 +98,16 @@ pub(super) fn build(spec: &PayloadBuildSpec) -> Result<Valid, Invalid> {
             "images": spec.images,
             "platforms": spec.platforms,
             "alreadyTransferred": spec.already_transferred,
+            "foreignLayers": spec.foreign_layers,
+            "allowMissing": spec.allow_missing,
             "output": spec.output,
             "trigger": spec.trigger,
         }),
         work: Work::Build(BuildWork {
             images: images(spec)?,
             already_transferred: far,
+            foreign_layers: spec.foreign_layers.unwrap_or(false),
+            allow_missing: spec.allow_missing.unwrap_or(false),
             path: claim.path.clone(),
         }),
         registries: registries(spec.registries.as_deref().unwrap_or_default())?,
@@ -130,6 +134,7 @@ pub(super) fn import(spec: &PayloadImportSpec) -> Result<Valid, Invalid> {
     };
     let target = RegistryAccess {
         host: spec.registry.host.clone(),
+        endpoint: None,
         secret_ref: spec.registry.secret_ref.clone(),
         cert_secret_ref: spec.registry.cert_secret_ref.clone(),
         insecure: spec.registry.insecure,
@@ -266,9 +271,12 @@ fn registries(registries: &[RegistryAccess]) -> Result<Vec<Registry>, Invalid> {
 fn registry(access: &RegistryAccess, field: &str) -> Result<Registry, Invalid> {
     let host: Result<Host, _> = access.host.parse();
     host.map_err(|error| Invalid(format!("{field}.host: {error}")))?;
+    let endpoint: Result<Option<Endpoint>, _> = access.endpoint.as_deref().map(str::parse).transpose();
+    endpoint.map_err(|error| Invalid(format!("{field}.endpoint: {error}")))?;
     Ok(Registry {
         access: contract::RegistryAccess {
             host: access.host.clone(),
+            endpoint: access.endpoint.clone(),
             insecure: access.insecure.unwrap_or(false),
             certificates: access.cert_secret_ref.is_some(),
         },
@@ -344,6 +352,8 @@ mod tests {
         let work = BuildWork {
             images: vec!["python:3".into()],
             already_transferred: vec![],
+            foreign_layers: false,
+            allow_missing: false,
             path: "out/app.zip".into(),
         };
         assert_eq!(valid.work, Work::Build(work));
@@ -359,7 +369,12 @@ mod tests {
             json!({ "host": "r:5000", "insecure": true, "secretRef": { "name": "s" }, "certSecretRef": { "name": "c" } }),
         );
         let valid = import_of(spec).unwrap();
-        let access = contract::RegistryAccess { host: "r:5000".into(), insecure: true, certificates: true };
+        let access = contract::RegistryAccess {
+            host: "r:5000".into(),
+            endpoint: None,
+            insecure: true,
+            certificates: true,
+        };
         let registry = Registry { access, credentials: Some("s".into()), certificates: Some("c".into()) };
         assert_eq!(valid.registries, [registry]);
         assert!(valid.read_only());

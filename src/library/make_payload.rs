@@ -21,6 +21,11 @@ pub struct MakePayload {
     /// The platforms that are carried of each image; none: all that it has. An image must have all of them;
     /// one that is for no platform, such as a chart, is carried.
     pub platforms: Vec<Platform>,
+    /// Layers that may not be distributed are fetched from where their manifests say, by HTTPS and from the
+    /// public internet alone, if their registries do not have them.
+    pub foreign_layers: bool,
+    /// Images that cannot be had are left out, unless none can: [`BuildReport::missing`] tells which.
+    pub allow_missing: bool,
     /// The file to write. [`make_payload_to`] does not look at it.
     pub file: PathBuf,
     /// How registries are reached.
@@ -72,7 +77,12 @@ fn run(options: &MakePayload, images: &[Reference], already_transferred: &[Refer
     let names =
         |references: &[Reference]| references.iter().map(ToString::to_string).collect::<Vec<_>>().join(",");
     let platforms = platform::list(&options.platforms);
-    let asked = format!("{} for {platforms} without {}", names(images), names(already_transferred));
+    let MakePayload { foreign_layers, allow_missing, .. } = options;
+    let asked = format!(
+        "{} for {platforms} without {}, foreign layers: {foreign_layers}, fewer: {allow_missing}",
+        names(images),
+        names(already_transferred)
+    );
     Digest::sha256(asked.as_bytes()).to_string()
 }
 
@@ -89,6 +99,8 @@ async fn make(options: &MakePayload, output: Output) -> Result<BuildReport, Erro
     let request = BuildRequest {
         images: images.into_iter().map(image).collect(),
         already_transferred,
+        foreign_layers: options.foreign_layers,
+        allow_missing: options.allow_missing,
         registries,
         output,
         run,

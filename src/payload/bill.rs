@@ -35,6 +35,9 @@ pub struct Bill {
     /// Blobs that are not carried, since the far side has them; sorted by digest.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub required: Vec<Required>,
+    /// Images that were asked for and could not be had, in the order in which they were asked for.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub missing: Vec<MissingImage>,
 }
 
 /// One image.
@@ -134,6 +137,17 @@ pub struct RequiredSource {
     pub name: String,
     /// What it resolved to.
     pub reference: String,
+}
+
+/// An image that was asked for and could not be had: the payload was made without it.
+#[derive(Clone, Debug, PartialEq, Eq, Hash, Serialize, Deserialize)]
+pub struct MissingImage {
+    /// What the user wrote.
+    pub name: String,
+    /// What it resolved to.
+    pub reference: String,
+    /// Why, in one word: a [`crate::reason::Reason`]. A text, since a later version may have more of them.
+    pub reason: String,
 }
 
 /// Whether a text can be sent as a media type, and printed.
@@ -262,6 +276,7 @@ impl Bill {
     pub(super) fn check(&self) -> Result<(), PayloadError> {
         self.check_content()?;
         self.check_files()?;
+        self.check_missing()?;
         match self.images.iter().find(|image| image.digest.is_none()) {
             Some(image) => Err(PayloadError::Corrupt(format!("does not tell the digest of {}", image.name))),
             None => Ok(()),
@@ -358,6 +373,29 @@ impl Bill {
         Ok(())
     }
 
+    fn check_missing(&self) -> Result<(), PayloadError> {
+        let corrupt = |why: String| Err(PayloadError::Corrupt(why));
+        if self.missing.len() > ENTRIES_LIMIT {
+            return corrupt(format!("names over {ENTRIES_LIMIT} images that could not be had"));
+        }
+        let mut names: HashSet<&String> = self.images.iter().map(|image| &image.name).collect();
+        for missing in &self.missing {
+            parsed(&missing.name, &missing.reference)?;
+            let is_word = |reason: &str| {
+                !reason.is_empty()
+                    && reason.len() <= 64
+                    && reason.bytes().all(|byte| byte.is_ascii_alphanumeric())
+            };
+            if !is_word(&missing.reason) {
+                return corrupt(format!("says {:?} of why it lacks {}", missing.reason, missing.name));
+            }
+            if !names.insert(&missing.name) {
+                return corrupt(format!("both has and lacks {}, or lacks it twice", missing.name));
+            }
+        }
+        Ok(())
+    }
+
     fn check_files(&self) -> Result<(), PayloadError> {
         let paths: Vec<&str> = self.files.iter().map(|file| file.path.as_str()).collect();
         match paths.as_slice() {
@@ -401,6 +439,7 @@ mod tests {
                 encoding: "identity".into(),
             }],
             required: vec![],
+            missing: vec![],
         }
     }
 
@@ -436,6 +475,17 @@ mod tests {
             }))
             .contains("../evil")
         );
+        let lacking = |name: &str, reason: &str| {
+            let missing = MissingImage {
+                name: name.into(),
+                reference: format!("docker.io/library/{name}:latest"),
+                reason: reason.into(),
+            };
+            refusal(|bill| bill.missing.push(missing))
+        };
+        assert!(lacking("a", "ImageNotFound").contains("both has and lacks a"));
+        assert!(lacking("b", "\u{1b}").contains("says \"\\u{1b}\""));
+        assert!(lacking("B", "ImageNotFound").contains("names the image \"B\""));
         assert!(Bill::parse(b"{}").is_err());
         assert!(Bill::parse(b"not json").is_err());
     }

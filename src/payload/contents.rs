@@ -3,7 +3,9 @@ use std::collections::HashMap;
 use bytes::Bytes;
 use serde::Serialize;
 
-use super::bill::{Bill, BillEntry, BillFile, BillImage, BillManifest, EntryKind, FORMAT_VERSION, Required};
+use super::bill::{
+    Bill, BillEntry, BillFile, BillImage, BillManifest, EntryKind, FORMAT_VERSION, MissingImage, Required,
+};
 use super::{Layout, PayloadError, descriptor};
 use crate::digest::Digest;
 use crate::platform::Platform;
@@ -65,7 +67,17 @@ impl Contents {
     pub fn new(
         images: &[ImagePlan],
         blobs: &[(Digest, u64)],
+        required: Vec<Required>,
+    ) -> Result<Self, PayloadError> {
+        Self::without(images, blobs, required, Vec::new())
+    }
+
+    /// The same of a payload for which `missing` images were wanted, too, and could not be had.
+    pub fn without(
+        images: &[ImagePlan],
+        blobs: &[(Digest, u64)],
         mut required: Vec<Required>,
+        missing: Vec<MissingImage>,
     ) -> Result<Self, PayloadError> {
         required.sort_by(|a, b| a.digest.cmp(&b.digest));
         let mut bytes_of: HashMap<&Digest, &Bytes> = HashMap::new();
@@ -104,6 +116,7 @@ impl Contents {
                 })
                 .collect(),
             required,
+            missing,
         };
         bill.check()?;
         let bill_bytes = Bytes::from(bill.to_bytes()?);

@@ -61,6 +61,7 @@ pub(super) fn read(file: &File) -> Result<(Bill, HashMap<Digest, Place>), Payloa
         files: Vec::new(),
         entries,
         required: content.required.into_values().collect(),
+        missing: Vec::new(),
     };
     bill.check_content()?;
     Ok((bill, content.places))

@@ -272,6 +272,10 @@ impl Asked {
         Self { doing: "read blob", object: format!("{host}/{repository}@{digest}"), pushes: false }
     }
 
+    pub(super) fn fetching_foreign_layers() -> Self {
+        Self { doing: "fetch", object: "layers from outside of registries".to_owned(), pushes: false }
+    }
+
     pub(super) fn pushing(host: &Host, repository: &str, tag_or_digest: &str) -> Self {
         Self { doing: "push", object: name(host, repository, tag_or_digest), pushes: true }
     }

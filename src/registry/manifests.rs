@@ -100,8 +100,8 @@ impl Registry {
             problem: format!("{:?} is no media type", plain(media_type)),
         })?;
         let url = self.url(repository, &["manifests", tag_or_digest])?;
-        let mut call =
-            Call::new(Method::PUT, url, Scopes::push(repository), asked).header(CONTENT_TYPE, content_type);
+        let mut call = Call::new(Method::PUT, url, Scopes::push(&self.remote(repository)), asked)
+            .header(CONTENT_TYPE, content_type);
         call.bytes = Some(bytes);
         let reply = self.send(&call, &mut self.retry()).await?;
         if reply.status().is_success() { Ok(()) } else { Err(self.refused(&call, reply).await) }
@@ -115,7 +115,7 @@ impl Registry {
     ) -> Result<Call, RegistryError> {
         let url = self.url(repository, &["manifests", tag_or_digest])?;
         let asked = Asked::reading(self.host(), repository, tag_or_digest);
-        let call = Call::new(method, url, Scopes::pull(repository), asked);
+        let call = Call::new(method, url, Scopes::pull(&self.remote(repository)), asked);
         Ok(call.header(ACCEPT, HeaderValue::from_static(ACCEPTED)))
     }
 }

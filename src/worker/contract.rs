@@ -73,6 +73,12 @@ pub struct BuildWork {
     /// Images that the far side has, as written in the spec.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub already_transferred: Vec<String>,
+    /// Layers that may not be distributed are fetched from where their manifests say, if need be.
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub foreign_layers: bool,
+    /// Images that cannot be had are left out.
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub allow_missing: bool,
     /// The payload's path below [`PAYLOAD_MOUNT`].
     pub path: String,
 }
@@ -138,6 +144,9 @@ fn yes() -> bool {
 pub struct RegistryAccess {
     /// `host[:port]`.
     pub host: String,
+    /// Where it is reached instead: `host[:port][/path]`.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub endpoint: Option<String>,
     /// Plain HTTP.
     #[serde(default)]
     pub insecure: bool,
@@ -329,10 +338,13 @@ mod tests {
             work: Work::Build(BuildWork {
                 images: vec!["python:3".into()],
                 already_transferred: vec![],
+                foreign_layers: false,
+                allow_missing: false,
                 path: "out/app.zip".into(),
             }),
             registries: vec![RegistryAccess {
                 host: "docker.io".into(),
+                endpoint: None,
                 insecure: false,
                 certificates: false,
             }],
