@@ -443,7 +443,8 @@ impl Delivery {
                 self.known().manifests.insert(key);
             }
             if let Some(tag) = target.tag.as_ref().filter(|_| index + 1 == list.len()) {
-                let put = self.registry.put_manifest(repository, tag, &manifest.media_type, bytes.clone());
+                let (digest, media_type) = (&manifest.digest, &manifest.media_type);
+                let put = self.registry.tag_manifest(repository, tag, digest, media_type, bytes.clone());
                 put.await.map_err(refused)?;
             }
         }
@@ -477,6 +478,12 @@ impl Refusal {
             let why = format!(
                 "{error}; it names layers by urls, and {host} takes no manifest that does: allow them there (distribution: validation.manifests.urls.allow), or leave the image out"
             );
+            return (Reason::UnsupportedImage, why);
+        }
+        let algorithm = self.manifest.algorithm();
+        if algorithm != "sha256" && error.reason() == Reason::DigestMismatch {
+            let why =
+                format!("{error}; {host} keeps no manifest by its {algorithm} digest: leave the image out");
             return (Reason::UnsupportedImage, why);
         }
         tell(error)

@@ -20,19 +20,19 @@ with_each_registry!(
 );
 
 /// Where workers find what is theirs, as in a pod.
-struct Pod {
+pub(crate) struct Pod {
     folder: tempfile::TempDir,
 }
 
 impl Pod {
-    fn new() -> Self {
+    pub(crate) fn new() -> Self {
         let pod = Self { folder: tempfile::tempdir().unwrap() };
         fs::create_dir(pod.folder.path().join("payload")).unwrap();
         pod
     }
 
     /// A file of the volume.
-    fn payload(&self, path: &str) -> PathBuf {
+    pub(crate) fn payload(&self, path: &str) -> PathBuf {
         self.folder.path().join("payload").join(path)
     }
 
@@ -45,9 +45,13 @@ impl Pod {
 
     /// Runs a worker with `work`; its exit code is the one of its outcome.
     fn works(&self, run: &str, work: &Value, registry: &Registry) -> Outcome {
+        self.works_with(run, work, &json!([{ "host": registry.host(), "insecure": true }]))
+    }
+
+    /// The same with any access to registries.
+    pub(crate) fn works_with(&self, run: &str, work: &Value, registries: &Value) -> Outcome {
         let mut config = json!({
-            "version": CONTRACT_VERSION, "runId": run, "nonce": "n",
-            "registries": [{ "host": registry.host(), "insecure": true }],
+            "version": CONTRACT_VERSION, "runId": run, "nonce": "n", "registries": registries,
         });
         config.as_object_mut().unwrap().extend(work.as_object().unwrap().clone());
         let at = |name: &str| self.folder.path().join(name).display().to_string();
