@@ -491,6 +491,53 @@ mod tests {
     }
 
     #[test]
+    fn an_index_may_lack_the_children_that_were_left_out_and_no_others() {
+        let child = br#"{"layers":[]}"#;
+        let names = |digest: &Digest| format!(r#"{{"digest":"{digest}","size":13}}"#);
+        let (kept, gone) = (Digest::sha256(child), Digest::sha256(b"gone"));
+        let index = format!(r#"{{"manifests":[{},{}]}}"#, names(&gone), names(&kept));
+        let contents: HashMap<Digest, Bytes> = [Bytes::from_static(child), Bytes::from(index.clone())]
+            .map(|bytes| (Digest::sha256(&bytes), bytes))
+            .into();
+        let of = |manifests: &[&Digest], omitted: &[&Digest]| {
+            let mut bill = bill();
+            let size = |digest: &Digest| contents[digest].len() as u64;
+            let image = &mut bill.images[0];
+            image.manifests.clear();
+            bill.entries.clear();
+            for digest in manifests.iter().copied().cloned() {
+                let size = size(&digest);
+                image.manifests.push(BillManifest { digest: digest.clone(), media_type: "m".into(), size });
+                bill.entries.push(BillEntry {
+                    digest,
+                    size,
+                    kind: EntryKind::Manifest,
+                    encoding: "identity".into(),
+                });
+            }
+            image.digest = Some(bill.entries.last().unwrap().digest.clone());
+            image.omitted = omitted.iter().copied().cloned().collect();
+            let read = Bill::parse(&bill.to_bytes().unwrap())?;
+            read.check_manifests(|digest| Ok(contents[digest].clone())).map(drop)
+        };
+        let root = Digest::sha256(index.as_bytes());
+        of(&[&kept, &root], &[&gone]).unwrap();
+        for (manifests, omitted, words) in [
+            (
+                &[&kept, &root][..],
+                &[][..],
+                format!("needs the manifest {gone}, which its bill does not name"),
+            ),
+            (&[&root], &[&gone], format!("needs the manifest {kept}")),
+            (&[&kept, &root], &[&gone, &kept], format!("both carries and leaves out {kept}")),
+            (&[&kept], &[&gone], format!("leaves out {gone}, which no index of it names")),
+        ] {
+            let refusal = of(manifests, omitted).unwrap_err().to_string();
+            assert!(refusal.contains(&words), "{refusal}");
+        }
+    }
+
+    #[test]
     fn another_name_at_the_far_side_stands_behind_the_name_and_is_left_out_where_there_is_none() {
         let without = String::from_utf8(bill().to_bytes().unwrap()).unwrap();
         assert!(!without.contains(r#""as""#), "{without}");

@@ -36,6 +36,7 @@ fn a_chart_that_helm_pushed_arrives_and_helm_pulls_it(software: Software) {
     helm(&["push", "--plain-http", "boat-0.1.0.tgz", &format!("oci://{}/charts", source.host())]);
     assert_eq!(carry(&source, &target, "charts/boat:0.1.0"), "charts/boat:0.1.0\n");
     let chart = format!("oci://{}/charts/boat", target.host());
+    fs::create_dir(folder.path().join("there")).unwrap();
     helm(&["pull", "--plain-http", "--version", "0.1.0", "--destination", "there", &chart]);
     assert!(fs::read(folder.path().join("there/boat-0.1.0.tgz")).unwrap() == packed);
 }

@@ -225,6 +225,13 @@ fn an_index_without_all_its_images_is_refused_and_told_or_written_anew(software:
     let begun = target.requests().iter().filter(|request| request.starts_with("POST")).count();
     assert_eq!(begun, amd64.blobs.len() + fleet.attestations[0].blobs.len() + other.blobs.len());
 
+    // olareg says the same in other words.
+    let olareg = Registry::start(Software::Olareg);
+    let kept = push(&olareg, &[], folder.path()).ended_with(1);
+    assert!(kept.stderr.contains("--sparse-index rewrite"), "{}", kept.stderr);
+    push(&olareg, &["--sparse-index", "rewrite"], folder.path()).succeeded();
+    crane_pulls(&olareg.name("ferry:1"), "linux/amd64", &folder.path().join("of-olareg"));
+
     for round in ["pushed", "pushed again"] {
         let rewritten = push(&target, &["--sparse-index", "rewrite"], folder.path()).succeeded();
         assert_eq!(rewritten.text(), "ferry:1\nsingle:1\n", "{round}");
