@@ -63,11 +63,10 @@ enum ResolveError {
 impl ResolveError {
     fn reason(&self) -> Reason {
         match self {
-            Self::Registry(error) => error.reason(),
+            Self::Registry(error) | Self::Child { error, .. } => error.reason(),
             Self::Payload { error, .. } => error.reason(),
             Self::NoAccess(_) => Reason::InvalidSpec,
             Self::Platform { .. } => Reason::ImageNotFound,
-            Self::Child { error, .. } => error.reason(),
             Self::Config { .. } => Reason::DigestMismatch,
             Self::ForeignLayer { .. } => Reason::UnsupportedImage,
             Self::Unanswered { reason, .. } => *reason,
@@ -301,12 +300,15 @@ impl Resolver<'_> {
     ) -> Result<bool, ResolveError> {
         let refused = |error| ResolveError::Payload { image: reference.written().to_owned(), error };
         let mut is_wanted = choice.is_open() || index.children.is_empty();
+        let mut left_out = HashSet::new();
         for (child, verdict) in index.children.iter().zip(choice.children(index)) {
             if found.manifests.iter().any(|known| known.digest == child.digest) {
                 is_wanted = true;
                 continue;
             }
-            if verdict == Verdict::Omitted {
+            // What is attested of an image that turned out not to be wanted is not wanted either.
+            if verdict == Verdict::Omitted || child.attested().is_some_and(|image| left_out.contains(&image))
+            {
                 continue;
             }
             let manifest = self.read_child(reference, child).await?;
@@ -317,6 +319,7 @@ impl Resolver<'_> {
             if verdict == Verdict::Unknown {
                 let content = ManifestContent::parse(&manifest.digest, &manifest.bytes).map_err(refused)?;
                 if !content.is_index() && !self.is_taken(reference, &content, choice).await? {
+                    left_out.insert(child.digest.clone());
                     continue;
                 }
             }

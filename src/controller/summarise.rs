@@ -291,20 +291,16 @@ fn success(status: &Status, news: &News) -> String {
         count => format!("{count} images are"),
     };
     let rewritten = status.result.as_ref().and_then(|result| result.images_rewritten);
-    match news.registry {
-        Some(registry) => {
-            let rewritten = rewritten.map_or_else(String::new, |count| {
-                format!("; {count} with another digest, since it takes no index without all its images: see status.result.rewritten")
-            });
-            format!("{images} in {registry}, from {}{rewritten}", payload.location)
-        }
-        None => {
-            let missing = status.failures_total.map_or_else(String::new, |count| {
-                format!("; without {count} that could not be had: see status.failures")
-            });
-            format!("{images} in {}, {}{missing}", payload.location, size(payload.size_bytes))
-        }
+    if let Some(registry) = news.registry {
+        let rewritten = rewritten.map_or_else(String::new, |count| {
+            format!("; {count} with another digest, since it takes no index without all its images: see status.result.rewritten")
+        });
+        return format!("{images} in {registry}, from {}{rewritten}", payload.location);
     }
+    let missing = status.failures_total.map_or_else(String::new, |count| {
+        format!("; without {count} that could not be had: see status.failures")
+    });
+    format!("{images} in {}, {}{missing}", payload.location, size(payload.size_bytes))
 }
 
 /// A size for people.

@@ -362,6 +362,16 @@ mod tests {
     }
 
     #[test]
+    fn platforms_of_all_images_are_those_of_each_that_has_none_of_its_own() {
+        let images = json!([{ "image": "a" }, { "image": "b", "platforms": ["linux/arm64/v8"] }]);
+        let valid =
+            build_of(with(with(spec(), "images", images), "platforms", json!(["linux/amd64"]))).unwrap();
+        let Work::Build(work) = valid.work else { panic!("a build builds") };
+        let platforms = work.images.iter().map(|image| crate::platform::list(&image.platforms));
+        assert_eq!(platforms.collect::<Vec<_>>(), ["linux/amd64", "linux/arm64"]);
+    }
+
+    #[test]
     fn an_import_has_its_target_as_the_first_registry() {
         let spec = with(
             import_spec(),
@@ -407,6 +417,15 @@ mod tests {
             (
                 with(spec(), "images", json!([{ "image": "a", "as": "a@b" }])),
                 "spec.images[0].as: \"a@b\" is no name for the far side",
+            ),
+            (with(spec(), "platforms", json!(["linux"])), "spec.platforms: \"linux\" is no platform"),
+            (
+                with(spec(), "images", json!([{ "image": "a", "platforms": ["linux/amd64", "/"] }])),
+                "spec.images[0].platforms: \"/\" is no platform",
+            ),
+            (
+                with(spec(), "registries", json!([{ "host": "a.b", "endpoint": "http://c" }])),
+                "spec.registries[0].endpoint: \"http://c\" is no endpoint",
             ),
             (path("../x"), "spec.output.persistentVolumeClaim.path \"../x\""),
             (path("x.zip.partial"), "ends in .partial, which is for files beside payloads"),

@@ -44,7 +44,7 @@ struct RawPlatform {
 
 #[derive(Clone, Debug, PartialEq, Eq, Deserialize)]
 struct Annotations {
-    /// Of an attestation that BuildKit made: the image that it is about.
+    /// Of an attestation that `BuildKit` made: the image that it is about.
     #[serde(rename = "vnd.docker.reference.digest", default)]
     attested: Option<String>,
 }

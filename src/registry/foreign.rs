@@ -89,6 +89,13 @@ impl Foreign {
         Ok(Self { client, rule, patience })
     }
 
+    /// One that asks this machine by plain HTTP, and nobody else.
+    #[cfg(test)]
+    pub(crate) fn on_loopback() -> Result<Self, RegistryError> {
+        let rule = Rule { is_scheme: |scheme| scheme == "http", is_address: |address| address.is_loopback() };
+        Self::with_rule(rule, Patience::default())
+    }
+
     /// The bytes `range` of a layer, from the first of its URLs that gives them: the caller hashes.
     ///
     /// What is longer or shorter than its manifest says ends the stream with an error.
@@ -326,8 +333,9 @@ fn is_public_v6(address: Ipv6Addr) -> bool {
         is_public_v4(Ipv4Addr::new(a, b, c, d))
     };
     match segments {
-        [0, 0, 0, 0, 0, 0xffff, high, low] | [0x64, 0xff9b, 0, 0, 0, 0, high, low] => embedded(high, low),
-        [0x2002, high, low, ..] => embedded(high, low),
+        [0, 0, 0, 0, 0, 0xffff, high, low]
+        | [0x64, 0xff9b, 0, 0, 0, 0, high, low]
+        | [0x2002, high, low, ..] => embedded(high, low),
         // Protocol assignments with Teredo, documentation.
         [0x2001, 0..=0x1ff | 0xdb8, ..] | [0x3fff, 0..=0xfff, ..] => false,
         // Global unicast is 2000::/3, and nothing else.

@@ -141,7 +141,7 @@ fn an_index_in_an_index_is_carried_with_the_platforms_that_are_wanted(software: 
         ["amd64", "s390x"].map(|name| Image::for_platform(Types::Oci, name, &layers(&[name])));
     // Its index does not say what it is for: its config does.
     let silent = Image::for_platform(Types::Docker, "s390x", &layers(&["silent"])).of_no_platform();
-    let other = Image::index(Types::Oci, &[s390x.clone()]);
+    let other = Image::index(Types::Oci, std::slice::from_ref(&s390x));
     let inner = Image::index(Types::Docker, &[amd64.clone(), s390x, silent.clone()]);
     let index = Image::index(Types::Oci, &[other.clone(), inner.clone()]);
     index.push(&source, "ferry:1");

@@ -44,6 +44,13 @@ impl Pod {
         names
     }
 
+    /// Mounts the pull secret of the first registry of the run configuration.
+    pub(crate) fn mount_pull_secret(&self, config: &Value) {
+        let folder = self.folder.path().join("secrets/0");
+        fs::create_dir_all(&folder).unwrap();
+        fs::write(folder.join(".dockerconfigjson"), config.to_string()).unwrap();
+    }
+
     /// Runs a worker with `work`; its exit code is the one of its outcome.
     fn works(&self, run: &str, work: &Value, registry: &Registry) -> Outcome {
         self.works_with(run, work, &json!([{ "host": registry.host(), "insecure": true }]))
