@@ -31,6 +31,9 @@ pub enum ReferenceError {
         "{0:?} is no endpoint of a mirror; expected host, host:port or either with a path, without a scheme"
     )]
     Endpoint(String),
+    /// A user or a password stands before the host: it is not repeated.
+    #[error("a registry is given as host or host:port, and its user and password apart from it")]
+    HostWithUser,
     /// The repository's name is against the rules.
     #[error(
         "{0:?} is no image name: a repository has lowercase letters, digits and single separators (. _ __ -), in parts between slashes"
@@ -87,6 +90,10 @@ impl FromStr for Host {
 
     fn from_str(text: &str) -> Result<Self, ReferenceError> {
         let refused = || ReferenceError::Host(text.to_owned());
+        if text.contains('@') {
+            return Err(ReferenceError::HostWithUser);
+        }
+        let text = &text.to_ascii_lowercase();
         // One authority with neither path nor user: what the URL parser gives back must be what went in.
         let url = url::Url::parse(&format!("http://{text}/")).map_err(|_| refused())?;
         let host = url.host_str().ok_or_else(refused)?;
@@ -99,7 +106,7 @@ impl FromStr for Host {
         if !bare || !is_name || !port_is_well_formed || url.query().is_some() || url.fragment().is_some() {
             return Err(refused());
         }
-        Ok(match text {
+        Ok(match text.as_str() {
             "index.docker.io" | DOCKER_HUB_API => Self::docker_hub(),
             _ => Self(text.to_owned()),
         })
@@ -144,10 +151,13 @@ impl FromStr for Endpoint {
             Some((host, path)) => (host, Some(path)),
             None => (bare, None),
         };
+        let host = host.parse().map_err(|error| match error {
+            ReferenceError::HostWithUser => ReferenceError::HostWithUser,
+            _ => ReferenceError::Endpoint(text.to_owned()),
+        })?;
         if !path.is_none_or(is_repository) {
             return Err(ReferenceError::Endpoint(text.to_owned()));
         }
-        let host = host.parse().map_err(|_| ReferenceError::Endpoint(text.to_owned()))?;
         Ok(Self { host, path: path.map(str::to_owned) })
     }
 }
@@ -462,6 +472,7 @@ mod tests {
             let endpoint: Endpoint = text.parse().unwrap();
             assert_eq!((endpoint.host().as_str(), endpoint.path()), (host, path), "{text}");
         }
+        assert_eq!("u:secret@mirror.corp/A".parse::<Endpoint>(), Err(ReferenceError::HostWithUser));
         for text in
             ["", "/a", "https://mirror.corp", "a b", "mirror.corp/A", "mirror.corp/a//b", "mirror.corp/../a"]
         {

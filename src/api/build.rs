@@ -53,10 +53,10 @@ pub struct PayloadBuildSpec {
     pub images: Vec<BuildImage>,
     /// The platforms that are carried of each image, such as linux/amd64. Absent: all that it has.
     #[serde(default, skip_serializing_if = "Option::is_none")]
-    #[schemars(length(min = 1, max = 32), inner(length(min = 1, max = 100)))]
+    #[schemars(length(min = 1, max = 16), inner(length(min = 1, max = 64)))]
     #[x_kube(
         merge_strategy = ListMerge::Set,
-        validation = Rule::new("self.all(name, name.matches('^[a-z0-9._-]{1,32}/[a-z0-9._-]{1,32}(/[a-z0-9._-]{1,32})?$'))")
+        validation = Rule::new("self.all(name, name.matches('^[a-z0-9._-]+/[a-z0-9._-]+(/[a-z0-9._-]+)?$'))")
             .message("platforms must be os/architecture or os/architecture/variant, such as linux/amd64 or linux/arm/v7")
     )]
     pub platforms: Option<Vec<String>>,
@@ -129,10 +129,10 @@ pub struct BuildImage {
     pub far_name: Option<String>,
     /// The platforms that are carried of this image, instead of spec.platforms.
     #[serde(default, skip_serializing_if = "Option::is_none")]
-    #[schemars(length(min = 1, max = 32), inner(length(min = 1, max = 100)))]
+    #[schemars(length(min = 1, max = 16), inner(length(min = 1, max = 64)))]
     #[x_kube(
         merge_strategy = ListMerge::Set,
-        validation = Rule::new("self.all(name, name.matches('^[a-z0-9._-]{1,32}/[a-z0-9._-]{1,32}(/[a-z0-9._-]{1,32})?$'))")
+        validation = Rule::new("self.all(name, name.matches('^[a-z0-9._-]+/[a-z0-9._-]+(/[a-z0-9._-]+)?$'))")
             .message("an image's platforms must be os/architecture or os/architecture/variant, such as linux/amd64 or linux/arm/v7")
     )]
     pub platforms: Option<Vec<String>>,

@@ -49,7 +49,7 @@ impl Inspect {
             digest: payload.digest(),
             size: payload.size(),
             docker_charon: payload.digest().is_none() || bill.files.len() > 2,
-            complete_layout: payload.digest().is_some() && bill.required.is_empty() && !is_subset(bill),
+            complete_layout: payload.digest().is_some() && !is_subset(bill) && !leaves_to_far_side(bill),
             bill,
         };
         if self.json {
@@ -138,11 +138,16 @@ fn is_subset(bill: &Bill) -> bool {
 }
 
 fn why_incomplete(bill: &Bill) -> &'static str {
-    match (is_subset(bill), bill.required.is_empty()) {
-        (true, true) => "images of other platforms are left out",
-        (true, false) => "images of other platforms are left out, and blobs are left to the far side",
-        (false, _) => "blobs are left to the far side",
+    match (is_subset(bill), leaves_to_far_side(bill)) {
+        (true, false) => "images of other platforms are left out",
+        (true, true) => "images of other platforms are left out, and the far side must have the rest",
+        (false, _) => "the far side must have the rest",
     }
+}
+
+/// Whether the far side must have blobs, or whole images.
+fn leaves_to_far_side(bill: &Bill) -> bool {
+    !bill.required.is_empty() || bill.images.iter().any(|image| !image.carried)
 }
 
 /// How many blobs, and how large they are together.
