@@ -6,21 +6,26 @@ use std::path::PathBuf;
 use charon::{Error, MakePayload, PushPayload, RegistryOptions, make_payload, push_payload};
 
 /// Carries `image` from the registry `source` to `target`, both without TLS; gives the names that arrived.
-pub async fn carry(source: &str, target: &str, image: &str, file: PathBuf) -> Result<Vec<String>, Error> {
+pub(crate) async fn carry(
+    source: &str,
+    target: &str,
+    image: &str,
+    file: PathBuf,
+) -> Result<Vec<String>, Error> {
     let registry = |host: &str| RegistryOptions {
         registry: Some(host.to_owned()),
         insecure: true,
         ..RegistryOptions::default()
     };
-    let make = MakePayload {
+    let wanted = MakePayload {
         images: vec![image.to_owned()],
         file: file.clone(),
         registry: registry(source),
         ..MakePayload::default()
     };
-    // Anybody may look meanwhile how far it is, and `make.cancel.cancel()` ends it.
-    let progress = make.progress.clone();
-    let made = make_payload(&make).await?;
+    // Anybody may look meanwhile how far it is, and `wanted.cancel.cancel()` ends it.
+    let progress = wanted.progress.clone();
+    let made = make_payload(&wanted).await?;
     assert_eq!(progress.snapshot().bytes_done, progress.snapshot().bytes_total);
 
     let push = PushPayload {
