@@ -11,6 +11,7 @@ pub mod digest;
 pub mod import;
 pub mod library;
 pub mod payload;
+pub mod platform;
 pub mod progress;
 pub mod reason;
 pub mod reference;

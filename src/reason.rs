@@ -251,6 +251,12 @@ pub struct Failure {
     pub message: String,
 }
 
+/// The reason that is spelled as `text`, if this version knows it.
+#[must_use]
+pub fn parse(text: &str) -> Option<Reason> {
+    Reason::ALL.into_iter().find(|reason| reason.as_str() == text)
+}
+
 /// The one reason for several failures: one that may pass if there is any, else the most frequent.
 ///
 /// Of nothing it is [`Reason::WorkerFailed`].

@@ -26,6 +26,11 @@ pub enum ReferenceError {
     /// The registry's host cannot be one.
     #[error("{0:?} is no registry host; expected host or host:port, without a scheme or a path")]
     Host(String),
+    /// A mirror's endpoint cannot be one.
+    #[error(
+        "{0:?} is no endpoint of a mirror; expected host, host:port or either with a path, without a scheme"
+    )]
+    Endpoint(String),
     /// A user or a password stands before the host: it is not repeated.
     #[error("a registry is given as host or host:port, and its user and password apart from it")]
     HostWithUser,
@@ -111,6 +116,49 @@ impl FromStr for Host {
 impl fmt::Display for Host {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.write_str(&self.0)
+    }
+}
+
+/// Where a registry is reached instead of at its own host: `host[:port][/path]`.
+///
+/// The path goes in front of every repository, as caches of several registries have it.
+#[derive(Clone, Debug, PartialEq, Eq, Hash)]
+pub struct Endpoint {
+    host: Host,
+    path: Option<String>,
+}
+
+impl Endpoint {
+    /// The host that is contacted.
+    #[must_use]
+    pub fn host(&self) -> &Host {
+        &self.host
+    }
+
+    /// What goes in front of every repository.
+    #[must_use]
+    pub fn path(&self) -> Option<&str> {
+        self.path.as_deref()
+    }
+}
+
+impl FromStr for Endpoint {
+    type Err = ReferenceError;
+
+    fn from_str(text: &str) -> Result<Self, ReferenceError> {
+        let bare = text.strip_suffix('/').unwrap_or(text);
+        let (host, path) = match bare.split_once('/') {
+            Some((host, path)) => (host, Some(path)),
+            None => (bare, None),
+        };
+        let host = host.parse().map_err(|error| match error {
+            ReferenceError::HostWithUser => ReferenceError::HostWithUser,
+            _ => ReferenceError::Endpoint(text.to_owned()),
+        })?;
+        if !path.is_none_or(is_repository) {
+            return Err(ReferenceError::Endpoint(text.to_owned()));
+        }
+        Ok(Self { host, path: path.map(str::to_owned) })
     }
 }
 
@@ -411,6 +459,25 @@ mod tests {
             assert!(parse(text).is_err(), "{text:?}");
         }
         assert!(parse(&"a".repeat(300)).is_err());
+    }
+
+    #[test]
+    fn an_endpoint_is_a_host_and_perhaps_a_path() {
+        for (text, host, path) in [
+            ("mirror.corp", "mirror.corp", None),
+            ("mirror.corp:5000/", "mirror.corp:5000", None),
+            ("mirror.corp/dockerhub", "mirror.corp", Some("dockerhub")),
+            ("[::1]:5000/a/b-c/", "[::1]:5000", Some("a/b-c")),
+        ] {
+            let endpoint: Endpoint = text.parse().unwrap();
+            assert_eq!((endpoint.host().as_str(), endpoint.path()), (host, path), "{text}");
+        }
+        assert_eq!("u:secret@mirror.corp/A".parse::<Endpoint>(), Err(ReferenceError::HostWithUser));
+        for text in
+            ["", "/a", "https://mirror.corp", "a b", "mirror.corp/A", "mirror.corp/a//b", "mirror.corp/../a"]
+        {
+            assert!(text.parse::<Endpoint>().is_err(), "{text:?}");
+        }
     }
 
     #[test]

@@ -120,6 +120,17 @@ fn cases() -> Vec<Case> {
             vec![(json!(0), "never runs as root"), (json!(-1), "never runs as root")],
         )
     };
+    let platforms = |words: &'static str| {
+        (
+            vec![json!(["linux/amd64"]), json!(["linux/arm/v7", "windows/amd64"])],
+            vec![
+                (json!(["linux"]), words),
+                (json!(["linux/amd64", "Linux/amd64"]), words),
+                (json!(["linux/"]), words),
+                (json!(["a/b/c/d"]), words),
+            ],
+        )
+    };
     let case = |kind, pointer, (accepted, refused)| (kind, pointer, accepted, refused);
     let mut cases = vec![
         case(
@@ -150,6 +161,8 @@ fn cases() -> Vec<Case> {
                 ],
             ),
         ),
+        case("PayloadBuild", "/platforms", platforms("platforms must be os/architecture")),
+        case("PayloadBuild", "/images/0/platforms", platforms("an image's platforms must be")),
         case("PayloadBuild", "/output", (vec![], vec![(json!({}), "output must have exactly one kind")])),
         case(
             "PayloadBuild",
@@ -158,6 +171,23 @@ fn cases() -> Vec<Case> {
         ),
         case("PayloadBuild", "/output/persistentVolumeClaim/path", paths()),
         case("PayloadBuild", "/registries/0/host", hosts()),
+        case(
+            "PayloadBuild",
+            "/registries/0",
+            (
+                vec![
+                    json!({ "host": "docker.io", "endpoint": "mirror.corp/dockerhub" }),
+                    json!({ "host": "docker.io", "endpoint": "[::1]:5000/a/b-c/" }),
+                    json!({ "host": "docker.io", "endpoint": "mirror:5000" }),
+                ],
+                vec![
+                    (json!({ "host": "a", "endpoint": "https://mirror.corp" }), "endpoint must be host"),
+                    (json!({ "host": "a", "endpoint": "mirror.corp/A" }), "endpoint must be host"),
+                    (json!({ "host": "a", "endpoint": "mirror.corp//a" }), "endpoint must be host"),
+                    (json!({ "host": "a", "endpoint": "/a" }), "endpoint must be host"),
+                ],
+            ),
+        ),
         case("PayloadBuild", "/registries/0/secretRef/name", names("name of a Secret")),
         case("PayloadBuild", "/registries/0/certSecretRef/name", names("name of a Secret")),
         case("PayloadImport", "/source", (vec![], vec![(json!({}), "source must have exactly one kind")])),

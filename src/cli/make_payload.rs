@@ -10,6 +10,7 @@ use super::context::unless_cancelled;
 use super::registry_options::RegistryOptions;
 use super::{CliError, Context};
 use crate::library::{self, make_payload, make_payload_to};
+use crate::platform::Platform;
 
 /// Create a payload, a zip, from images of a registry
 ///
@@ -23,6 +24,15 @@ pub(super) struct MakePayload {
     /// Images that the far side has, delimited by commas; may be repeated
     #[arg(short, long, value_name = "IMAGES", value_delimiter = ',')]
     already_transferred: Vec<String>,
+    /// The platforms to carry, such as linux/amd64, delimited by commas; may be repeated. All if it is not given
+    #[arg(long, value_name = "PLATFORM", value_delimiter = ',', env = "CHARON_PLATFORM")]
+    platform: Vec<Platform>,
+    /// Fetch layers that may not be distributed from where their manifests say, if the registry does not have them: by HTTPS, from the public internet alone
+    #[arg(long, env = "CHARON_FOREIGN_LAYERS")]
+    foreign_layers: bool,
+    /// Leave out images that cannot be had, and say which, instead of failing
+    #[arg(long, env = "CHARON_ALLOW_MISSING")]
+    allow_missing: bool,
     /// Where the payload goes; standard output if it is not given
     #[arg(short, long, value_name = "FILE")]
     file: Option<PathBuf>,
@@ -35,6 +45,9 @@ impl MakePayload {
         let options = library::MakePayload {
             images: self.images,
             already_transferred: self.already_transferred,
+            platforms: self.platform,
+            foreign_layers: self.foreign_layers,
+            allow_missing: self.allow_missing,
             file: self.file.clone().unwrap_or_default(),
             registry: self.registry.read()?,
             progress: context.progress(),

@@ -11,7 +11,7 @@ use super::make_payload::is_stream;
 use super::registry_options::RegistryOptions;
 use super::{CliError, Context, output};
 use crate::digest::Digest;
-use crate::import::{ImportError, ImportReport, Naming};
+use crate::import::{ImportError, ImportReport, Naming, SparseIndex};
 use crate::library::{self, push_open_file, push_payload, push_payload_from};
 
 /// Push a payload into a registry
@@ -38,6 +38,9 @@ pub(super) struct PushPayload {
     /// Give no tag to images that were named by their digest alone; registries collect what has none
     #[arg(long)]
     no_digest_tags: bool,
+    /// What becomes of an index that the registry refuses because images of other platforms were left out
+    #[arg(long, value_enum, default_value_t, value_name = "CHOICE", env = "CHARON_SPARSE_INDEX")]
+    sparse_index: SparseIndexOption,
     /// The payload digest that the payload must have, or nothing is pushed
     #[arg(long, value_name = "DIGEST")]
     expected_digest: Option<Digest>,
@@ -67,6 +70,25 @@ impl From<NamingOption> for Naming {
     }
 }
 
+/// The values of `--sparse-index`.
+#[derive(Clone, Copy, Debug, Default, ValueEnum)]
+enum SparseIndexOption {
+    /// It keeps its digest, and its image fails
+    #[default]
+    Keep,
+    /// It is written anew without them, and its digest changes
+    Rewrite,
+}
+
+impl From<SparseIndexOption> for SparseIndex {
+    fn from(option: SparseIndexOption) -> Self {
+        match option {
+            SparseIndexOption::Keep => Self::Keep,
+            SparseIndexOption::Rewrite => Self::Rewrite,
+        }
+    }
+}
+
 impl PushPayload {
     pub(super) async fn run(self, context: &Context) -> Result<(), CliError> {
         if self.file.is_none() && self.registry.reads_stdin() {
@@ -81,6 +103,7 @@ impl PushPayload {
             naming: self.naming.into(),
             base_repositories: self.base_repository,
             no_digest_tags: self.no_digest_tags,
+            sparse_index: self.sparse_index.into(),
             expected_digest: self.expected_digest,
             registry: self.registry.read()?,
             progress: context.progress(),

@@ -7,7 +7,7 @@ use tokio_util::sync::CancellationToken;
 
 use super::{Error, RegistryOptions, unless_cancelled};
 use crate::digest::Digest;
-use crate::import::{self, ImportReport, ImportRequest, Naming, Source};
+use crate::import::{self, ImportReport, ImportRequest, Naming, Source, SparseIndex};
 use crate::progress::Progress;
 use crate::reference::is_repository;
 use crate::storage;
@@ -27,6 +27,8 @@ pub struct PushPayload {
     pub base_repositories: Vec<String>,
     /// Give no tag to images that were named by their digest alone.
     pub no_digest_tags: bool,
+    /// What becomes of an index that the registry refuses because images of it were left out.
+    pub sparse_index: SparseIndex,
     /// The payload digest that the payload must have.
     pub expected_digest: Option<Digest>,
     /// How the registry is reached.
@@ -75,6 +77,7 @@ async fn push(options: &PushPayload, source: Source) -> Result<ImportReport, Err
         repository_prefix: options.prefix.clone(),
         base_repositories: options.base_repositories.clone(),
         tag_digests: !options.no_digest_tags,
+        sparse_index: options.sparse_index,
         strict: options.strict,
     };
     unless_cancelled(&options.cancel, Box::pin(import::import(request, &options.progress))).await

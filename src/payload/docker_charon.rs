@@ -64,6 +64,7 @@ pub(super) fn read(file: &File) -> Result<(Bill, HashMap<Digest, Place>), Payloa
         files: Vec::new(),
         entries,
         required: content.required.into_values().collect(),
+        missing: Vec::new(),
     };
     bill.check_content()?;
     Ok((bill, content.places))
@@ -121,6 +122,8 @@ impl Content {
                 digest: None,
                 media_type: DOCKER_MANIFEST.to_owned(),
                 size: 0,
+                platforms: Vec::new(),
+                omitted: Vec::new(),
                 carried: false,
                 manifests: Vec::new(),
             });
@@ -141,6 +144,8 @@ impl Content {
             digest: Some(digest),
             media_type,
             size,
+            platforms: Vec::new(),
+            omitted: Vec::new(),
             carried: true,
             manifests: vec![manifest],
         });

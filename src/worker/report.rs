@@ -10,8 +10,10 @@ use std::path::{Path, PathBuf};
 use serde::{Deserialize, Serialize};
 
 use super::contract::{CONTRACT_VERSION, PayloadSummary};
+use crate::build::missing_failure;
 use crate::digest::Digest;
-use crate::payload::{Bill, BillImage, FilePayload, PayloadError};
+use crate::payload::{Bill, BillImage, FilePayload, MissingImage, PayloadError};
+use crate::reason::Failure;
 
 /// A report is never longer: it has a line for each image of a bill, which has a limit, too.
 const REPORT_LIMIT: u64 = 16 << 20;
@@ -44,6 +46,8 @@ enum ImageOutcome {
     Carried,
     /// It was declared to be at the far side as a whole.
     AlreadyTransferred,
+    /// It could not be had, and the payload was made without it.
+    Missing,
 }
 
 /// A payload in a few numbers.
@@ -59,15 +63,16 @@ pub(super) fn summary(bill: &Bill, digest: Option<&Digest>, size: u64) -> Payloa
 }
 
 /// The payload at `path`, if its report says that run `run_id` made it, and it is that payload still:
-/// bill, size and directory are read, its blobs are not.
-pub(super) fn already_present(path: &Path, run_id: &str) -> Option<PayloadSummary> {
+/// bill, size and directory are read, its blobs are not. With it come the images that it is without.
+pub(super) fn already_present(path: &Path, run_id: &str) -> Option<(PayloadSummary, Vec<Failure>)> {
     let report = Report::read(&Report::path(path)).ok()?;
     if report.version != CONTRACT_VERSION || report.run_id != run_id {
         return None;
     }
     let payload = FilePayload::open(File::open(path).ok()?).ok()?;
     let found = summary(payload.bill(), payload.digest(), payload.size());
-    (found == report.payload).then_some(found)
+    let missing = payload.bill().missing.iter().map(missing_failure).collect();
+    (found == report.payload).then_some((found, missing))
 }
 
 impl Report {
@@ -88,11 +93,19 @@ impl Report {
             digest: image.digest.clone(),
             outcome: if image.carried { ImageOutcome::Carried } else { ImageOutcome::AlreadyTransferred },
         };
+        let missing = |image: &MissingImage| ReportedImage {
+            name: image.name.clone(),
+            far_name: None,
+            reference: image.reference.clone(),
+            digest: None,
+            outcome: ImageOutcome::Missing,
+        };
+        let images = payload.bill().images.iter();
         Ok(Self {
             version: CONTRACT_VERSION,
             run_id: run_id.to_owned(),
             payload: summary(payload.bill(), payload.digest(), payload.size()),
-            images: payload.bill().images.iter().map(image).collect(),
+            images: images.map(image).chain(payload.bill().missing.iter().map(missing)).collect(),
         })
     }
 

@@ -5,7 +5,8 @@ use std::sync::Arc;
 use tracing::{info, warn};
 
 use super::contract::{
-    BuildWork, Image, ImportResult, ImportWork, Outcome, PayloadSummary, RegistryAccess, RunConfig, Work,
+    BuildWork, FAILURES_LIMIT, Image, ImportResult, ImportWork, Outcome, PayloadSummary, RegistryAccess,
+    Rewritten, RunConfig, Work,
 };
 use super::failed;
 use super::report::{self, Report};
@@ -13,7 +14,7 @@ use crate::build::{BuildRequest, ImageRequest, Output, build};
 use crate::import::{ImportReport, ImportRequest, Source, import};
 use crate::progress::Progress;
 use crate::reason::{self, Failure, Reason};
-use crate::reference::{Host, Reference};
+use crate::reference::{Endpoint, Host, Reference};
 use crate::registry::{Access, DockerConfig, Registry};
 use crate::storage::{self, StorageError};
 
@@ -46,9 +47,11 @@ async fn run_build(
     progress: &Arc<Progress>,
 ) -> Result<Outcome, Refusal> {
     let path = payload_path(payloads, &work.path)?;
-    if let Some(payload) = report::already_present(&path, run_id) {
+    if let Some((payload, failures)) = report::already_present(&path, run_id) {
         let message = format!("{} lies there already, as this run had written it", work.path);
-        return Ok(Outcome { payload: Some(payload), ..failed(Reason::AlreadyPresent, message) });
+        let failures_total = count(failures.len());
+        let outcome = failed(Reason::AlreadyPresent, message);
+        return Ok(Outcome { payload: Some(payload), failures, failures_total, ..outcome });
     }
     let images = images(&work.images)?;
     let already_transferred = references(&work.already_transferred)?;
@@ -66,6 +69,8 @@ async fn run_build(
     let request = BuildRequest {
         images,
         already_transferred,
+        foreign_layers: work.foreign_layers,
+        allow_missing: work.allow_missing,
         registries,
         output: Output::File(path.clone()),
         run: run_id.to_owned(),
@@ -88,6 +93,8 @@ async fn run_build(
                     blobs: count(built.blobs),
                     blobs_reused: count(built.blobs_reused),
                 }),
+                failures_total: count(built.missing.len()),
+                failures: built.missing,
                 ..failed(
                     Reason::Succeeded,
                     format!("{} with {} images, {} bytes, was written", work.path, built.images, built.size),
@@ -127,6 +134,7 @@ async fn run_import(
         repository_prefix: work.repository_prefix.clone(),
         base_repositories: work.base_repositories.clone(),
         tag_digests: work.tag_digests,
+        sparse_index: work.sparse_index,
         strict: work.strict,
     };
     Ok(match import(request, progress).await {
@@ -150,6 +158,11 @@ fn imported(report: &ImportReport, registry: &str) -> Outcome {
     }
     let failures: Vec<Failure> = report.failures();
     let whole = report.images.len() - failures.len();
+    let rewritten = report.images.iter().filter_map(|image| {
+        let digest = image.rewritten.clone()?;
+        Some(Rewritten { image: image.name.clone(), digest })
+    });
+    let rewritten: Vec<Rewritten> = rewritten.collect();
     let (reason, message) = match failures.first() {
         None => (Reason::Succeeded, format!("{whole} images are whole in {registry}")),
         Some(first) => (
@@ -171,6 +184,8 @@ fn imported(report: &ImportReport, registry: &str) -> Outcome {
             blobs_mounted: report.counts.blobs_mounted,
             blobs_present: report.counts.blobs_present,
             bytes_pushed: report.counts.bytes_pushed,
+            images_rewritten: count(rewritten.len()),
+            rewritten: rewritten.into_iter().take(FAILURES_LIMIT).collect(),
         }),
         failures_total: count(failures.len()),
         failures,
@@ -183,6 +198,8 @@ fn registries(accesses: &[RegistryAccess], secrets: &Path) -> Result<HashMap<Hos
     let mut registries = HashMap::new();
     for (index, given) in accesses.iter().enumerate() {
         let host: Host = given.host.parse().map_err(invalid)?;
+        let endpoint: Option<Endpoint> =
+            given.endpoint.as_deref().map(str::parse).transpose().map_err(invalid)?;
         let folder = secrets.join(index.to_string());
         let credentials = match secret(&folder, ".dockerconfigjson")? {
             None => None,
@@ -190,7 +207,9 @@ fn registries(accesses: &[RegistryAccess], secrets: &Path) -> Result<HashMap<Hos
                 let config = DockerConfig::parse(&json).map_err(|error| {
                     (Reason::InvalidSpec, format!("the pull secret of {host} cannot be read: {error}"))
                 })?;
-                let found = config.credentials(&host).ok_or_else(|| {
+                // The host that is contacted goes before the one that it stands for.
+                let contacted = endpoint.as_ref().and_then(|endpoint| config.credentials(endpoint.host()));
+                let found = contacted.or_else(|| config.credentials(&host)).ok_or_else(|| {
                     (
                         Reason::InvalidSpec,
                         format!("the pull secret of {host} has no entry for {host}; add one to its auths"),
@@ -219,7 +238,8 @@ fn registries(accesses: &[RegistryAccess], secrets: &Path) -> Result<HashMap<Hos
             );
             return Err((Reason::SecretNotFound, message));
         }
-        let access = Access { insecure: given.insecure, credentials, ca_pem, identity_pem: identity };
+        let access =
+            Access { insecure: given.insecure, endpoint, credentials, ca_pem, identity_pem: identity };
         registries.insert(host.clone(), client(host, access)?);
     }
     Ok(registries)
@@ -244,6 +264,7 @@ fn images(images: &[Image]) -> Result<Vec<ImageRequest>, Refusal> {
         Ok(ImageRequest {
             reference: Reference::parse(&image.name, &Host::docker_hub())?,
             far_name: image.far_name.as_deref().map(str::parse).transpose()?,
+            platforms: image.platforms.clone(),
         })
     };
     images.iter().map(|image| request(image).map_err(invalid)).collect()

@@ -27,14 +27,14 @@ pub(crate) const PASSWORD: &str = "the boatman wants 1 obol";
 pub(crate) const HTPASSWD: &str = "charon:$2b$04$CharonCharonCharonChaeA8XkliGL7/dEiT/RtFIvTpGMaSWHCTi\n";
 
 /// A registry with the image `ferry:1`, and an entrance to it that is locked.
-struct Locked {
+pub(crate) struct Locked {
     registry: Registry,
-    entrance: Registry,
+    pub(crate) entrance: Registry,
     _keys: TempDir,
 }
 
 impl Locked {
-    fn new(software: Software) -> Self {
+    pub(crate) fn new(software: Software) -> Self {
         let keys = tempfile::tempdir().unwrap();
         let file = keys.path().join("htpasswd");
         fs::write(&file, HTPASSWD).unwrap();
