@@ -11,6 +11,7 @@ pub mod import;
 pub mod library;
 pub mod payload;
 pub mod progress;
+pub mod read_at;
 pub mod reason;
 pub mod reference;
 pub mod registry;

@@ -8,6 +8,7 @@ use clap::Args;
 use super::registry_options::RegistryOptions;
 use super::{CliError, Context};
 use crate::library::{self, make_payload, make_payload_to};
+use crate::storage::ObjectAccess;
 
 /// Create a payload, a zip, from images of a registry
 ///
@@ -21,7 +22,7 @@ pub(super) struct MakePayload {
     /// Images that the far side has, delimited by commas; may be repeated
     #[arg(short, long, value_name = "IMAGES", value_delimiter = ',', env = "CHARON_ALREADY_TRANSFERRED")]
     already_transferred: Vec<String>,
-    /// Where the payload goes; standard output if it is not given
+    /// Where the payload goes: a file, or s3://BUCKET/KEY, az://CONTAINER/KEY, gs://BUCKET/KEY; standard output if it is not given
     #[arg(short, long, value_name = "FILE", env = "CHARON_FILE")]
     file: Option<PathBuf>,
     #[command(flatten)]
@@ -34,6 +35,7 @@ impl MakePayload {
             images: self.images,
             already_transferred: self.already_transferred,
             file: self.file.clone().unwrap_or_default(),
+            object_store: ObjectAccess::default(),
             registry: self.registry.read()?,
             progress: context.progress(),
             cancel: context.cancel(),

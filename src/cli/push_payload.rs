@@ -11,6 +11,7 @@ use super::{CliError, Context, output};
 use crate::digest::Digest;
 use crate::import::{ImportError, ImportReport, Naming};
 use crate::library::{self, push_open_file, push_payload, push_payload_from};
+use crate::storage::ObjectAccess;
 
 /// Push a payload into a registry
 ///
@@ -18,7 +19,7 @@ use crate::library::{self, push_open_file, push_payload, push_payload_from};
 /// that cannot be whole gets no tag, and the exit status is 1.
 #[derive(Debug, Args)]
 pub(super) struct PushPayload {
-    /// The payload; standard input if it is not given
+    /// The payload: a file, or s3://BUCKET/KEY, az://CONTAINER/KEY, gs://BUCKET/KEY; standard input if it is not given
     #[arg(short, long, value_name = "FILE", env = "CHARON_FILE")]
     file: Option<PathBuf>,
     /// Push nothing unless everything can be pushed and is there that was said to be already transferred
@@ -74,6 +75,7 @@ impl PushPayload {
         }
         let options = library::PushPayload {
             file: self.file.clone().unwrap_or_default(),
+            object_store: ObjectAccess::default(),
             strict: self.strict,
             prefix: self.prefix,
             naming: self.naming.into(),

@@ -103,6 +103,7 @@ pub(super) fn build(spec: &PayloadBuildSpec) -> Result<Valid, Invalid> {
             images: spec.images.iter().map(image).collect(),
             already_transferred: far,
             path: claim.path.clone(),
+            object_store: None,
         }),
         registries: registries(spec.registries.as_deref().unwrap_or_default())?,
         claim,
@@ -134,6 +135,7 @@ pub(super) fn import(spec: &PayloadImportSpec) -> Result<Valid, Invalid> {
     };
     let work = ImportWork {
         path: claim.path.clone(),
+        object_store: None,
         expected_digest,
         registry: spec.registry.host.clone(),
         repository_prefix: spec.registry.repository_prefix.clone(),
@@ -326,6 +328,7 @@ mod tests {
             images: vec!["python:3".into()],
             already_transferred: vec![],
             path: "out/app.zip".into(),
+            object_store: None,
         };
         assert_eq!(valid.work, Work::Build(work));
         assert_eq!((valid.backoff_limit, valid.timeout), (6, None));

@@ -9,6 +9,7 @@ use crate::build::{self, BuildReport, BuildRequest, Output};
 use crate::digest::Digest;
 use crate::progress::Progress;
 use crate::reference::Reference;
+use crate::storage::{Location, ObjectAccess, StoredObject};
 
 /// A payload to make: the options of `charon make-payload`.
 #[derive(Clone, Debug, Default)]
@@ -17,8 +18,10 @@ pub struct MakePayload {
     pub images: Vec<String>,
     /// Images that the far side has: what they share with `images` is not carried.
     pub already_transferred: Vec<String>,
-    /// The file to write. [`make_payload_to`] does not look at it.
+    /// The file to write, or the URL of an object such as `s3://bucket/key`. [`make_payload_to`] does not look at it.
     pub file: PathBuf,
+    /// How the store of an object is reached.
+    pub object_store: ObjectAccess,
     /// How registries are reached.
     pub registry: RegistryOptions,
     /// Told how far it is.
@@ -52,7 +55,11 @@ pub struct MakePayload {
 /// # });
 /// ```
 pub async fn make_payload(options: &MakePayload) -> Result<BuildReport, Error> {
-    make(options, Output::File(options.file.clone())).await
+    let output = match Location::parse(&options.file).map_err(|error| Error::Usage(error.to_string()))? {
+        Location::File(path) => Output::File(path),
+        Location::Object(object) => Output::Object(StoredObject::new(object, &options.object_store)?),
+    };
+    make(options, output).await
 }
 
 /// Makes a payload and writes it to a stream, in one pass and without a temporary file.

@@ -15,6 +15,8 @@ mod program;
 mod registry;
 
 mod gate;
+#[path = "../support/s3.rs"]
+mod s3;
 mod token_service;
 
 mod access;
@@ -29,6 +31,7 @@ mod kinds;
 mod library;
 mod missing_base;
 mod names;
+mod objects;
 mod payload_file;
 mod terminal;
 mod worker;

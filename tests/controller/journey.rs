@@ -30,6 +30,7 @@ async fn a_build_becomes_ready_and_tells_what_it_made() {
         images: vec!["python:3".into()],
         already_transferred: vec![],
         path: "out/app.zip".into(),
+        object_store: None,
     };
     assert_eq!(config(&pod).work, Work::Build(work));
 
