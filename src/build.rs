@@ -18,7 +18,8 @@ use tracing::info;
 
 use crate::digest::Digest;
 use crate::payload::{
-    BlobError, Contents, FORMAT_VERSION, PayloadError, PayloadWriter, PlacedPayload, Remains, Sink, is_payload,
+    BlobError, Contents, FORMAT_VERSION, PayloadError, PayloadWriter, PlacedPayload, Remains, Sink,
+    is_payload,
 };
 use crate::progress::{Progress, STEP, Stage};
 use crate::read_at::LocalFile;
@@ -167,7 +168,11 @@ pub async fn build(request: BuildRequest, progress: &Arc<Progress>) -> Result<Bu
     let notes = Notes::read(&target.journal());
     let partial = LocalFile::new(Arc::clone(target.file()));
     let remains = partial.ok().and_then(|partial| Remains::of(Arc::new(partial)));
-    let (plan, contents) = match adopt(&request, notes.as_ref().map(|notes| (notes.run.as_str(), &notes.payload)), remains.as_ref()) {
+    let (plan, contents) = match adopt(
+        &request,
+        notes.as_ref().map(|notes| (notes.run.as_str(), &notes.payload)),
+        remains.as_ref(),
+    ) {
         Some(adopted) => adopted,
         None => plan(&request).await?,
     };
@@ -341,10 +346,11 @@ async fn write<S: Sink>(
     progress.enter(Stage::Transferring);
     while let Some((digest, size)) = writer.next_blob() {
         let place = plan.blobs.iter().position(|blob| blob.digest == *digest);
-        let (index, blob) = place.and_then(|index| Some((index, plan.blobs.get(index)?))).ok_or_else(|| {
-            let source = io::Error::other(format!("nobody knows where {digest} is to be had"));
-            PayloadError::Io { doing: "writing the payload", source }
-        })?;
+        let (index, blob) =
+            place.and_then(|index| Some((index, plan.blobs.get(index)?))).ok_or_else(|| {
+                let source = io::Error::other(format!("nobody knows where {digest} is to be had"));
+                PayloadError::Io { doing: "writing the payload", source }
+            })?;
         info!(target: STEP, "[{}/{}] Pulling {}/{}", index + 1, plan.blobs.len(), blob.repository, blob.digest);
         let registry = registries.get(&blob.host).ok_or_else(|| unknown_host(&blob.host))?;
         let body = registry.blob_range(&blob.repository, &blob.digest, size, writer.have()..size);

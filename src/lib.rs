@@ -9,6 +9,7 @@ pub mod controller;
 pub mod digest;
 pub mod import;
 pub mod library;
+pub mod object_location;
 pub mod payload;
 pub mod progress;
 pub mod read_at;

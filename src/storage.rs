@@ -12,7 +12,7 @@ pub use access::{ObjectAccess, ObjectKeys};
 pub use bucket::StoredObject;
 pub(crate) use file::NO_DETOUR;
 pub use file::{FileTarget, StorageError};
-pub use location::{Location, LocationError, ObjectLocation, Provider};
+pub use location::Location;
 pub use source::ObjectSource;
 pub(crate) use upload::{Left, Parts, Upload};
 

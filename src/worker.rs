@@ -22,7 +22,8 @@ use crate::progress::Progress;
 use crate::reason::Reason;
 use crate::registry::settle_uploads;
 use contract::{
-    CONTRACT_VERSION, OBJECT_STORE_SECRETS, Outcome, PAYLOAD_MOUNT, PROGRESS_PORT, REGISTRY_SECRETS, RUN_CONFIG_PATH, RunConfig,
+    CONTRACT_VERSION, OBJECT_STORE_SECRETS, Outcome, PAYLOAD_MOUNT, PROGRESS_PORT, REGISTRY_SECRETS,
+    RUN_CONFIG_PATH, RunConfig,
 };
 
 /// Why a run came to nothing before its engine began.

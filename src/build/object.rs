@@ -41,7 +41,8 @@ pub(super) async fn build(
     let (total, beginning) = (contents.layout().total_size(), contents.beginning());
     let upload = Upload::begin(object.clone(), left, &request.run, contents.digest(), total, beginning);
     let mut upload = Arc::new(upload.await?);
-    let transfer = Transfer { request: &request, object: &object, plan: &plan, contents: &contents, progress };
+    let transfer =
+        Transfer { request: &request, object: &object, plan: &plan, contents: &contents, progress };
     // An attempt that was killed behind its last step has left the whole payload, and its journal.
     let mut written = if is_same && transfer.is_there().await {
         upload.abort().await;
@@ -152,7 +153,8 @@ impl Transfer<'_> {
             return false;
         };
         let payload = blocking(move || FilePayload::open_at(Arc::new(source))).await;
-        payload.is_ok_and(|payload| payload.digest() == Some(self.contents.digest())) && self.verify().await.is_ok()
+        payload.is_ok_and(|payload| payload.digest() == Some(self.contents.digest()))
+            && self.verify().await.is_ok()
     }
 
     /// Reads the object from its beginning to its end: that it is this payload, whole.

@@ -63,7 +63,8 @@ pub async fn push_payload_from(
 
 /// Pushes a payload whose file is open already.
 pub(crate) async fn push_open_file(options: &PushPayload, file: File) -> Result<ImportReport, Error> {
-    let file = LocalFile::new(Arc::new(file)).map_err(|error| StorageError::io("read", "standard input".as_ref(), error))?;
+    let file = LocalFile::new(Arc::new(file))
+        .map_err(|error| StorageError::io("read", "standard input".as_ref(), error))?;
     push(options, Source::At(Arc::new(file))).await
 }
 

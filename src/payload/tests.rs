@@ -318,7 +318,9 @@ async fn sums_of_another_payload_or_another_place_are_refused() {
     let first = PayloadWriter::begin(&sample.contents, parts()).await.unwrap();
     let first = write_rest(&sample, first).await;
     let none = Sums::default();
-    for (from, sums) in [(200_000, &none), (1_000_000, &first.sums[0]), (10, &first.sums[0]), (100_000, &none)] {
+    for (from, sums) in
+        [(200_000, &none), (1_000_000, &first.sums[0]), (10, &first.sums[0]), (100_000, &none)]
+    {
         let refused = PayloadWriter::go_on(&sample.contents, parts(), from, sums).await;
         assert!(refused.is_err(), "{from} {sums:?}");
     }

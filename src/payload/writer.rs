@@ -124,7 +124,12 @@ impl<'a, S: Sink> PayloadWriter<'a, S> {
 
     /// Goes on behind the `from` bytes that an earlier writer of the same payload has written, whose sums there were
     /// `sums`; an error if they were not. The bytes are trusted: who reads the payload later finds out.
-    pub async fn go_on(contents: &'a Contents, sink: S, from: u64, sums: &Sums) -> Result<Self, PayloadError> {
+    pub async fn go_on(
+        contents: &'a Contents,
+        sink: S,
+        from: u64,
+        sums: &Sums,
+    ) -> Result<Self, PayloadError> {
         let mut writer = Self::new(contents, sink, from);
         writer.write_inline().await?;
         for crc in &sums.crcs {

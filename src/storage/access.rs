@@ -14,9 +14,8 @@ use reqwest::redirect::Policy;
 use secrecy::{ExposeSecret, SecretString};
 use url::Url;
 
-use super::StorageError;
-use super::location::{ObjectLocation, Provider};
-use super::refusal;
+use super::{StorageError, refusal};
+use crate::object_location::{ObjectLocation, Provider};
 
 /// For a connection to be made.
 const CONNECT: Duration = Duration::from_secs(10);
@@ -65,13 +64,19 @@ pub(super) trait Store: ObjectStore + MultipartStore {}
 impl<S: ObjectStore + MultipartStore> Store for S {}
 
 /// A client for the store that has `location`.
-pub(super) fn connect(location: &ObjectLocation, access: &ObjectAccess) -> Result<Arc<dyn Store>, StorageError> {
+pub(super) fn connect(
+    location: &ObjectLocation,
+    access: &ObjectAccess,
+) -> Result<Arc<dyn Store>, StorageError> {
     let refused = |error: object_store::Error| refusal::told("reach", location, &error);
     let invalid = |problem: String| refusal::unusable(location, problem);
     if let Some(endpoint) = &access.endpoint {
-        let url = Url::parse(endpoint).map_err(|error| invalid(format!("its endpoint {endpoint:?} is no URL: {error}")))?;
+        let url = Url::parse(endpoint)
+            .map_err(|error| invalid(format!("its endpoint {endpoint:?} is no URL: {error}")))?;
         if !matches!(url.scheme(), "http" | "https") || !url.has_host() {
-            return Err(invalid(format!("its endpoint {endpoint:?} does not begin with https:// or http://")));
+            return Err(invalid(format!(
+                "its endpoint {endpoint:?} does not begin with https:// or http://"
+            )));
         }
     }
     let connector = Connector::new(access).map_err(invalid)?;
@@ -117,7 +122,8 @@ pub(super) fn connect(location: &ObjectLocation, access: &ObjectAccess) -> Resul
                 }
                 Some(ObjectKeys::ServiceAccount(_)) => return Err(invalid(WRONG_KEYS.to_owned())),
             };
-            if let Some(account) = location.account.clone().or_else(|| account_of(access.endpoint.as_deref())) {
+            if let Some(account) = location.account.clone().or_else(|| account_of(access.endpoint.as_deref()))
+            {
                 builder = builder.with_account(account);
             }
             if let Some(endpoint) = &access.endpoint {
@@ -179,7 +185,9 @@ impl Connector {
             Some(pem) => match reqwest::Certificate::from_pem_bundle(pem) {
                 Ok(found) if !found.is_empty() => found,
                 Ok(_) => return Err("the authority's certificate, ca.crt, holds none".to_owned()),
-                Err(error) => return Err(format!("the authority's certificate, ca.crt, cannot be read: {error}")),
+                Err(error) => {
+                    return Err(format!("the authority's certificate, ca.crt, cannot be read: {error}"));
+                }
             },
         };
         Ok(Self { authorities })
@@ -198,7 +206,8 @@ impl HttpConnector for Connector {
             .read_timeout(IDLE)
             .tls_certs_merge(self.authorities.clone())
             .build();
-        let client = client.map_err(|error| object_store::Error::Generic { store: "HTTP", source: Box::new(error) })?;
+        let client = client
+            .map_err(|error| object_store::Error::Generic { store: "HTTP", source: Box::new(error) })?;
         Ok(HttpClient::new(client))
     }
 }

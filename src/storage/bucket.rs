@@ -12,8 +12,8 @@ use tokio::time::Instant;
 use tracing::info;
 
 use super::access::{Store, connect};
-use super::location::ObjectLocation;
 use super::{ObjectAccess, StorageError, refusal};
+use crate::object_location::ObjectLocation;
 
 /// Tries end so long after the first failure, while the store never had an answer of use.
 const BEFORE_ANYTHING_MOVED: Duration = Duration::from_secs(30);
@@ -71,7 +71,8 @@ impl StoredObject {
     pub async fn read(&self, limit: usize) -> Result<Option<(Bytes, UpdateVersion)>, StorageError> {
         let read = self.persist(|| async {
             let found = self.store.get_opts(&self.path, GetOptions::default()).await?;
-            let version = UpdateVersion { e_tag: found.meta.e_tag.clone(), version: found.meta.version.clone() };
+            let version =
+                UpdateVersion { e_tag: found.meta.e_tag.clone(), version: found.meta.version.clone() };
             let mut bytes = Vec::new();
             let mut body = found.into_stream();
             while let Some(chunk) = body.try_next().await? {
@@ -148,7 +149,8 @@ impl Tries {
         let patience =
             if self.answered.load(Ordering::Relaxed) { ONCE_MOVING } else { BEFORE_ANYTHING_MOVED };
         let (since, count) = self.failing.unwrap_or((Instant::now(), 0));
-        let pause = FIRST_PAUSE.saturating_mul(1 << count.min(10)).min(LONGEST_PAUSE).mul_f32(0.5 + fastrand::f32());
+        let pause =
+            FIRST_PAUSE.saturating_mul(1 << count.min(10)).min(LONGEST_PAUSE).mul_f32(0.5 + fastrand::f32());
         if since.elapsed() + pause > patience {
             return Err(error);
         }
@@ -160,5 +162,6 @@ impl Tries {
 }
 
 fn path(location: &ObjectLocation) -> Result<Path, StorageError> {
-    Path::parse(&location.key).map_err(|error| refusal::unusable(location, format!("its key is refused: {error}")))
+    Path::parse(&location.key)
+        .map_err(|error| refusal::unusable(location, format!("its key is refused: {error}")))
 }

@@ -81,10 +81,14 @@ pub enum StorageError {
     #[error("{0} was replaced while it was read; begin again once nobody writes it any more")]
     SourceChanged(String),
     /// Another program writes the same object, and began later.
-    #[error("{0} is another charon's by now, which writes the same object; wait for it, or choose another key")]
+    #[error(
+        "{0} is another charon's by now, which writes the same object; wait for it, or choose another key"
+    )]
     Overtaken(String),
     /// The upload that an earlier attempt began is not there any more.
-    #[error("the upload of {0} that was begun is gone: the store gave it up, or another charon ended it; begin again")]
+    #[error(
+        "the upload of {0} that was begun is gone: the store gave it up, or another charon ended it; begin again"
+    )]
     UploadGone(String),
 }
 

@@ -6,7 +6,7 @@ use object_store::Error;
 use object_store::client::{HttpError, HttpErrorKind};
 
 use super::StorageError;
-use super::location::ObjectLocation;
+use crate::object_location::ObjectLocation;
 use crate::reason::Reason;
 
 /// A store's own words are cut here.
@@ -35,9 +35,10 @@ pub(super) fn told(doing: &'static str, location: &ObjectLocation, error: &Error
         (_, "QuotaExceeded" | "XMinioStorageFull") | (Some(507), _) => {
             (Reason::StorageFull, "; make room in the store".to_owned())
         }
-        (Some(401 | 403), _) | (_, "ExpiredToken" | "InvalidToken") => {
-            (Reason::StorageAccessDenied, "; check the credentials, and what they may do in this bucket".to_owned())
-        }
+        (Some(401 | 403), _) | (_, "ExpiredToken" | "InvalidToken") => (
+            Reason::StorageAccessDenied,
+            "; check the credentials, and what they may do in this bucket".to_owned(),
+        ),
         (Some(404), _) => (Reason::StorageNotFound, "; check bucket and key".to_owned()),
         _ if is_untrusted(error) => (
             Reason::InvalidSpec,
@@ -48,7 +49,13 @@ pub(super) fn told(doing: &'static str, location: &ObjectLocation, error: &Error
         // Nothing was asked yet: what it was told makes no sense to the library.
         (None, _) => (Reason::InvalidSpec, "; check endpoint, region and credentials".to_owned()),
     };
-    StorageError::Object { doing, location: location.to_string(), problem: answer.in_words(error), hint, reason }
+    StorageError::Object {
+        doing,
+        location: location.to_string(),
+        problem: answer.in_words(error),
+        hint,
+        reason,
+    }
 }
 
 /// A store that cannot be what was said of it.
@@ -69,7 +76,9 @@ pub(super) fn is_passing(error: &Error) -> bool {
         // S3 begins to answer some requests before it knows how they end.
         Some(200..300) => true,
         Some(_) => false,
-        None => !is_untrusted(error) && http(error).is_some_and(|error| error.kind() != HttpErrorKind::Decode),
+        None => {
+            !is_untrusted(error) && http(error).is_some_and(|error| error.kind() != HttpErrorKind::Decode)
+        }
     }
 }
 
@@ -103,7 +112,10 @@ fn chain<'a>(error: &'a Error) -> impl Iterator<Item = &'a (dyn std::error::Erro
 
 /// The library tells a status and what came with it in words only.
 fn answer(error: &Error) -> Answer {
-    chain(error).map(|error| read(&error.to_string())).find(|answer| answer.status.is_some()).unwrap_or_default()
+    chain(error)
+        .map(|error| read(&error.to_string()))
+        .find(|answer| answer.status.is_some())
+        .unwrap_or_default()
 }
 
 fn read(text: &str) -> Answer {
@@ -145,7 +157,8 @@ impl Answer {
 /// The query of a URL may hold a signature.
 fn without_queries(text: &str) -> String {
     let words = text.split_whitespace();
-    let words = words.map(|word| if word.contains("://") { word.split('?').next().unwrap_or(word) } else { word });
+    let words =
+        words.map(|word| if word.contains("://") { word.split('?').next().unwrap_or(word) } else { word });
     words.collect::<Vec<_>>().join(" ")
 }
 
@@ -167,7 +180,9 @@ mod tests {
     #[test]
     fn each_answer_has_its_reason_and_its_way_out_and_tells_nothing_that_was_signed() {
         let body = |code: &str| {
-            format!("<Error><Code>{code}</Code><Message>No.\n More.</Message><StringToSign>secret</StringToSign></Error>")
+            format!(
+                "<Error><Code>{code}</Code><Message>No.\n More.</Message><StringToSign>secret</StringToSign></Error>"
+            )
         };
         for (status, code, reason, words) in [
             (404, "NoSuchBucket", Reason::StorageNotFound, "is there a bucket \"transfer\""),

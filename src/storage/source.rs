@@ -31,11 +31,13 @@ impl ObjectSource {
         let found = object.persist(|| object.store.head(&object.path)).await;
         let found = match found {
             Ok(found) => found,
-            // What there is no body for is told by one that has.
-            Err(Error::NotFound { .. }) => match object.persist(|| object.store.get(&object.path)).await {
-                Ok(found) => found.meta,
-                Err(error) => return Err(missing(&object, &error)),
-            },
+            // An answer to HEAD does not tell why.
+            Err(Error::NotFound { .. } | Error::PermissionDenied { .. }) => {
+                match object.persist(|| object.store.get(&object.path)).await {
+                    Ok(found) => found.meta,
+                    Err(error) => return Err(missing(&object, &error)),
+                }
+            }
             Err(error) => return Err(object.told("read", &error)),
         };
         let (found, window) = (Arc::new(found), Arc::default());
@@ -131,7 +133,11 @@ impl Reader {
                     return Ok(Some(chunk));
                 }
                 Ok(None) => {
-                    let read = format!("{} bytes of the object at {} did not come", self.left.end - self.left.start, self.left.start);
+                    let read = format!(
+                        "{} bytes of the object at {} did not come",
+                        self.left.end - self.left.start,
+                        self.left.start
+                    );
                     return Err(refusal::unusable(self.source.object.location(), read));
                 }
                 Err(error) => error,

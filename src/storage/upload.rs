@@ -212,13 +212,8 @@ impl Upload {
         // Who has been overtaken by another writer learns it here at the latest.
         let journal = self.state.written.lock().await.0.clone();
         self.state.write(journal).await?;
-        let tags: Vec<PartId> = self
-            .state
-            .parts()
-            .iter()
-            .flatten()
-            .map(|(tag, _)| PartId { content_id: tag.clone() })
-            .collect();
+        let tags: Vec<PartId> =
+            self.state.parts().iter().flatten().map(|(tag, _)| PartId { content_id: tag.clone() }).collect();
         let complete = || self.object.store.complete_multipart(&self.object.path, &self.id, tags.clone());
         match self.object.persist(complete).await {
             Ok(_) => Ok(()),

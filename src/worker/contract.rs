@@ -10,10 +10,10 @@ use serde::{Deserialize, Serialize};
 use crate::digest::Digest;
 use crate::reason::Reason;
 
+pub use crate::object_location::Provider;
 pub use crate::progress::Stage;
 pub use crate::reason::Failure;
 pub use crate::reference::Naming;
-pub use crate::storage::Provider;
 
 /// The version of this contract. A worker refuses another one.
 pub const CONTRACT_VERSION: u32 = 1;

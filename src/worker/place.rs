@@ -13,9 +13,10 @@ use super::Refusal;
 use super::contract::{ObjectStore, Provider};
 use super::run::{Folders, secret};
 use crate::build::Output;
+use crate::object_location::ObjectLocation;
 use crate::read_at::ReadAt;
 use crate::reason::Reason;
-use crate::storage::{self, Location, ObjectAccess, ObjectKeys, ObjectLocation, ObjectSource, StorageError, StoredObject};
+use crate::storage::{self, Location, ObjectAccess, ObjectKeys, ObjectSource, StorageError, StoredObject};
 
 /// Where a payload lies.
 #[derive(Debug)]
@@ -28,7 +29,11 @@ pub(super) enum Place {
 
 impl Place {
     /// The place that a run configuration names: `path` in the volume, or an object.
-    pub(super) fn new(path: &str, object: Option<&ObjectStore>, folders: &Folders<'_>) -> Result<Self, Refusal> {
+    pub(super) fn new(
+        path: &str,
+        object: Option<&ObjectStore>,
+        folders: &Folders<'_>,
+    ) -> Result<Self, Refusal> {
         match object {
             None => Ok(Self::File { path: payload_path(folders.payloads, path)?, shown: path.to_owned() }),
             Some(object) => Ok(Self::Object(stored_object(object, folders.object_store_secrets)?)),
@@ -135,7 +140,8 @@ fn stored_object(given: &ObjectStore, secrets: &Path) -> Result<StoredObject, Re
         return Err((Reason::SecretNotFound, message));
     }
     let keys = if given.credentials { Some(keys(given.provider, &location, secrets)?) } else { None };
-    let access = ObjectAccess { endpoint: given.endpoint.clone(), region: given.region.clone(), keys, ca_pem };
+    let access =
+        ObjectAccess { endpoint: given.endpoint.clone(), region: given.region.clone(), keys, ca_pem };
     StoredObject::new(location, &access).map_err(|error| (error.reason(), error.to_string()))
 }
 

@@ -28,11 +28,7 @@ pub(super) struct Folders<'a> {
 }
 
 /// Does the work of a run configuration.
-pub(super) async fn run(
-    config: &RunConfig,
-    folders: &Folders<'_>,
-    progress: &Arc<Progress>,
-) -> Outcome {
+pub(super) async fn run(config: &RunConfig, folders: &Folders<'_>, progress: &Arc<Progress>) -> Outcome {
     let registries = match registries(&config.registries, folders.registry_secrets) {
         Ok(registries) => registries,
         Err((reason, message)) => return failed(reason, message),

@@ -95,7 +95,11 @@ impl S3 {
     pub(crate) fn open_uploads(&self) -> usize {
         let Ok(objects) = fs::read_dir(self.file(".sgwtmp/multipart")) else { return 0 };
         let uploads = objects.filter_map(|object| fs::read_dir(object.ok()?.path()).ok());
-        uploads.map(|uploads| uploads.filter(|upload| upload.as_ref().is_ok_and(|upload| upload.path().is_dir())).count()).sum()
+        uploads
+            .map(|uploads| {
+                uploads.filter(|upload| upload.as_ref().is_ok_and(|upload| upload.path().is_dir())).count()
+            })
+            .sum()
     }
 }
 
