@@ -3,7 +3,6 @@
 use std::fmt;
 use std::str::FromStr;
 
-use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
 /// An object of a store: `s3://bucket/key`, `az://container/key`, `gs://bucket/key`.
@@ -20,7 +19,7 @@ pub struct ObjectLocation {
 }
 
 /// Whose protocol a store speaks.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub enum Provider {
     /// Amazon S3, and all that is compatible with it.
     #[default]

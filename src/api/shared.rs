@@ -30,7 +30,7 @@ pub struct Claim {
         validation = Rule::new("!self.matches('(^|/)[.][.]?(/|$)')")
             .message("path must not have '.' or '..' as a part"),
         validation = Rule::new("!self.contains('//')").message("path must not have an empty part ('//')"),
-        validation = Rule::new("!self.matches('[\\x00-\\x1f\\x7f]')")
+        validation = Rule::new("!self.matches('[\\\\x00-\\\\x1f\\\\x7f]')")
             .message("path must not have control characters")
     )]
     pub path: String,
@@ -42,13 +42,14 @@ pub struct Claim {
 pub struct ObjectStore {
     /// Whose protocol the store speaks: `S3`, which many stores do, `Azure` or `GCS`. Absent: `S3`.
     #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[schemars(schema_with = "schema::provider")]
     pub provider: Option<Provider>,
     /// The store's URL, where it is not the provider's own; http:// makes it plain HTTP. At Azure it is the
     /// account's, such as <https://account.blob.core.windows.net>.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     #[schemars(length(min = 1, max = 512))]
     #[x_kube(
-        validation = Rule::new("self.matches('^https?://[A-Za-z0-9._:-]+(/[A-Za-z0-9._~/-]*)?$') || self.matches('^https?://\\[[0-9a-fA-F:.]+\\](:[0-9]{1,5})?/?$')")
+        validation = Rule::new("self.matches('^https?://[A-Za-z0-9._:-]+(/[A-Za-z0-9._~/-]*)?$') || self.matches('^https?://\\\\[[0-9a-fA-F:.]+\\\\](:[0-9]{1,5})?/?$')")
             .message("endpoint must be a URL that begins with https:// or http://, without a user and without a query")
     )]
     pub endpoint: Option<String>,
@@ -66,7 +67,7 @@ pub struct ObjectStore {
             .message("key must not begin or end with '/', and must not have an empty part ('//')"),
         validation = Rule::new("!self.matches('(^|/)[.][.]?(/|$)')")
             .message("key must not have '.' or '..' as a part"),
-        validation = Rule::new("!self.matches('[\\x00-\\x1f\\x7f]')")
+        validation = Rule::new("!self.matches('[\\\\x00-\\\\x1f\\\\x7f]')")
             .message("key must not have control characters")
     )]
     pub key: String,
@@ -107,7 +108,7 @@ pub struct RegistryAccess {
     /// The registry as image names spell it, host or host:port; Docker Hub is docker.io.
     #[schemars(length(min = 1, max = 255))]
     #[x_kube(
-        validation = Rule::new("self.matches('^([A-Za-z0-9._-]+|\\[[0-9a-fA-F:.]+\\])(:[0-9]{1,5})?$')")
+        validation = Rule::new("self.matches('^([A-Za-z0-9._-]+|\\\\[[0-9a-fA-F:.]+\\\\])(:[0-9]{1,5})?$')")
             .message("host must be host or host:port, without a scheme and without a path")
     )]
     pub host: String,

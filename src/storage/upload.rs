@@ -1,6 +1,7 @@
 //! A payload on its way into an object: an upload in parts, and the journal beside it with which another attempt goes on.
 
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::time::Duration;
 
 use bytes::{Bytes, BytesMut};
 use object_store::multipart::PartId;
@@ -9,6 +10,7 @@ use serde::{Deserialize, Serialize};
 use serde_json::Value;
 use tokio::sync::{Mutex as AsyncMutex, Semaphore};
 use tokio::task::JoinSet;
+use tokio_util::task::TaskTracker;
 use tracing::warn;
 
 use super::bucket::StoredObject;
@@ -29,6 +31,9 @@ const SMALLEST_PART: u64 = 8 << 20;
 const PARTS: u64 = 9000;
 /// So many bytes are on their way at once, or one part where parts are larger.
 const ON_THEIR_WAY: u64 = 16 << 20;
+
+/// Parts that are on their way when an upload is given up are waited for so long.
+const SETTLING: Duration = Duration::from_secs(30);
 
 /// What an upload has reached, as an object of JSON.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
@@ -71,6 +76,8 @@ pub(crate) struct Upload {
     /// How many parts an earlier attempt had uploaded, and its sums there.
     begun: (usize, Option<Value>),
     state: Arc<State>,
+    /// The parts that are on their way.
+    on_their_way: TaskTracker,
 }
 
 #[derive(Debug)]
@@ -173,7 +180,16 @@ impl Upload {
         };
         let (part_size, begun) = (claim.part_size, (claim.parts.len(), claim.sums));
         *state.parts() = claim.parts.into_iter().map(|tag| Some((tag, None))).collect();
-        Ok(Self { object, journal, head: head_object, id, part_size, begun, state: Arc::new(state) })
+        Ok(Self {
+            object,
+            journal,
+            head: head_object,
+            id,
+            part_size,
+            begun,
+            state: Arc::new(state),
+            on_their_way: TaskTracker::new(),
+        })
     }
 
     /// The size of each part but the last, in bytes.
@@ -230,6 +246,9 @@ impl Upload {
 
     /// Gives it up: nothing stays in the store.
     pub(crate) async fn abort(&self) {
+        // What arrives behind the end of an upload stays.
+        self.on_their_way.close();
+        let _ = tokio::time::timeout(SETTLING, self.on_their_way.wait()).await;
         abort(&self.object, &self.id).await;
         if let Err(error) = self.settle().await {
             warn!("{error}");
@@ -376,11 +395,12 @@ impl Parts {
         let (upload, index, bytes) = (Arc::clone(&self.upload), self.next, self.buffer.split().freeze());
         self.buffer = BytesMut::new();
         self.next += 1;
-        self.tasks.spawn(async move {
+        let on_their_way = upload.on_their_way.clone();
+        self.tasks.spawn(on_their_way.track_future(async move {
             let uploaded = upload.upload(index, bytes, sums).await;
             drop(permit);
             uploaded
-        });
+        }));
         Ok(())
     }
 
@@ -393,6 +413,13 @@ impl Parts {
             told(ended)?;
         }
         Ok(())
+    }
+}
+
+impl Drop for Parts {
+    /// What is on its way arrives, or does not: the upload waits for it before it is given up.
+    fn drop(&mut self) {
+        self.tasks.detach_all();
     }
 }
 
