@@ -157,9 +157,9 @@ pub async fn build(request: BuildRequest, progress: &Arc<Progress>) -> Result<Bu
         Output::File(path) => path.clone(),
         Output::Object(object) => {
             let object = object.clone();
-            return object::build(request, object, progress).await;
+            return Box::pin(object::build(request, object, progress)).await;
         }
-        Output::Stream(_) => return build_stream(request, progress).await,
+        Output::Stream(_) => return Box::pin(build_stream(request, progress)).await,
     };
     if request.spares_other_files {
         check_replaceable(&path)?;

@@ -282,7 +282,7 @@ impl Told {
     /// Whether one passed through `error`.
     #[must_use]
     pub fn is_in(error: &io::Error) -> bool {
-        error.get_ref().is_some_and(|error| error.is::<Self>())
+        error.get_ref().and_then(|error| error.downcast_ref::<Self>()).is_some()
     }
 
     /// What passed through `error`, if it is of that type.

@@ -246,7 +246,6 @@ fn each_rule_accepts_what_is_right_and_refuses_what_is_wrong_in_its_own_words() 
     }
 }
 
-/// A store as output or source, with one field changed.
 #[test]
 fn each_rule_of_an_object_store_accepts_what_is_right_and_refuses_what_is_wrong_in_its_own_words() {
     let mut rules = BTreeSet::new();
@@ -282,7 +281,10 @@ fn each_rule_of_an_object_store_accepts_what_is_right_and_refuses_what_is_wrong_
     assert_eq!(told.difference(&rules).collect::<Vec<_>>(), [""; 0]);
 }
 
-fn store_cases() -> Vec<(&'static str, Vec<Value>, Vec<(Value, &'static str)>)> {
+/// Place in the store, what is accepted there, what is refused there and with which words.
+type StoreCase = (&'static str, Vec<Value>, Vec<(Value, &'static str)>);
+
+fn store_cases() -> Vec<StoreCase> {
     let names = || {
         let refused = vec![(json!("A"), "name of a Secret"), (json!("a."), "name of a Secret")];
         (vec![json!("a-1.b")], refused)

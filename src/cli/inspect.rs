@@ -13,9 +13,11 @@ use crate::payload::{Bill, BillImage};
 /// Tell what is in a payload
 ///
 /// Reads the bill and the directory, not the blobs: see verify.
+// The docstrings are the help that people read at a terminal.
+#[allow(clippy::doc_markdown)]
 #[derive(Debug, Args)]
 pub(super) struct Inspect {
-    /// The payload: a file, or s3://BUCKET/KEY, az://CONTAINER/KEY, gs://BUCKET/KEY
+    /// The payload: a file, or an object such as s3://BUCKET/KEY
     #[arg(value_name = "FILE")]
     file: PathBuf,
     /// Print JSON

@@ -14,6 +14,8 @@ use crate::storage::ObjectAccess;
 ///
 /// The zip can be pushed into another registry by `charon push-payload`, on another system. What
 /// was already transferred there need not be carried again: see --already-transferred.
+// The docstrings are the help that people read at a terminal.
+#[allow(clippy::doc_markdown)]
 #[derive(Debug, Args)]
 pub(super) struct MakePayload {
     /// The images to carry, delimited by commas or spaces
@@ -22,7 +24,7 @@ pub(super) struct MakePayload {
     /// Images that the far side has, delimited by commas; may be repeated
     #[arg(short, long, value_name = "IMAGES", value_delimiter = ',', env = "CHARON_ALREADY_TRANSFERRED")]
     already_transferred: Vec<String>,
-    /// Where the payload goes: a file, or s3://BUCKET/KEY, az://CONTAINER/KEY, gs://BUCKET/KEY; standard output if it is not given
+    /// Where the payload goes: a file, or an object such as s3://BUCKET/KEY; standard output if it is not given
     #[arg(short, long, value_name = "FILE", env = "CHARON_FILE")]
     file: Option<PathBuf>,
     #[command(flatten)]

@@ -17,9 +17,11 @@ use crate::storage::ObjectAccess;
 ///
 /// Prints the images that are whole in the registry, one a line, when everything is done. An image
 /// that cannot be whole gets no tag, and the exit status is 1.
+// The docstrings are the help that people read at a terminal.
+#[allow(clippy::doc_markdown)]
 #[derive(Debug, Args)]
 pub(super) struct PushPayload {
-    /// The payload: a file, or s3://BUCKET/KEY, az://CONTAINER/KEY, gs://BUCKET/KEY; standard input if it is not given
+    /// The payload: a file, or an object such as s3://BUCKET/KEY; standard input if it is not given
     #[arg(short, long, value_name = "FILE", env = "CHARON_FILE")]
     file: Option<PathBuf>,
     /// Push nothing unless everything can be pushed and is there that was said to be already transferred

@@ -11,9 +11,11 @@ use crate::progress::Stage;
 use crate::read_at::ReadAt;
 
 /// Read every byte of a payload and tell whether it is whole
+// The docstrings are the help that people read at a terminal.
+#[allow(clippy::doc_markdown)]
 #[derive(Debug, Args)]
 pub(super) struct Verify {
-    /// The payload: a file, or s3://BUCKET/KEY, az://CONTAINER/KEY, gs://BUCKET/KEY
+    /// The payload: a file, or an object such as s3://BUCKET/KEY
     #[arg(value_name = "FILE")]
     file: PathBuf,
 }

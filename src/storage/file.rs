@@ -98,14 +98,13 @@ impl StorageError {
     pub fn reason(&self) -> Reason {
         match self {
             Self::Io { source, .. } => source.into(),
-            Self::Busy(_) => Reason::StorageBusy,
+            Self::Busy(_) | Self::Overtaken(_) | Self::UploadGone(_) => Reason::StorageBusy,
             Self::NoFile(_) => Reason::InvalidSpec,
             Self::NotOurs(_) => Reason::OutputConflict,
             Self::Full { .. } => Reason::StorageFull,
             Self::SourceNotFound(_) | Self::ObjectNotFound(_) => Reason::SourceNotFound,
             Self::Object { reason, .. } => *reason,
             Self::SourceChanged(_) => Reason::SourceIncomplete,
-            Self::Overtaken(_) | Self::UploadGone(_) => Reason::StorageBusy,
         }
     }
 

@@ -72,9 +72,8 @@ pub(super) fn unusable(location: &ObjectLocation, problem: String) -> StorageErr
 /// Whether the same request may be answered otherwise a little later.
 pub(super) fn is_passing(error: &Error) -> bool {
     match answer(error).status {
-        Some(408 | 429 | 500..) => true,
         // S3 begins to answer some requests before it knows how they end.
-        Some(200..300) => true,
+        Some(200..300 | 408 | 429 | 500..) => true,
         Some(_) => false,
         None => {
             !is_untrusted(error) && http(error).is_some_and(|error| error.kind() != HttpErrorKind::Decode)

@@ -4,7 +4,7 @@ use std::sync::{Arc, Mutex, PoisonError};
 
 use bytes::Bytes;
 use futures::stream::{self, BoxStream, StreamExt as _};
-use object_store::{Error, GetOptions, GetRange, ObjectMeta, ObjectStoreExt as _};
+use object_store::{Error, GetOptions, GetRange, GetResult, ObjectMeta, ObjectStoreExt as _};
 use tokio::runtime::Handle;
 
 use super::bucket::{StoredObject, Tries};
@@ -45,20 +45,22 @@ impl ObjectSource {
     }
 
     async fn read(&self, range: Range<u64>) -> Result<Bytes, StorageError> {
-        let read = self.object.persist(|| async {
-            let found = self.object.store.get_opts(&self.object.path, self.options(range.clone())).await?;
-            found.bytes().await
-        });
+        let read = self.object.persist(|| async { self.get(range.clone()).await?.bytes().await });
         read.await.map_err(|error| self.told(&error))
     }
 
-    /// Of the same object that was found at first, or nothing.
-    fn options(&self, range: Range<u64>) -> GetOptions {
+    /// A range of the same object that was found at first, or nothing.
+    async fn get(&self, range: Range<u64>) -> Result<GetResult, Error> {
         let options = GetOptions::new().with_range(Some(GetRange::Bounded(range)));
-        match self.found.e_tag.clone().filter(|e_tag| !e_tag.starts_with("W/")) {
-            Some(e_tag) => options.with_if_match(Some(e_tag)),
-            None => options.with_if_unmodified_since(Some(self.found.last_modified)),
+        let e_tag = self.found.e_tag.clone().filter(|e_tag| !e_tag.is_empty() && !e_tag.starts_with("W/"));
+        let found = self.object.store.get_opts(&self.object.path, options.with_if_match(e_tag)).await?;
+        // A store may have no tags, of files that somebody put into its folder.
+        let told = |meta: &ObjectMeta| (meta.size, meta.last_modified, meta.e_tag.clone());
+        if told(&found.meta) != told(&self.found) {
+            let path = self.object.path.to_string();
+            return Err(Error::Precondition { path, source: "it is another object".into() });
         }
+        Ok(found)
     }
 
     fn told(&self, error: &Error) -> StorageError {
@@ -149,15 +151,13 @@ impl Reader {
     }
 
     async fn next(&mut self) -> Result<Option<Bytes>, Error> {
-        let body = match &mut self.body {
-            Some(body) => body,
-            None => {
-                let options = self.source.options(self.left.clone());
-                let found = self.source.object.store.get_opts(&self.source.object.path, options).await?;
-                self.body.insert(found.into_stream())
-            }
-        };
-        body.next().await.transpose()
+        if self.body.is_none() {
+            self.body = Some(self.source.get(self.left.clone()).await?.into_stream());
+        }
+        match &mut self.body {
+            Some(body) => body.next().await.transpose(),
+            None => Ok(None),
+        }
     }
 }
 

@@ -80,11 +80,14 @@ pub(crate) struct Upload {
     on_their_way: TaskTracker,
 }
 
+/// The store's tag of a part, and the writer's sums at its end.
+type Part = (String, Option<Value>);
+
 #[derive(Debug)]
 struct State {
     journal: StoredObject,
     /// All that was uploaded: the parts that the journal is about to tell of, and what came out of turn.
-    parts: Mutex<Vec<Option<(String, Option<Value>)>>>,
+    parts: Mutex<Vec<Option<Part>>>,
     /// The journal as it was written last.
     written: AsyncMutex<(Journal, Option<UpdateVersion>)>,
 }
@@ -167,17 +170,13 @@ impl Upload {
             written: AsyncMutex::new((claim.clone(), version)),
         };
         state.write(claim.clone()).await?;
-        let id = match &claim.upload {
-            Some(id) => id.clone(),
-            None => {
-                head_object.write(head).await?;
-                let created = object.persist(|| object.store.create_multipart(&object.path)).await;
-                let id = created.map_err(|error| object.told("begin to write", &error))?;
-                claim.upload = Some(id.clone());
-                state.write(claim.clone()).await?;
-                id
-            }
-        };
+        if claim.upload.is_none() {
+            head_object.write(head).await?;
+            let created = object.persist(|| object.store.create_multipart(&object.path)).await;
+            claim.upload = Some(created.map_err(|error| object.told("begin to write", &error))?);
+            state.write(claim.clone()).await?;
+        }
+        let id = claim.upload.unwrap_or_default();
         let (part_size, begun) = (claim.part_size, (claim.parts.len(), claim.sums));
         *state.parts() = claim.parts.into_iter().map(|tag| Some((tag, None))).collect();
         Ok(Self {
@@ -289,7 +288,7 @@ async fn abort(object: &StoredObject, id: &String) {
 }
 
 impl State {
-    fn parts(&self) -> MutexGuard<'_, Vec<Option<(String, Option<Value>)>>> {
+    fn parts(&self) -> MutexGuard<'_, Vec<Option<Part>>> {
         self.parts.lock().unwrap_or_else(PoisonError::into_inner)
     }
 

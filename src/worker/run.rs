@@ -34,7 +34,7 @@ pub(super) async fn run(config: &RunConfig, folders: &Folders<'_>, progress: &Ar
         Err((reason, message)) => return failed(reason, message),
     };
     let outcome = match &config.work {
-        Work::Build(work) => run_build(&config.run_id, work, registries, folders, progress).await,
+        Work::Build(work) => Box::pin(run_build(&config.run_id, work, registries, folders, progress)).await,
         Work::Import(work) => run_import(work, registries, folders, progress).await,
     };
     outcome.unwrap_or_else(|(reason, message)| failed(reason, message))
@@ -69,7 +69,7 @@ async fn run_build(
         run: run_id.to_owned(),
         spares_other_files: true,
     };
-    Ok(match build(request, progress).await {
+    Ok(match Box::pin(build(request, progress)).await {
         Ok(built) => {
             // The payload is whole without it: the price is that it may be built again.
             if let Err(error) = Report::leave(&place, run_id).await {

@@ -65,15 +65,7 @@ impl S3 {
 
     /// A program that may use the server.
     pub(crate) fn lets(&self, program: Program) -> Program {
-        self.lets_at(program, &format!("http://{}", self.address))
-    }
-
-    /// The same by another way.
-    pub(crate) fn lets_at(&self, program: Program, endpoint: &str) -> Program {
-        program
-            .variable("AWS_ENDPOINT_URL", endpoint)
-            .variable("AWS_ACCESS_KEY_ID", ACCESS)
-            .variable("AWS_SECRET_ACCESS_KEY", SECRET)
+        lets_at(program, &format!("http://{}", self.address))
     }
 
     /// The file that an object of the bucket is.
@@ -101,6 +93,14 @@ impl S3 {
             })
             .sum()
     }
+}
+
+/// A program that may use a server which is reached at `endpoint`.
+pub(crate) fn lets_at(program: Program, endpoint: &str) -> Program {
+    program
+        .variable("AWS_ENDPOINT_URL", endpoint)
+        .variable("AWS_ACCESS_KEY_ID", ACCESS)
+        .variable("AWS_SECRET_ACCESS_KEY", SECRET)
 }
 
 impl Drop for S3 {
