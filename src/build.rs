@@ -1,10 +1,12 @@
 //! Registries to payload: references become a plan, the plan becomes a file or a stream.
 
+mod choice;
 mod fetch;
 mod journal;
 mod object;
 mod plan;
 mod resolve;
+mod source;
 
 use std::collections::HashMap;
 use std::fs::File;
@@ -12,20 +14,21 @@ use std::io;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
-use futures::{StreamExt, TryStreamExt};
+use futures::StreamExt;
 use tokio::io::{AsyncWrite, BufWriter};
-use tracing::info;
+use tracing::{debug, info};
 
 use crate::digest::Digest;
 use crate::payload::{
-    BlobError, Contents, FORMAT_VERSION, PayloadError, PayloadWriter, PlacedPayload, Remains, Sink,
-    is_payload,
+    BlobError, Contents, FORMAT_VERSION, MissingImage, PayloadError, PayloadWriter, PlacedPayload, Remains,
+    Sink, is_payload,
 };
+use crate::platform::Platform;
 use crate::progress::{Progress, STEP, Stage};
 use crate::read_at::LocalFile;
 use crate::reason::{self, Failure, Reason};
 use crate::reference::{FarName, Host, Reference};
-use crate::registry::{Registry, RegistryError};
+use crate::registry::{Foreign, Registry, RegistryError};
 use crate::storage::{FileTarget, StorageError, StoredObject};
 use fetch::Fetch;
 use journal::{Journal, Notes};
@@ -45,6 +48,11 @@ pub struct BuildRequest {
     pub images: Vec<ImageRequest>,
     /// Images that the far side has: what they share with `images` is not carried.
     pub already_transferred: Vec<Reference>,
+    /// Layers that may not be distributed are fetched from where their manifests say, if their registries
+    /// do not have them.
+    pub foreign_layers: bool,
+    /// Images that cannot be had are left out, unless none can: see [`BuildReport::missing`].
+    pub allow_missing: bool,
     /// A client for each host that the images name.
     pub registries: HashMap<Host, Registry>,
     /// Where the payload goes.
@@ -62,11 +70,13 @@ pub struct ImageRequest {
     pub reference: Reference,
     /// Its own name at the far side, if it is to have one.
     pub far_name: Option<FarName>,
+    /// The platforms that are carried of it; none: all that it has.
+    pub platforms: Vec<Platform>,
 }
 
 impl From<Reference> for ImageRequest {
     fn from(reference: Reference) -> Self {
-        Self { reference, far_name: None }
+        Self { reference, far_name: None, platforms: Vec::new() }
     }
 }
 
@@ -105,6 +115,8 @@ pub struct BuildReport {
     pub blobs: usize,
     /// How many blobs it leaves to the far side.
     pub blobs_reused: usize,
+    /// The images that were asked for and could not be had: the payload is without them.
+    pub missing: Vec<Failure>,
 }
 
 /// Why a payload was not built. There is no file under the final name then.
@@ -199,8 +211,15 @@ pub async fn build(request: BuildRequest, progress: &Arc<Progress>) -> Result<Bu
     };
     let journal = journal.map_err(failed)?;
     let payload = PlacedPayload::begin(contents, Arc::clone(target.file())).map_err(failed)?;
-    let fetch =
-        Fetch { payload, journal, have, old, registries: request.registries, progress: Arc::clone(progress) };
+    let fetch = Fetch {
+        payload,
+        journal,
+        have,
+        old,
+        foreign: foreign(request.foreign_layers, &plan)?,
+        registries: request.registries,
+        progress: Arc::clone(progress),
+    };
 
     progress.enter(Stage::Transferring);
     let fetch = Arc::new(fetch);
@@ -222,6 +241,7 @@ pub async fn build(request: BuildRequest, progress: &Arc<Progress>) -> Result<Bu
         check_replaceable(&path)?;
     }
     progress.enter(Stage::Finishing);
+    debug!("Syncing {}", path.display());
     tokio::task::spawn_blocking(move || target.finish())
         .await
         .map_err(|error| PayloadError::Io { doing: "syncing the payload", source: error.into() })??;
@@ -248,8 +268,24 @@ fn check_replaceable(path: &Path) -> Result<(), StorageError> {
 async fn plan(request: &BuildRequest) -> Result<(Plan, Contents), BuildError> {
     let resolved = resolve::resolve(request).await.map_err(BuildError::Images)?;
     let plan = Plan::new(resolved).map_err(BuildError::Images)?;
-    let contents = Contents::new(&plan.images, &plan.blob_sizes(), plan.required.clone())?;
+    let contents = contents(&plan)?;
     Ok((plan, contents))
+}
+
+fn contents(plan: &Plan) -> Result<Contents, PayloadError> {
+    Contents::without(&plan.images, &plan.blob_sizes(), plan.required.clone(), plan.missing.clone())
+}
+
+/// Who fetches layers from outside of registries, where that is wanted and may be needed.
+fn foreign(is_wanted: bool, plan: &Plan) -> Result<Option<Foreign>, BuildError> {
+    if !is_wanted || plan.blobs.iter().all(|blob| blob.urls.is_empty()) {
+        return Ok(None);
+    }
+    let refused = |error: RegistryError| {
+        let (item, reason, message) = ("foreign layers".to_owned(), error.reason(), error.to_string());
+        BuildError::Images(vec![Failure { item, reason, message }])
+    };
+    Foreign::new().map(Some).map_err(refused)
 }
 
 /// Takes over the plan of an earlier attempt of the same run, from what it left: no registry is
@@ -264,7 +300,7 @@ fn adopt(
         return None;
     }
     let plan = Plan::of_remains(remains)?;
-    let contents = Contents::new(&plan.images, &plan.blob_sizes(), plan.required.clone()).ok()?;
+    let contents = contents(&plan).ok()?;
     if *contents.digest() != remains.digest {
         return None;
     }
@@ -291,9 +327,10 @@ async fn build_stream(request: BuildRequest, progress: &Arc<Progress>) -> Result
     expect(&plan, progress);
     let report = report(&plan, &contents);
     if let Output::Stream(stream) = request.output {
+        let foreign = foreign(request.foreign_layers, &plan)?;
         let out = BufWriter::with_capacity(WRITE_BUFFER, stream);
         let writer = PayloadWriter::begin(&contents, out).await?;
-        write(&plan, &request.registries, progress, writer).await?;
+        write(&plan, &request.registries, foreign.as_ref(), progress, writer).await?;
     }
     info!("Wrote the payload, {} bytes, payload digest {}", report.size, report.digest);
     Ok(report)
@@ -333,13 +370,23 @@ fn report(plan: &Plan, contents: &Contents) -> BuildReport {
         images: plan.images.len(),
         blobs: plan.blobs.len(),
         blobs_reused: plan.required.len(),
+        missing: plan.missing.iter().map(missing_failure).collect(),
     }
+}
+
+/// What is told of an image that the payload is without. The registry's own words were told when it was
+/// asked: they may differ from one time to the next, and a bill must not.
+pub(crate) fn missing_failure(missing: &MissingImage) -> Failure {
+    let reason = reason::parse(&missing.reason).unwrap_or(Reason::ImageNotFound);
+    let message = format!("{}: it could not be had ({}), and is left out", missing.name, missing.reason);
+    Failure { item: missing.name.clone(), reason, message }
 }
 
 /// Writes a payload in sequence, from the next blob of `writer` on.
 async fn write<S: Sink>(
     plan: &Plan,
     registries: &HashMap<Host, Registry>,
+    foreign: Option<&Foreign>,
     progress: &Progress,
     mut writer: PayloadWriter<'_, S>,
 ) -> Result<S, BuildError> {
@@ -353,8 +400,8 @@ async fn write<S: Sink>(
             })?;
         info!(target: STEP, "[{}/{}] Pulling {}/{}", index + 1, plan.blobs.len(), blob.repository, blob.digest);
         let registry = registries.get(&blob.host).ok_or_else(|| unknown_host(&blob.host))?;
-        let body = registry.blob_range(&blob.repository, &blob.digest, size, writer.have()..size);
-        let written = writer.blob(body.into_stream(), |bytes| progress.moved(bytes)).await;
+        let body = source::blob_range(blob, writer.have()..size, registry, foreign);
+        let written = writer.blob(body, |bytes| progress.moved(bytes)).await;
         written.map_err(|error| match error {
             BlobError::Payload(error) => error.into(),
             error => BuildError::Images(blob_failures(plan, &blob.digest, fetch::reason(&error), &error)),

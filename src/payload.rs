@@ -23,7 +23,8 @@ mod writer;
 mod tests;
 
 pub use bill::{
-    Bill, BillEntry, BillFile, BillImage, BillManifest, EntryKind, FORMAT_VERSION, Required, RequiredSource,
+    Bill, BillEntry, BillFile, BillImage, BillManifest, EntryKind, FORMAT_VERSION, MissingImage, Required,
+    RequiredSource,
 };
 pub use contents::{Contents, ImagePlan, ManifestPlan};
 pub use error::PayloadError;

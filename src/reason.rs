@@ -174,9 +174,11 @@ impl Reason {
             | Self::AccessDenied
             | Self::BackoffLimitExceeded
             | Self::DeadlineExceeded => Class::Final,
-            Self::SourceNotFound | Self::SourceIncomplete | Self::RegistryUnavailable | Self::RateLimited => {
-                Class::Wait
-            }
+            Self::SecretNotFound
+            | Self::SourceNotFound
+            | Self::SourceIncomplete
+            | Self::RegistryUnavailable
+            | Self::RateLimited => Class::Wait,
             Self::AuthenticationFailed => Class::Twice,
             Self::Succeeded
             | Self::AlreadyPresent
@@ -184,7 +186,6 @@ impl Reason {
             | Self::ProgressingWithRetry
             | Self::Suspended
             | Self::Superseded
-            | Self::SecretNotFound
             | Self::ImageNotFound
             | Self::StorageNotFound
             | Self::StorageBusy
@@ -214,9 +215,11 @@ impl Reason {
             Self::OutputConflict => 69,
             Self::StorageFull | Self::StorageReadOnly | Self::StorageAccessDenied => 73,
             Self::AccessDenied | Self::AuthenticationFailed => 77,
-            Self::SourceNotFound | Self::SourceIncomplete | Self::RegistryUnavailable | Self::RateLimited => {
-                76
-            }
+            Self::SecretNotFound
+            | Self::SourceNotFound
+            | Self::SourceIncomplete
+            | Self::RegistryUnavailable
+            | Self::RateLimited => 76,
             _ => 75,
         }
     }
@@ -247,6 +250,12 @@ pub struct Failure {
     pub reason: Reason,
     /// The same in words: what was being done, what came back, what to do.
     pub message: String,
+}
+
+/// The reason that is spelled as `text`, if this version knows it.
+#[must_use]
+pub fn parse(text: &str) -> Option<Reason> {
+    Reason::ALL.into_iter().find(|reason| reason.as_str() == text)
 }
 
 /// The one reason for several failures: one that may pass if there is any, else the most frequent.

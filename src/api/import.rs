@@ -6,6 +6,7 @@ use serde::{Deserialize, Serialize};
 use super::schema;
 use super::shared::{Claim, ObjectStore, SecretRef, Worker};
 use super::status::Status;
+use crate::platform::SparseIndex;
 use crate::reference::Naming;
 
 /// The import that is wanted.
@@ -152,6 +153,12 @@ pub struct TargetRegistry {
     /// collect what has none. Absent: true.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub tag_digests: Option<bool>,
+    /// What becomes of an index that the registry refuses because images of other platforms were left out of
+    /// the payload: it keeps its digest and its image fails (`Keep`), or it is written anew without them, and
+    /// its digest changes (`Rewrite`). Absent: `Keep`.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[schemars(schema_with = "schema::sparse_index")]
+    pub sparse_index: Option<SparseIndex>,
     /// A Secret of type kubernetes.io/dockerconfigjson with the registry's credentials. Absent: anonymous.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub secret_ref: Option<SecretRef>,

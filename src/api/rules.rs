@@ -127,6 +127,17 @@ fn cases() -> Vec<Case> {
         let claim = json!({ "claimName": "transfer", "path": "app.zip" });
         vec![(json!({}), words), (json!({ "persistentVolumeClaim": claim, "objectStore": object }), words)]
     };
+    let platforms = |words: &'static str| {
+        (
+            vec![json!(["linux/amd64"]), json!(["linux/arm/v7", "windows/amd64"])],
+            vec![
+                (json!(["linux"]), words),
+                (json!(["linux/amd64", "Linux/amd64"]), words),
+                (json!(["linux/"]), words),
+                (json!(["a/b/c/d"]), words),
+            ],
+        )
+    };
     let case = |kind, pointer, (accepted, refused)| (kind, pointer, accepted, refused);
     let mut cases = vec![
         case(
@@ -157,6 +168,8 @@ fn cases() -> Vec<Case> {
                 ],
             ),
         ),
+        case("PayloadBuild", "/platforms", platforms("platforms must be os/architecture")),
+        case("PayloadBuild", "/images/0/platforms", platforms("an image's platforms must be")),
         case("PayloadBuild", "/output", (vec![], places("output"))),
         case(
             "PayloadBuild",
@@ -165,6 +178,23 @@ fn cases() -> Vec<Case> {
         ),
         case("PayloadBuild", "/output/persistentVolumeClaim/path", paths()),
         case("PayloadBuild", "/registries/0/host", hosts()),
+        case(
+            "PayloadBuild",
+            "/registries/0",
+            (
+                vec![
+                    json!({ "host": "docker.io", "endpoint": "mirror.corp/dockerhub" }),
+                    json!({ "host": "docker.io", "endpoint": "[::1]:5000/a/b-c/" }),
+                    json!({ "host": "docker.io", "endpoint": "mirror:5000" }),
+                ],
+                vec![
+                    (json!({ "host": "a", "endpoint": "https://mirror.corp" }), "endpoint must be host"),
+                    (json!({ "host": "a", "endpoint": "mirror.corp/A" }), "endpoint must be host"),
+                    (json!({ "host": "a", "endpoint": "mirror.corp//a" }), "endpoint must be host"),
+                    (json!({ "host": "a", "endpoint": "/a" }), "endpoint must be host"),
+                ],
+            ),
+        ),
         case("PayloadBuild", "/registries/0/secretRef/name", names("name of a Secret")),
         case("PayloadBuild", "/registries/0/certSecretRef/name", names("name of a Secret")),
         case("PayloadImport", "/source", (vec![], places("source"))),

@@ -112,6 +112,16 @@ pub struct RegistryAccess {
             .message("host must be host or host:port, without a scheme and without a path")
     )]
     pub host: String,
+    /// Where the registry is reached instead: a mirror, host or host:port, perhaps with a path, which goes in
+    /// front of every repository, such as mirror.corp/dockerhub. Credentials are looked up by the mirror's host
+    /// first. Absent: at its own host.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[schemars(length(min = 1, max = 512))]
+    #[x_kube(
+        validation = Rule::new("self.matches('^([A-Za-z0-9._-]+|\\\\[[0-9a-fA-F:.]+\\\\])(:[0-9]{1,5})?(/[a-z0-9]+(([.]|_|__|-+)[a-z0-9]+)*)*/?$')")
+            .message("endpoint must be host or host:port, perhaps with a path, without a scheme")
+    )]
+    pub endpoint: Option<String>,
     /// A Secret of type kubernetes.io/dockerconfigjson with the registry's credentials. Absent: anonymous.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub secret_ref: Option<SecretRef>,

@@ -107,7 +107,9 @@ impl Transfer<'_> {
                 writer
             }
         };
-        let written = super::write(self.plan, &self.request.registries, self.progress, writer).await?;
+        let foreign = super::foreign(self.request.foreign_layers, self.plan)?;
+        let registries = &self.request.registries;
+        let written = super::write(self.plan, registries, foreign.as_ref(), self.progress, writer).await?;
         self.progress.enter(Stage::Finishing);
         written.0.finish().await?;
         if self.request.spares_other_files {

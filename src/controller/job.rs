@@ -298,7 +298,7 @@ fn settings_volume(valid: &Valid) -> (Volume, &'static str) {
 fn secret_sources(folder: &str, registry: &Registry) -> Vec<VolumeProjection> {
     let credentials = registry.credentials.iter();
     let credentials = credentials.map(|name| secret_source(folder, name, &[".dockerconfigjson"], false));
-    let certificates = registry.certificates.iter();
+    let certificates = registry.access.certificates.iter();
     let certificates =
         certificates.map(|name| secret_source(folder, name, &["ca.crt", "tls.crt", "tls.key"], true));
     credentials.chain(certificates).collect()

@@ -176,7 +176,7 @@ mod tests {
     }
 
     #[test]
-    fn each_field_about_names_asks_for_another_run() {
+    fn each_field_about_names_and_about_what_is_carried_asks_for_another_run() {
         let images = |image: Value| build(json!({ "images": [image] }));
         let registry = |fields: Value| {
             import(json!({ "registry": merged(json!({ "host": "registry.infra:5000" }), fields) }))
@@ -184,6 +184,12 @@ mod tests {
         let mut found = vec![
             of_build(images(json!({ "image": "python:3", "as": "base/python:3" })), None),
             of_build(images(json!({ "image": "python:3", "as": "base/python" })), None),
+            of_build(images(json!({ "image": "python:3", "platforms": ["linux/amd64"] })), None),
+            of_build(build(json!({ "platforms": ["linux/amd64"] })), None),
+            of_build(build(json!({ "platforms": ["linux/arm64"] })), None),
+            of_build(build(json!({ "foreignLayers": true })), None),
+            of_build(build(json!({ "allowMissing": true })), None),
+            of_build(build(json!({ "allowMissing": false })), None),
         ];
         for fields in [
             json!({ "naming": "AsWritten" }),
@@ -192,6 +198,8 @@ mod tests {
             json!({ "baseRepositories": ["base/python"] }),
             json!({ "tagDigests": true }),
             json!({ "tagDigests": false }),
+            json!({ "sparseIndex": "Keep" }),
+            json!({ "sparseIndex": "Rewrite" }),
         ] {
             found.push(of_import(registry(fields), None));
         }
@@ -237,6 +245,7 @@ mod tests {
         let plain = of_build(build(json!({})), None);
         for tuning in [
             json!({ "registries": [{ "host": "docker.io", "secretRef": { "name": "pull" } }] }),
+            json!({ "registries": [{ "host": "docker.io", "endpoint": "mirror.corp/dockerhub" }] }),
             json!({ "worker": { "securityContext": { "runAsUser": 1 } } }),
             json!({ "backoffLimit": 1 }),
             json!({ "timeout": "1h" }),

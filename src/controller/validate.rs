@@ -14,7 +14,8 @@ use crate::api::{
 };
 use crate::digest::Digest;
 use crate::object_location::ObjectLocation;
-use crate::reference::{FarName, Host, Reference};
+use crate::platform::{Platform, PlatformError};
+use crate::reference::{Endpoint, FarName, Host, Reference};
 use crate::worker::contract::{self, BuildWork, ImportWork, Work};
 
 /// How often a pod may fail if the spec does not say.
@@ -65,8 +66,6 @@ pub(super) struct Registry {
     pub access: contract::RegistryAccess,
     /// The Secret with `.dockerconfigjson`.
     pub credentials: Option<String>,
-    /// The Secret with `ca.crt`, `tls.crt`, `tls.key`.
-    pub certificates: Option<String>,
 }
 
 /// Why a spec cannot be fulfilled: one sentence, which names the field.
@@ -187,13 +186,18 @@ pub(super) fn build(spec: &PayloadBuildSpec) -> Result<Valid, Invalid> {
     Ok(Valid {
         identity: json!({
             "images": spec.images,
+            "platforms": spec.platforms,
             "alreadyTransferred": spec.already_transferred,
+            "foreignLayers": spec.foreign_layers,
+            "allowMissing": spec.allow_missing,
             "output": place.identity(),
             "trigger": spec.trigger,
         }),
         work: Work::Build(BuildWork {
-            images: spec.images.iter().map(image).collect(),
+            images: images(spec)?,
             already_transferred: far,
+            foreign_layers: spec.foreign_layers.unwrap_or(false),
+            allow_missing: spec.allow_missing.unwrap_or(false),
             path: place.path(),
             object_store: place.object(),
         }),
@@ -221,6 +225,7 @@ pub(super) fn import(spec: &PayloadImportSpec) -> Result<Valid, Invalid> {
     };
     let target = RegistryAccess {
         host: spec.registry.host.clone(),
+        endpoint: None,
         secret_ref: spec.registry.secret_ref.clone(),
         cert_secret_ref: spec.registry.cert_secret_ref.clone(),
         insecure: spec.registry.insecure,
@@ -234,6 +239,7 @@ pub(super) fn import(spec: &PayloadImportSpec) -> Result<Valid, Invalid> {
         naming: spec.registry.naming.unwrap_or_default(),
         base_repositories: spec.registry.base_repositories.clone().unwrap_or_default(),
         tag_digests: spec.registry.tag_digests.unwrap_or(true),
+        sparse_index: spec.registry.sparse_index.unwrap_or_default(),
         strict: spec.strict.unwrap_or(false),
     };
     Ok(Valid {
@@ -246,6 +252,7 @@ pub(super) fn import(spec: &PayloadImportSpec) -> Result<Valid, Invalid> {
                 "naming": spec.registry.naming,
                 "baseRepositories": spec.registry.base_repositories,
                 "tagDigests": spec.registry.tag_digests,
+                "sparseIndex": spec.registry.sparse_index,
             },
             "strict": spec.strict,
             "trigger": spec.trigger,
@@ -273,8 +280,23 @@ fn references(images: &[String], field: impl Fn(usize) -> String) -> Result<Vec<
     images.iter().enumerate().map(parse).collect()
 }
 
-fn image(image: &BuildImage) -> contract::Image {
-    contract::Image { name: image.image.clone(), far_name: image.far_name.clone() }
+/// The images as the worker is told of them: what the spec says of all is said of each.
+fn images(spec: &PayloadBuildSpec) -> Result<Vec<contract::Image>, Invalid> {
+    let of_all = platforms(spec.platforms.as_deref(), "spec.platforms")?;
+    let image = |(index, image): (usize, &BuildImage)| {
+        let own = platforms(image.platforms.as_deref(), &format!("spec.images[{index}].platforms"))?;
+        Ok(contract::Image {
+            name: image.image.clone(),
+            far_name: image.far_name.clone(),
+            platforms: own.or_else(|| of_all.clone()).unwrap_or_default(),
+        })
+    };
+    spec.images.iter().enumerate().map(image).collect()
+}
+
+fn platforms(names: Option<&[String]>, field: &str) -> Result<Option<Vec<Platform>>, Invalid> {
+    let refused = |error: PlatformError| Invalid(format!("{field}: {error}"));
+    names.map(|names| names.iter().map(|name| name.parse().map_err(refused)).collect()).transpose()
 }
 
 /// The names of their own that images are to have at the far side.
@@ -341,14 +363,16 @@ fn registries(registries: &[RegistryAccess]) -> Result<Vec<Registry>, Invalid> {
 fn registry(access: &RegistryAccess, field: &str) -> Result<Registry, Invalid> {
     let host: Result<Host, _> = access.host.parse();
     host.map_err(|error| Invalid(format!("{field}.host: {error}")))?;
+    let endpoint: Result<Option<Endpoint>, _> = access.endpoint.as_deref().map(str::parse).transpose();
+    endpoint.map_err(|error| Invalid(format!("{field}.endpoint: {error}")))?;
     Ok(Registry {
         access: contract::RegistryAccess {
             host: access.host.clone(),
+            endpoint: access.endpoint.clone(),
             insecure: access.insecure.unwrap_or(false),
-            certificates: access.cert_secret_ref.is_some(),
+            certificates: access.cert_secret_ref.as_ref().map(|secret| secret.name.clone()),
         },
         credentials: access.secret_ref.as_ref().map(|secret| secret.name.clone()),
-        certificates: access.cert_secret_ref.as_ref().map(|secret| secret.name.clone()),
     })
 }
 
@@ -419,12 +443,24 @@ mod tests {
         let work = BuildWork {
             images: vec!["python:3".into()],
             already_transferred: vec![],
+            foreign_layers: false,
+            allow_missing: false,
             path: "out/app.zip".into(),
             object_store: None,
         };
         assert_eq!(valid.work, Work::Build(work));
         assert_eq!((valid.backoff_limit, valid.timeout), (6, None));
         assert_eq!((valid.location().as_str(), valid.read_only()), ("transfer/out/app.zip", false));
+    }
+
+    #[test]
+    fn platforms_of_all_images_are_those_of_each_that_has_none_of_its_own() {
+        let images = json!([{ "image": "a" }, { "image": "b", "platforms": ["linux/arm64/v8"] }]);
+        let valid =
+            build_of(with(with(spec(), "images", images), "platforms", json!(["linux/amd64"]))).unwrap();
+        let Work::Build(work) = valid.work else { panic!("a build builds") };
+        let platforms = work.images.iter().map(|image| crate::platform::list(&image.platforms));
+        assert_eq!(platforms.collect::<Vec<_>>(), ["linux/amd64", "linux/arm64"]);
     }
 
     #[test]
@@ -435,8 +471,10 @@ mod tests {
             json!({ "host": "r:5000", "insecure": true, "secretRef": { "name": "s" }, "certSecretRef": { "name": "c" } }),
         );
         let valid = import_of(spec).unwrap();
-        let access = contract::RegistryAccess { host: "r:5000".into(), insecure: true, certificates: true };
-        let registry = Registry { access, credentials: Some("s".into()), certificates: Some("c".into()) };
+        let certificates = Some("c".into());
+        let access =
+            contract::RegistryAccess { host: "r:5000".into(), endpoint: None, insecure: true, certificates };
+        let registry = Registry { access, credentials: Some("s".into()) };
         assert_eq!(valid.registries, [registry]);
         assert!(valid.read_only());
     }
@@ -468,6 +506,15 @@ mod tests {
             (
                 with(spec(), "images", json!([{ "image": "a", "as": "a@b" }])),
                 "spec.images[0].as: \"a@b\" is no name for the far side",
+            ),
+            (with(spec(), "platforms", json!(["linux"])), "spec.platforms: \"linux\" is no platform"),
+            (
+                with(spec(), "images", json!([{ "image": "a", "platforms": ["linux/amd64", "/"] }])),
+                "spec.images[0].platforms: \"/\" is no platform",
+            ),
+            (
+                with(spec(), "registries", json!([{ "host": "a.b", "endpoint": "http://c" }])),
+                "spec.registries[0].endpoint: \"http://c\" is no endpoint",
             ),
             (path("../x"), "spec.output.persistentVolumeClaim.path \"../x\""),
             (path("x.zip.partial"), "ends in .partial, which is for files beside payloads"),

@@ -71,6 +71,8 @@ async fn payload() -> std::fs::File {
         digest: root.clone(),
         media_type: DOCKER.into(),
         size: bytes.len() as u64,
+        platforms: Vec::new(),
+        omitted: Vec::new(),
         manifests: vec![ManifestPlan { digest: root, media_type: DOCKER.into(), bytes }],
     };
     let contents = Contents::new(&[image], &[(digest, BLOB.len() as u64)], Vec::new()).unwrap();
@@ -99,6 +101,7 @@ async fn blobs_that_a_registry_only_says_it_has_are_uploaded_without_asking_once
         repository_prefix: None,
         base_repositories: Vec::new(),
         tag_digests: true,
+        sparse_index: SparseIndex::Keep,
         strict: true,
     };
     let report = import(request, &Arc::default()).await.unwrap();

@@ -7,9 +7,10 @@ use tokio_util::sync::CancellationToken;
 
 use super::{Error, RegistryOptions, unless_cancelled};
 use crate::digest::Digest;
-use crate::import::{self, ImportReport, ImportRequest, Naming, Source};
+use crate::import::{self, ImportReport, ImportRequest, Naming, Source, SparseIndex};
 use crate::progress::Progress;
 use crate::read_at::LocalFile;
+use crate::reference::is_repository;
 use crate::storage::{self, Location, ObjectAccess, StorageError};
 
 /// A payload to push: the options of `charon push-payload`.
@@ -29,6 +30,8 @@ pub struct PushPayload {
     pub base_repositories: Vec<String>,
     /// Give no tag to images that were named by their digest alone.
     pub no_digest_tags: bool,
+    /// What becomes of an index that the registry refuses because images of it were left out.
+    pub sparse_index: SparseIndex,
     /// The payload digest that the payload must have.
     pub expected_digest: Option<Digest>,
     /// How the registry is reached.
@@ -69,6 +72,11 @@ pub(crate) async fn push_open_file(options: &PushPayload, file: File) -> Result<
 }
 
 async fn push(options: &PushPayload, source: Source) -> Result<ImportReport, Error> {
+    if let Some(other) = options.base_repositories.iter().find(|repository| !is_repository(repository)) {
+        return Err(Error::Usage(format!(
+            "{other:?} is no base repository: name one of the target registry, without host and tag"
+        )));
+    }
     let request = ImportRequest {
         source,
         expected_digest: options.expected_digest.clone(),
@@ -77,6 +85,7 @@ async fn push(options: &PushPayload, source: Source) -> Result<ImportReport, Err
         repository_prefix: options.prefix.clone(),
         base_repositories: options.base_repositories.clone(),
         tag_digests: !options.no_digest_tags,
+        sparse_index: options.sparse_index,
         strict: options.strict,
     };
     unless_cancelled(&options.cancel, Box::pin(import::import(request, &options.progress))).await

@@ -41,6 +41,8 @@ fn sample(media_type: &str) -> Sample {
         digest,
         media_type: media_type.into(),
         size: bytes.len() as u64,
+        platforms: Vec::new(),
+        omitted: Vec::new(),
         manifests: vec![manifest],
     };
     let required = Required {
@@ -230,6 +232,8 @@ fn an_index_whose_child_is_not_in_the_payload_is_refused() {
             digest: index_digest.clone(),
             media_type: "m".into(),
             size: index.len() as u64,
+            platforms: Vec::new(),
+            omitted: Vec::new(),
             manifests,
         };
         Contents::new(&[image], &[], Vec::new()).unwrap().bill().clone()

@@ -7,8 +7,10 @@ use serde::{Deserialize, Serialize};
 
 use super::contract::{CONTRACT_VERSION, PayloadSummary};
 use super::place::Place;
+use crate::build::missing_failure;
 use crate::digest::Digest;
-use crate::payload::{Bill, BillImage, FilePayload, PayloadError};
+use crate::payload::{Bill, BillImage, FilePayload, MissingImage, PayloadError};
+use crate::reason::Failure;
 use crate::storage::StorageError;
 
 /// A report is never longer: it has a line for each image of a bill, which has a limit, too.
@@ -44,6 +46,8 @@ enum ImageOutcome {
     Carried,
     /// It was declared to be at the far side as a whole.
     AlreadyTransferred,
+    /// It could not be had, and the payload was made without it.
+    Missing,
 }
 
 /// A payload in a few numbers.
@@ -59,15 +63,16 @@ pub(super) fn summary(bill: &Bill, digest: Option<&Digest>, size: u64) -> Payloa
 }
 
 /// The payload at `place`, if its report says that run `run_id` made it, and it is that payload still:
-/// bill, size and directory are read, its blobs are not.
-pub(super) async fn already_present(place: &Place, run_id: &str) -> Option<PayloadSummary> {
+/// bill, size and directory are read, its blobs are not. With it come the images that it is without.
+pub(super) async fn already_present(place: &Place, run_id: &str) -> Option<(PayloadSummary, Vec<Failure>)> {
     let report: Report = serde_json::from_slice(&place.read_beside(SUFFIX, REPORT_LIMIT).await?).ok()?;
     if report.version != CONTRACT_VERSION || report.run_id != run_id {
         return None;
     }
     let payload = open(place).await.ok()?;
     let found = summary(payload.bill(), payload.digest(), payload.size());
-    (found == report.payload).then_some(found)
+    let missing = payload.bill().missing.iter().map(missing_failure).collect();
+    (found == report.payload).then_some((found, missing))
 }
 
 /// Why there is no report.
@@ -103,11 +108,19 @@ impl Report {
             digest: image.digest.clone(),
             outcome: if image.carried { ImageOutcome::Carried } else { ImageOutcome::AlreadyTransferred },
         };
+        let missing = |image: &MissingImage| ReportedImage {
+            name: image.name.clone(),
+            far_name: None,
+            reference: image.reference.clone(),
+            digest: None,
+            outcome: ImageOutcome::Missing,
+        };
+        let images = payload.bill().images.iter();
         Self {
             version: CONTRACT_VERSION,
             run_id: run_id.to_owned(),
             payload: summary(payload.bill(), payload.digest(), payload.size()),
-            images: payload.bill().images.iter().map(image).collect(),
+            images: images.map(image).chain(payload.bill().missing.iter().map(missing)).collect(),
         }
     }
 

@@ -5,7 +5,8 @@ use std::sync::Arc;
 use tracing::{info, warn};
 
 use super::contract::{
-    BuildWork, Image, ImportResult, ImportWork, Outcome, PayloadSummary, RegistryAccess, RunConfig, Work,
+    BuildWork, FAILURES_LIMIT, Image, ImportResult, ImportWork, Outcome, PayloadSummary, RegistryAccess,
+    Rewritten, RunConfig, Work,
 };
 use super::place::Place;
 use super::report::{self, Report};
@@ -14,7 +15,7 @@ use crate::build::{BuildRequest, ImageRequest, build};
 use crate::import::{ImportReport, ImportRequest, Source, import};
 use crate::progress::Progress;
 use crate::reason::{self, Failure, Reason};
-use crate::reference::{Host, Reference};
+use crate::reference::{Endpoint, Host, Reference};
 use crate::registry::{Access, DockerConfig, Registry};
 
 /// Where a worker finds what is mounted for it.
@@ -48,9 +49,11 @@ async fn run_build(
     progress: &Arc<Progress>,
 ) -> Result<Outcome, Refusal> {
     let place = Place::new(&work.path, work.object_store.as_ref(), folders)?;
-    if let Some(payload) = report::already_present(&place, run_id).await {
+    if let Some((payload, failures)) = report::already_present(&place, run_id).await {
         let message = format!("{place} lies there already, as this run had written it");
-        return Ok(Outcome { payload: Some(payload), ..failed(Reason::AlreadyPresent, message) });
+        let failures_total = count(failures.len());
+        let outcome = failed(Reason::AlreadyPresent, message);
+        return Ok(Outcome { payload: Some(payload), failures, failures_total, ..outcome });
     }
     let images = images(&work.images)?;
     let already_transferred = references(&work.already_transferred)?;
@@ -64,6 +67,8 @@ async fn run_build(
     let request = BuildRequest {
         images,
         already_transferred,
+        foreign_layers: work.foreign_layers,
+        allow_missing: work.allow_missing,
         registries,
         output: place.output(),
         run: run_id.to_owned(),
@@ -84,6 +89,8 @@ async fn run_build(
                     blobs: count(built.blobs),
                     blobs_reused: count(built.blobs_reused),
                 }),
+                failures_total: count(built.missing.len()),
+                failures: built.missing,
                 ..failed(
                     Reason::Succeeded,
                     format!("{place} with {} images, {} bytes, was written", built.images, built.size),
@@ -123,6 +130,7 @@ async fn run_import(
         repository_prefix: work.repository_prefix.clone(),
         base_repositories: work.base_repositories.clone(),
         tag_digests: work.tag_digests,
+        sparse_index: work.sparse_index,
         strict: work.strict,
     };
     Ok(match import(request, progress).await {
@@ -146,6 +154,11 @@ fn imported(report: &ImportReport, registry: &str) -> Outcome {
     }
     let failures: Vec<Failure> = report.failures();
     let whole = report.images.len() - failures.len();
+    let rewritten = report.images.iter().filter_map(|image| {
+        let digest = image.rewritten.clone()?;
+        Some(Rewritten { image: image.name.clone(), digest })
+    });
+    let rewritten: Vec<Rewritten> = rewritten.collect();
     let (reason, message) = match failures.first() {
         None => (Reason::Succeeded, format!("{whole} images are whole in {registry}")),
         Some(first) => (
@@ -167,6 +180,8 @@ fn imported(report: &ImportReport, registry: &str) -> Outcome {
             blobs_mounted: report.counts.blobs_mounted,
             blobs_present: report.counts.blobs_present,
             bytes_pushed: report.counts.bytes_pushed,
+            images_rewritten: count(rewritten.len()),
+            rewritten: rewritten.into_iter().take(FAILURES_LIMIT).collect(),
         }),
         failures_total: count(failures.len()),
         failures,
@@ -179,6 +194,8 @@ fn registries(accesses: &[RegistryAccess], secrets: &Path) -> Result<HashMap<Hos
     let mut registries = HashMap::new();
     for (index, given) in accesses.iter().enumerate() {
         let host: Host = given.host.parse().map_err(invalid)?;
+        let endpoint: Option<Endpoint> =
+            given.endpoint.as_deref().map(str::parse).transpose().map_err(invalid)?;
         let folder = secrets.join(index.to_string());
         let credentials = match secret(&folder, ".dockerconfigjson")? {
             None => None,
@@ -186,7 +203,9 @@ fn registries(accesses: &[RegistryAccess], secrets: &Path) -> Result<HashMap<Hos
                 let config = DockerConfig::parse(&json).map_err(|error| {
                     (Reason::InvalidSpec, format!("the pull secret of {host} cannot be read: {error}"))
                 })?;
-                let found = config.credentials(&host).ok_or_else(|| {
+                // The host that is contacted goes before the one that it stands for.
+                let contacted = endpoint.as_ref().and_then(|endpoint| config.credentials(endpoint.host()));
+                let found = contacted.or_else(|| config.credentials(&host)).ok_or_else(|| {
                     (
                         Reason::InvalidSpec,
                         format!("the pull secret of {host} has no entry for {host}; add one to its auths"),
@@ -206,13 +225,17 @@ fn registries(accesses: &[RegistryAccess], secrets: &Path) -> Result<HashMap<Hos
             }
         };
         let ca_pem = secret(&folder, "ca.crt")?;
-        if given.certificates && ca_pem.is_none() && identity.is_none() {
+        if let Some(name) = &given.certificates
+            && ca_pem.is_none()
+            && identity.is_none()
+        {
             let message = format!(
-                "the certificate secret of {host} is not there, or has none of ca.crt, tls.crt and tls.key"
+                "the Secret {name:?} for {host} is not there, or has none of ca.crt, tls.crt and tls.key; create it, or correct certSecretRef"
             );
             return Err((Reason::SecretNotFound, message));
         }
-        let access = Access { insecure: given.insecure, credentials, ca_pem, identity_pem: identity };
+        let access =
+            Access { insecure: given.insecure, endpoint, credentials, ca_pem, identity_pem: identity };
         registries.insert(host.clone(), client(host, access)?);
     }
     Ok(registries)
@@ -237,6 +260,7 @@ fn images(images: &[Image]) -> Result<Vec<ImageRequest>, Refusal> {
         Ok(ImageRequest {
             reference: Reference::parse(&image.name, &Host::docker_hub())?,
             far_name: image.far_name.as_deref().map(str::parse).transpose()?,
+            platforms: image.platforms.clone(),
         })
     };
     images.iter().map(|image| request(image).map_err(invalid)).collect()

@@ -10,30 +10,31 @@ use charon::worker::contract::{CONTRACT_VERSION, Outcome};
 use serde_json::{Value, json};
 
 use crate::image::{Image, Layer, Types};
-use crate::program::charon;
+use crate::program::{charon, crane_digest};
 use crate::registry::{Registry, Software};
 use crate::s3::{ACCESS, S3, SECRET};
 
 with_each_registry!(
     a_build_leaves_a_report_and_the_same_run_asks_nobody_again,
     two_names_at_the_far_side_are_kept_apart_by_as_and_reach_the_registry,
+    what_a_build_left_out_and_what_an_import_wrote_anew_is_told,
     an_import_names_images_as_its_run_says_and_leaves_nothing_beside_its_source,
 );
 
 /// Where workers find what is theirs, as in a pod.
-struct Pod {
+pub(crate) struct Pod {
     folder: tempfile::TempDir,
 }
 
 impl Pod {
-    fn new() -> Self {
+    pub(crate) fn new() -> Self {
         let pod = Self { folder: tempfile::tempdir().unwrap() };
         fs::create_dir(pod.folder.path().join("payload")).unwrap();
         pod
     }
 
     /// A file of the volume.
-    fn payload(&self, path: &str) -> PathBuf {
+    pub(crate) fn payload(&self, path: &str) -> PathBuf {
         self.folder.path().join("payload").join(path)
     }
 
@@ -44,11 +45,22 @@ impl Pod {
         names
     }
 
+    /// Mounts the pull secret of the first registry of the run configuration.
+    pub(crate) fn mount_pull_secret(&self, config: &Value) {
+        let folder = self.folder.path().join("secrets/0");
+        fs::create_dir_all(&folder).unwrap();
+        fs::write(folder.join(".dockerconfigjson"), config.to_string()).unwrap();
+    }
+
     /// Runs a worker with `work`; its exit code is the one of its outcome.
     fn works(&self, run: &str, work: &Value, registry: &Registry) -> Outcome {
+        self.works_with(run, work, &json!([{ "host": registry.host(), "insecure": true }]))
+    }
+
+    /// The same with any access to registries.
+    pub(crate) fn works_with(&self, run: &str, work: &Value, registries: &Value) -> Outcome {
         let mut config = json!({
-            "version": CONTRACT_VERSION, "runId": run, "nonce": "n",
-            "registries": [{ "host": registry.host(), "insecure": true }],
+            "version": CONTRACT_VERSION, "runId": run, "nonce": "n", "registries": registries,
         });
         config.as_object_mut().unwrap().extend(work.as_object().unwrap().clone());
         let at = |name: &str| self.folder.path().join(name).display().to_string();
@@ -205,6 +217,39 @@ fn a_build_leaves_a_report_and_the_same_run_asks_nobody_again(software: Software
     assert_eq!(pod.builds("run", &images, "out.zip", &source).reason, Reason::Succeeded);
 }
 
+fn what_a_build_left_out_and_what_an_import_wrote_anew_is_told(software: Software) {
+    let (source, target) = (Registry::start(software), Registry::start(software));
+    let image = |name: &str| Image::for_platform(Types::Oci, name, &[Layer::new(name, 100)]);
+    Image::index(Types::Oci, &[image("amd64"), image("arm64")]).push(&source, "ferry:1");
+    let pod = Pod::new();
+    let [ferry, gone] = ["ferry:1", "gone:1"].map(|name| source.name(name));
+    let images = json!([{ "name": &ferry, "platforms": ["linux/arm64"] }, { "name": &gone }]);
+    let work = json!({ "build": { "images": images, "allowMissing": true, "path": "out.zip" } });
+    let built = pod.works("run", &work, &source);
+    assert_eq!((built.reason, built.failures_total), (Reason::Succeeded, 1), "{built:?}");
+    assert_eq!(
+        (built.failures[0].item.as_str(), built.failures[0].reason),
+        (gone.as_str(), Reason::ImageNotFound)
+    );
+    let report = fs::read_to_string(pod.payload("out.zip.report.json")).unwrap();
+    assert!(
+        report.lines().any(|line| line.contains(&gone) && line.contains(r#""outcome":"Missing""#)),
+        "{report}"
+    );
+    let again = pod.works("run", &work, &source);
+    assert_eq!((again.reason, again.failures), (Reason::AlreadyPresent, built.failures));
+
+    let kept = pod.imports(&json!({}), "out.zip", &target);
+    assert_eq!(kept.reason, Reason::UnsupportedImage, "{kept:?}");
+    assert!(kept.message.contains("registry.sparseIndex: Rewrite"), "{}", kept.message);
+    let rewritten = pod.imports(&json!({ "sparseIndex": "Rewrite" }), "out.zip", &target);
+    assert_eq!(rewritten.reason, Reason::Succeeded, "{rewritten:?}");
+    let result = rewritten.result.unwrap();
+    assert_eq!((result.images, result.images_rewritten, result.rewritten.len()), (1, 1, 1));
+    assert_eq!(result.rewritten[0].image, ferry);
+    assert_eq!(result.rewritten[0].digest.as_str(), crane_digest(&target.name("ferry:1")));
+}
+
 fn two_names_at_the_far_side_are_kept_apart_by_as_and_reach_the_registry(software: Software) {
     let source = source(software, &["team/app:1", "crew/app:1"]);
     let target = Registry::start(software);
@@ -311,4 +356,16 @@ fn a_file_that_is_no_payload_of_charons_is_never_replaced_and_nobody_is_asked() 
     let head = fs::read(pod.payload("out.zip")).unwrap()[..300].to_vec();
     fs::write(pod.payload("out.zip"), head).unwrap();
     assert_eq!(pod.builds("next", &images, "out.zip", &source).reason, Reason::Succeeded);
+}
+
+#[test]
+fn a_secret_with_certificates_that_is_not_there_is_waited_for_by_its_name() {
+    let registry = source(Software::Distribution3, &["app:1"]);
+    let pod = Pod::new();
+    let host = registry.host();
+    let registries = json!([{ "host": host, "insecure": true, "certificates": "corp-ca" }]);
+    let build = json!({ "images": [{ "name": format!("{host}/app:1") }], "path": "app.zip" });
+    let outcome = pod.works("r", &json!({ "build": build, "registries": registries }), &registry);
+    assert_eq!((outcome.reason, outcome.reason.exit_code()), (Reason::SecretNotFound, 76));
+    assert!(outcome.message.contains("\"corp-ca\"") && outcome.message.contains(host), "{}", outcome.message);
 }
