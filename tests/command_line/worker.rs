@@ -309,7 +309,7 @@ fn an_import_looks_for_its_base_in_the_repositories_that_it_is_told() {
         "alreadyTransferred": [source.name("base:1")],
         "path": "out.zip",
     }});
-    assert_eq!(pod.works("run", &work, &source).reason, Reason::Succeeded);
+    assert_eq!(pod.works("run", &build, &source).reason, Reason::Succeeded);
     let missing = pod.imports(&json!({}), "out.zip", &target);
     assert_eq!(missing.reason, Reason::MissingBase);
     let told = json!({ "baseRepositories": ["elsewhere/base"] });
