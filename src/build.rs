@@ -3,6 +3,7 @@
 mod choice;
 mod fetch;
 mod journal;
+mod object;
 mod plan;
 mod resolve;
 mod source;
@@ -14,20 +15,21 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 use futures::StreamExt;
-use tokio::io::{AsyncWrite, AsyncWriteExt, BufWriter};
+use tokio::io::{AsyncWrite, BufWriter};
 use tracing::{debug, info};
 
 use crate::digest::Digest;
 use crate::payload::{
     BlobError, Contents, FORMAT_VERSION, MissingImage, PayloadError, PayloadWriter, PlacedPayload, Remains,
-    is_payload,
+    Sink, is_payload,
 };
 use crate::platform::Platform;
 use crate::progress::{Progress, STEP, Stage};
+use crate::read_at::LocalFile;
 use crate::reason::{self, Failure, Reason};
 use crate::reference::{FarName, Host, Reference};
 use crate::registry::{Foreign, Registry, RegistryError};
-use crate::storage::{FileTarget, StorageError};
+use crate::storage::{FileTarget, StorageError, StoredObject};
 use fetch::Fetch;
 use journal::{Journal, Notes};
 use plan::{BlobPlan, Plan};
@@ -82,6 +84,8 @@ impl From<Reference> for ImageRequest {
 pub enum Output {
     /// Into a file, which has its name only once it is whole.
     File(PathBuf),
+    /// Into an object of a store, which is there only once it is whole.
+    Object(StoredObject),
     /// Into a stream.
     Stream(Box<dyn AsyncWrite + Send + Unpin>),
 }
@@ -90,6 +94,7 @@ impl std::fmt::Debug for Output {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         match self {
             Self::File(path) => f.debug_tuple("File").field(path).finish(),
+            Self::Object(object) => f.debug_tuple("Object").field(object.location()).finish(),
             Self::Stream(_) => f.write_str("Stream"),
         }
     }
@@ -160,17 +165,26 @@ fn several(failures: &[Failure]) -> String {
 /// in its partial file, and the next build of the same `run` goes on with it.
 pub async fn build(request: BuildRequest, progress: &Arc<Progress>) -> Result<BuildReport, BuildError> {
     progress.enter(Stage::Resolving);
-    let Output::File(path) = &request.output else {
-        return build_stream(request, progress).await;
+    let path = match &request.output {
+        Output::File(path) => path.clone(),
+        Output::Object(object) => {
+            let object = object.clone();
+            return Box::pin(object::build(request, object, progress)).await;
+        }
+        Output::Stream(_) => return Box::pin(build_stream(request, progress)).await,
     };
-    let path = path.clone();
     if request.spares_other_files {
         check_replaceable(&path)?;
     }
     let mut target = FileTarget::open(&path)?;
     let notes = Notes::read(&target.journal());
-    let remains = Remains::of(target.file());
-    let (plan, contents) = match adopt(&request, notes.as_ref(), remains.as_ref()) {
+    let partial = LocalFile::new(Arc::clone(target.file()));
+    let remains = partial.ok().and_then(|partial| Remains::of(Arc::new(partial)));
+    let (plan, contents) = match adopt(
+        &request,
+        notes.as_ref().map(|notes| (notes.run.as_str(), &notes.payload)),
+        remains.as_ref(),
+    ) {
         Some(adopted) => adopted,
         None => plan(&request).await?,
     };
@@ -239,7 +253,11 @@ pub async fn build(request: BuildRequest, progress: &Arc<Progress>) -> Result<Bu
 fn check_replaceable(path: &Path) -> Result<(), StorageError> {
     let failed = |error| StorageError::io("look at", path, error);
     match File::open(path) {
-        Ok(file) if is_payload(&file).map_err(failed)? => Ok(()),
+        Ok(file) if file.metadata().map_err(failed)?.is_file() => {
+            let file = LocalFile::new(Arc::new(file)).map_err(failed)?;
+            let is_ours = is_payload(&file).map_err(failed)?;
+            if is_ours { Ok(()) } else { Err(StorageError::NotOurs(path.to_owned())) }
+        }
         Ok(_) => Err(StorageError::NotOurs(path.to_owned())),
         Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(()),
         Err(error) => Err(failed(error)),
@@ -274,11 +292,11 @@ fn foreign(is_wanted: bool, plan: &Plan) -> Result<Option<Foreign>, BuildError> 
 /// asked what a tag means, since it could mean something else by now.
 fn adopt(
     request: &BuildRequest,
-    notes: Option<&Notes>,
+    noted: Option<(&str, &Digest)>,
     remains: Option<&Remains>,
 ) -> Option<(Plan, Contents)> {
-    let (notes, remains) = (notes?, remains?);
-    if notes.run != request.run || notes.payload != remains.digest {
+    let ((run, payload), remains) = (noted?, remains?);
+    if run != request.run || *payload != remains.digest {
         return None;
     }
     let plan = Plan::of_remains(remains)?;
@@ -310,7 +328,9 @@ async fn build_stream(request: BuildRequest, progress: &Arc<Progress>) -> Result
     let report = report(&plan, &contents);
     if let Output::Stream(stream) = request.output {
         let foreign = foreign(request.foreign_layers, &plan)?;
-        write(&plan, &contents, &request.registries, foreign.as_ref(), progress, stream).await?;
+        let out = BufWriter::with_capacity(WRITE_BUFFER, stream);
+        let writer = PayloadWriter::begin(&contents, out).await?;
+        write(&plan, &request.registries, foreign.as_ref(), progress, writer).await?;
     }
     info!("Wrote the payload, {} bytes, payload digest {}", report.size, report.digest);
     Ok(report)
@@ -362,22 +382,25 @@ pub(crate) fn missing_failure(missing: &MissingImage) -> Failure {
     Failure { item: missing.name.clone(), reason, message }
 }
 
-/// Writes a payload in sequence.
-async fn write<W: AsyncWrite + Unpin>(
+/// Writes a payload in sequence, from the next blob of `writer` on.
+async fn write<S: Sink>(
     plan: &Plan,
-    contents: &Contents,
     registries: &HashMap<Host, Registry>,
     foreign: Option<&Foreign>,
     progress: &Progress,
-    out: W,
-) -> Result<(), BuildError> {
+    mut writer: PayloadWriter<'_, S>,
+) -> Result<S, BuildError> {
     progress.enter(Stage::Transferring);
-    let out = BufWriter::with_capacity(WRITE_BUFFER, out);
-    let mut writer = PayloadWriter::begin(contents, out).await?;
-    for (index, blob) in plan.blobs.iter().enumerate() {
+    while let Some((digest, size)) = writer.next_blob() {
+        let place = plan.blobs.iter().position(|blob| blob.digest == *digest);
+        let (index, blob) =
+            place.and_then(|index| Some((index, plan.blobs.get(index)?))).ok_or_else(|| {
+                let source = io::Error::other(format!("nobody knows where {digest} is to be had"));
+                PayloadError::Io { doing: "writing the payload", source }
+            })?;
         info!(target: STEP, "[{}/{}] Pulling {}/{}", index + 1, plan.blobs.len(), blob.repository, blob.digest);
         let registry = registries.get(&blob.host).ok_or_else(|| unknown_host(&blob.host))?;
-        let body = source::blob_range(blob, 0..blob.size, registry, foreign);
+        let body = source::blob_range(blob, writer.have()..size, registry, foreign);
         let written = writer.blob(body, |bytes| progress.moved(bytes)).await;
         written.map_err(|error| match error {
             BlobError::Payload(error) => error.into(),
@@ -385,9 +408,7 @@ async fn write<W: AsyncWrite + Unpin>(
         })?;
         progress.blob_done();
     }
-    let mut out = writer.finish().await?;
-    out.flush().await.map_err(|source| PayloadError::Io { doing: "writing the payload", source })?;
-    Ok(())
+    Ok(writer.finish().await?)
 }
 
 /// A blob that cannot be had fails every image that has it.

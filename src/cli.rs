@@ -14,12 +14,16 @@ mod verify;
 
 use std::path::Path;
 use std::process::ExitCode;
+use std::sync::Arc;
 
 use clap::builder::FalseyValueParser;
 use clap::error::ErrorKind;
 use clap::parser::ValueSource;
 use clap::{ArgAction, ArgMatches, Args, CommandFactory, FromArgMatches, Parser, Subcommand, ValueEnum};
 
+use crate::payload::FilePayload;
+use crate::read_at::ReadAt;
+use crate::storage::{self, Location, ObjectAccess};
 use crate::{library, worker};
 use context::Context;
 
@@ -112,6 +116,20 @@ impl CliError {
     }
 }
 
+/// Opens the payload that an argument names.
+async fn open(file: &Path) -> Result<Arc<dyn ReadAt>, CliError> {
+    let location = Location::parse(file).map_err(|error| CliError::Usage(error.to_string()))?;
+    let source = storage::open(&location, &ObjectAccess::default()).await;
+    source.map_err(|error| CliError::Failed(error.to_string()))
+}
+
+/// Reads what is in front of a payload's blobs.
+async fn open_payload(file: &Path, source: Arc<dyn ReadAt>) -> Result<FilePayload, CliError> {
+    let payload = tokio::task::spawn_blocking(move || FilePayload::open_at(source)).await;
+    let payload = payload.map_err(|error| CliError::of_file(file, &error))?;
+    payload.map_err(|error| CliError::of_file(file, &error))
+}
+
 impl From<library::Error> for CliError {
     fn from(error: library::Error) -> Self {
         match error {
@@ -185,7 +203,7 @@ pub async fn main() -> ExitCode {
     let result = match cli.command {
         Command::MakePayload(command) => Box::pin(command.run(&context)).await,
         Command::PushPayload(command) => Box::pin(command.run(&context)).await,
-        Command::Inspect(command) => command.run(),
+        Command::Inspect(command) => command.run().await,
         Command::Verify(command) => command.run(&context).await,
         Command::Completion(command) => command.run(),
         Command::Man(command) => command.run(),

@@ -34,4 +34,4 @@ pub use placed::{PlacedBlob, PlacedPayload, Remains};
 pub use reader::{FilePayload, is_payload};
 pub use stream::StreamPayload;
 pub use verified::Verified;
-pub use writer::{BlobError, PayloadWriter};
+pub use writer::{BlobError, PayloadWriter, Sink, Sums};

@@ -11,11 +11,14 @@ use super::registry_options::RegistryOptions;
 use super::{CliError, Context};
 use crate::library::{self, make_payload, make_payload_to};
 use crate::platform::Platform;
+use crate::storage::ObjectAccess;
 
 /// Create a payload, a zip, from images of a registry
 ///
 /// The zip can be pushed into another registry by `charon push-payload`, on another system. What
 /// was already transferred there need not be carried again: see --already-transferred.
+// The docstrings are the help that people read at a terminal.
+#[allow(clippy::doc_markdown)]
 #[derive(Debug, Args)]
 pub(super) struct MakePayload {
     /// The images to carry: several arguments, or one with commas
@@ -33,7 +36,7 @@ pub(super) struct MakePayload {
     /// Leave out images that cannot be had, and say which, instead of failing
     #[arg(long, env = "CHARON_ALLOW_MISSING")]
     allow_missing: bool,
-    /// Where the payload goes; standard output if it is not given
+    /// Where the payload goes: a file, or an object such as s3://BUCKET/KEY; standard output if it is not given
     #[arg(short, long, value_name = "FILE")]
     file: Option<PathBuf>,
     #[command(flatten)]
@@ -49,6 +52,7 @@ impl MakePayload {
             foreign_layers: self.foreign_layers,
             allow_missing: self.allow_missing,
             file: self.file.clone().unwrap_or_default(),
+            object_store: ObjectAccess::default(),
             registry: self.registry.read()?,
             progress: context.progress(),
             cancel: context.cancel(),

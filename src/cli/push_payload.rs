@@ -13,14 +13,17 @@ use super::{CliError, Context, output};
 use crate::digest::Digest;
 use crate::import::{ImportError, ImportReport, Naming, SparseIndex};
 use crate::library::{self, push_open_file, push_payload, push_payload_from};
+use crate::storage::ObjectAccess;
 
 /// Push a payload into a registry
 ///
 /// Prints the images that are whole in the registry, one a line, when everything is done. An image
 /// that cannot be whole gets no tag, and the exit status is 1.
+// The docstrings are the help that people read at a terminal.
+#[allow(clippy::doc_markdown)]
 #[derive(Debug, Args)]
 pub(super) struct PushPayload {
-    /// The payload; standard input if it is not given
+    /// The payload: a file, or an object such as s3://BUCKET/KEY; standard input if it is not given
     #[arg(short, long, value_name = "FILE")]
     file: Option<PathBuf>,
     /// Push nothing unless everything can be pushed and is there that was said to be already transferred
@@ -98,6 +101,7 @@ impl PushPayload {
         }
         let options = library::PushPayload {
             file: self.file.clone().unwrap_or_default(),
+            object_store: ObjectAccess::default(),
             strict: self.strict,
             prefix: self.prefix,
             naming: self.naming.into(),

@@ -14,7 +14,7 @@ use super::{Counts, Passing, Payload};
 use crate::digest::Digest;
 use crate::payload::{Bill, BillEntry, BillManifest, EntryKind, FilePayload, PayloadError, Verified};
 use crate::progress::{Progress, STEP};
-use crate::reason::Reason;
+use crate::reason::{Reason, Told};
 use crate::reference::Host;
 use crate::registry::{Registry, RegistryError};
 
@@ -506,7 +506,11 @@ fn tell(error: &RegistryError) -> Why {
     let payload = error.body_error().and_then(io::Error::get_ref);
     match payload.and_then(|error| error.downcast_ref::<PayloadError>()) {
         Some(payload) => (payload.reason(), payload.to_string()),
-        None => (error.reason(), error.to_string()),
+        // The store of the payload may have told why.
+        None => match error.body_error().filter(|error| Told::is_in(error)) {
+            Some(told) => (Reason::from(told), format!("reading the payload: {told}")),
+            None => (error.reason(), error.to_string()),
+        },
     }
 }
 

@@ -1,5 +1,5 @@
 use std::collections::HashMap;
-use std::path::{Component, Path, PathBuf};
+use std::path::Path;
 use std::sync::Arc;
 
 use tracing::{info, warn};
@@ -8,33 +8,35 @@ use super::contract::{
     BuildWork, FAILURES_LIMIT, Image, ImportResult, ImportWork, Outcome, PayloadSummary, RegistryAccess,
     Rewritten, RunConfig, Work,
 };
-use super::failed;
+use super::place::Place;
 use super::report::{self, Report};
-use crate::build::{BuildRequest, ImageRequest, Output, build};
+use super::{Refusal, failed};
+use crate::build::{BuildRequest, ImageRequest, build};
 use crate::import::{ImportReport, ImportRequest, Source, import};
 use crate::progress::Progress;
 use crate::reason::{self, Failure, Reason};
 use crate::reference::{Endpoint, Host, Reference};
 use crate::registry::{Access, DockerConfig, Registry};
-use crate::storage::{self, StorageError};
 
-/// Why a run came to nothing before its engine began.
-type Refusal = (Reason, String);
+/// Where a worker finds what is mounted for it.
+pub(super) struct Folders<'a> {
+    /// The volume that payloads are in.
+    pub(super) payloads: &'a Path,
+    /// What opens registries.
+    pub(super) registry_secrets: &'a Path,
+    /// What opens the object store.
+    pub(super) object_store_secrets: &'a Path,
+}
 
 /// Does the work of a run configuration.
-pub(super) async fn run(
-    config: &RunConfig,
-    payloads: &Path,
-    secrets: &Path,
-    progress: &Arc<Progress>,
-) -> Outcome {
-    let registries = match registries(&config.registries, secrets) {
+pub(super) async fn run(config: &RunConfig, folders: &Folders<'_>, progress: &Arc<Progress>) -> Outcome {
+    let registries = match registries(&config.registries, folders.registry_secrets) {
         Ok(registries) => registries,
         Err((reason, message)) => return failed(reason, message),
     };
     let outcome = match &config.work {
-        Work::Build(work) => run_build(&config.run_id, work, registries, payloads, progress).await,
-        Work::Import(work) => run_import(work, registries, payloads, progress).await,
+        Work::Build(work) => Box::pin(run_build(&config.run_id, work, registries, folders, progress)).await,
+        Work::Import(work) => run_import(work, registries, folders, progress).await,
     };
     outcome.unwrap_or_else(|(reason, message)| failed(reason, message))
 }
@@ -43,12 +45,12 @@ async fn run_build(
     run_id: &str,
     work: &BuildWork,
     mut registries: HashMap<Host, Registry>,
-    payloads: &Path,
+    folders: &Folders<'_>,
     progress: &Arc<Progress>,
 ) -> Result<Outcome, Refusal> {
-    let path = payload_path(payloads, &work.path)?;
-    if let Some((payload, failures)) = report::already_present(&path, run_id) {
-        let message = format!("{} lies there already, as this run had written it", work.path);
+    let place = Place::new(&work.path, work.object_store.as_ref(), folders)?;
+    if let Some((payload, failures)) = report::already_present(&place, run_id).await {
+        let message = format!("{place} lies there already, as this run had written it");
         let failures_total = count(failures.len());
         let outcome = failed(Reason::AlreadyPresent, message);
         return Ok(Outcome { payload: Some(payload), failures, failures_total, ..outcome });
@@ -61,28 +63,22 @@ async fn run_build(
             registries.insert(reference.host().clone(), client(reference.host().clone(), access)?);
         }
     }
-    if let Some(folder) = path.parent() {
-        std::fs::create_dir_all(folder)
-            .map_err(|error| StorageError::io("make the folder", folder, error))
-            .map_err(|error| (error.reason(), error.to_string()))?;
-    }
+    place.prepare().map_err(|error| (error.reason(), error.to_string()))?;
     let request = BuildRequest {
         images,
         already_transferred,
         foreign_layers: work.foreign_layers,
         allow_missing: work.allow_missing,
         registries,
-        output: Output::File(path.clone()),
+        output: place.output(),
         run: run_id.to_owned(),
         spares_other_files: true,
     };
-    Ok(match build(request, progress).await {
+    Ok(match Box::pin(build(request, progress)).await {
         Ok(built) => {
             // The payload is whole without it: the price is that it may be built again.
-            match Report::of(&path, run_id).map(|report| report.write(&path)) {
-                Ok(Ok(())) => {}
-                Ok(Err(error)) => warn!("cannot write {}: {error}", Report::path(&path).display()),
-                Err(error) => warn!("cannot report on {}: {error}", path.display()),
+            if let Err(error) = Report::leave(&place, run_id).await {
+                warn!("cannot report on {place}: {error}");
             }
             Outcome {
                 payload: Some(PayloadSummary {
@@ -97,7 +93,7 @@ async fn run_build(
                 failures: built.missing,
                 ..failed(
                     Reason::Succeeded,
-                    format!("{} with {} images, {} bytes, was written", work.path, built.images, built.size),
+                    format!("{place} with {} images, {} bytes, was written", built.images, built.size),
                 )
             }
         }
@@ -116,7 +112,7 @@ async fn run_build(
 async fn run_import(
     work: &ImportWork,
     mut registries: HashMap<Host, Registry>,
-    payloads: &Path,
+    folders: &Folders<'_>,
     progress: &Arc<Progress>,
 ) -> Result<Outcome, Refusal> {
     let host: Host = work.registry.parse().map_err(invalid)?;
@@ -124,10 +120,10 @@ async fn run_import(
         Some(registry) => registry,
         None => client(host, Access::default())?,
     };
-    let path = payload_path(payloads, &work.path)?;
-    let file = storage::open_source(&path).map_err(|error| (error.reason(), error.to_string()))?;
+    let place = Place::new(&work.path, work.object_store.as_ref(), folders)?;
+    let source = place.open().await.map_err(|error| (error.reason(), error.to_string()))?;
     let request = ImportRequest {
-        source: Source::File(file),
+        source: Source::At(source),
         expected_digest: work.expected_digest.clone(),
         registry,
         naming: work.naming,
@@ -245,7 +241,7 @@ fn registries(accesses: &[RegistryAccess], secrets: &Path) -> Result<HashMap<Hos
     Ok(registries)
 }
 
-fn secret(folder: &Path, key: &str) -> Result<Option<Vec<u8>>, Refusal> {
+pub(super) fn secret(folder: &Path, key: &str) -> Result<Option<Vec<u8>>, Refusal> {
     match std::fs::read(folder.join(key)) {
         Ok(bytes) => Ok(Some(bytes)),
         Err(error) if error.kind() == std::io::ErrorKind::NotFound => Ok(None),
@@ -272,18 +268,6 @@ fn images(images: &[Image]) -> Result<Vec<ImageRequest>, Refusal> {
 
 fn references(names: &[String]) -> Result<Vec<Reference>, Refusal> {
     names.iter().map(|name| Reference::parse(name, &Host::docker_hub()).map_err(invalid)).collect()
-}
-
-/// A payload's path below the mount, which it may not leave.
-fn payload_path(payloads: &Path, path: &str) -> Result<PathBuf, Refusal> {
-    let stays = Path::new(path).components().all(|part| matches!(part, Component::Normal(_)));
-    if path.is_empty() || !stays {
-        return Err((
-            Reason::InvalidSpec,
-            format!("{path:?} is no path inside the volume; use one without '..' and without a leading '/'"),
-        ));
-    }
-    Ok(payloads.join(path))
 }
 
 #[allow(clippy::needless_pass_by_value)] // the shape that map_err takes

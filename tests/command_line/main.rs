@@ -15,6 +15,8 @@ mod program;
 mod registry;
 
 mod gate;
+#[path = "../support/s3.rs"]
+mod s3;
 mod token_service;
 
 mod access;
@@ -33,6 +35,7 @@ mod library;
 mod mirrors;
 mod missing_base;
 mod names;
+mod objects;
 mod payload_file;
 mod platforms;
 mod terminal;

@@ -12,6 +12,7 @@ use serde_json::{Value, json};
 use crate::image::{Image, Layer, Types};
 use crate::program::{charon, crane_digest};
 use crate::registry::{Registry, Software};
+use crate::s3::{ACCESS, S3, SECRET};
 
 with_each_registry!(
     a_build_leaves_a_report_and_the_same_run_asks_nobody_again,
@@ -67,6 +68,7 @@ impl Pod {
         let (config, payloads, secrets, log) = (at("run.json"), at("payload"), at("secrets"), at("outcome"));
         let places = ["--config", &config, "--payloads", &payloads, "--registry-secrets", &secrets];
         let worker = charon(["worker", "--termination-log", &log, "--progress-port", "0"]).arguments(places);
+        let worker = worker.arguments(["--object-store-secrets", &at("object-store")]);
         let ended = worker.run();
         let outcome: Outcome = serde_json::from_slice(&fs::read(log).unwrap()).unwrap();
         ended.ended_with(outcome.reason.exit_code().into());
@@ -82,6 +84,93 @@ impl Pod {
         import.as_object_mut().unwrap().extend(fields.as_object().unwrap().clone());
         self.works("import", &json!({ "import": import }), registry)
     }
+}
+
+/// What the Secret of a store holds, where the pod has it; and an object of the store.
+fn opened(pod: &Pod, store: &S3, key: &str) -> Value {
+    let secrets = pod.folder.path().join("object-store");
+    fs::create_dir_all(&secrets).unwrap();
+    fs::write(secrets.join("accesskey"), ACCESS).unwrap();
+    fs::write(secrets.join("secretkey"), format!("{SECRET}\n")).unwrap();
+    let endpoint = format!("http://{}", store.host());
+    json!({ "bucket": "transfer", "key": key, "endpoint": endpoint, "credentials": true })
+}
+
+#[test]
+fn a_run_with_an_object_leaves_its_report_beside_it_and_finds_it_again() {
+    let (source, store) = (source(Software::Distribution3, &["ferry:1"]), S3::start());
+    let (pod, target) = (Pod::new(), Registry::start(Software::Distribution3));
+    let images = json!([{ "name": source.name("ferry:1") }]);
+    let object = opened(&pod, &store, "out/app.zip");
+    let work = json!({ "build": { "images": images, "objectStore": object } });
+    let built = pod.works("run", &work, &source);
+    assert_eq!(built.reason, Reason::Succeeded, "{built:?}");
+    assert!(built.message.starts_with("s3://transfer/out/app.zip with 1 images, "), "{}", built.message);
+    assert!(store.file("out/app.zip.report.json").exists());
+    assert!(pod.files().is_empty());
+    let asked = asked_for(&source, "ferry");
+    let again = pod.works("run", &work, &source);
+    assert_eq!((again.reason, again.payload), (Reason::AlreadyPresent, built.payload.clone()));
+    assert_eq!(asked_for(&source, "ferry"), asked, "it asked a registry");
+
+    let import = |object: &Value| {
+        let work = json!({ "import": { "objectStore": object, "registry": target.host() } });
+        pod.works("import", &work, &target)
+    };
+    let imported = import(&object);
+    assert_eq!(
+        (imported.reason, imported.payload),
+        (Reason::Succeeded, built.payload),
+        "{}",
+        imported.message
+    );
+    assert_eq!(target.tags("ferry"), ["1"]);
+    // It waits for what is not there, or not there yet as a whole.
+    assert_eq!(import(&opened(&pod, &store, "none.zip")).reason, Reason::SourceNotFound);
+    let size = fs::metadata(store.file("out/app.zip")).unwrap().len();
+    fs::File::options().write(true).open(store.file("out/app.zip")).unwrap().set_len(size - 1).unwrap();
+    assert_eq!(import(&object).reason, Reason::SourceIncomplete);
+}
+
+#[test]
+fn a_build_replaces_no_object_that_is_no_payload_and_says_what_a_store_refuses() {
+    let (source, store) = (source(Software::Distribution3, &["ferry:1"]), S3::start());
+    let pod = Pod::new();
+    let images = json!([{ "name": source.name("ferry:1") }]);
+    let builds = |object: &Value| {
+        pod.works("run", &json!({ "build": { "images": images, "objectStore": object } }), &source)
+    };
+    let object = opened(&pod, &store, "app.zip");
+    for content in ["precious", ""] {
+        fs::write(store.file("app.zip"), content).unwrap();
+        let refused = builds(&object);
+        assert_eq!(refused.reason, Reason::OutputConflict);
+        assert!(
+            refused.message.starts_with("s3://transfer/app.zip is no payload of charon's"),
+            "{}",
+            refused.message
+        );
+        assert_eq!(fs::read_to_string(store.file("app.zip")).unwrap(), content);
+    }
+    assert_eq!(store.keys(), ["app.zip"]);
+    assert_eq!(asked_for(&source, "ferry/manifests/1 "), 1, "only the image was pushed");
+
+    let mut nowhere = object.clone();
+    nowhere["bucket"] = json!("nowhere");
+    assert_eq!(builds(&nowhere).reason, Reason::StorageNotFound);
+    let mut certified = object.clone();
+    certified["certificates"] = json!(true);
+    assert_eq!(builds(&certified).reason, Reason::SecretNotFound);
+    fs::write(pod.folder.path().join("object-store/secretkey"), "wrong").unwrap();
+    let denied = builds(&object);
+    assert_eq!(denied.reason, Reason::StorageAccessDenied);
+    assert!(
+        denied.message.contains("check the credentials") && !denied.message.contains("wrong"),
+        "{}",
+        denied.message
+    );
+    fs::remove_file(pod.folder.path().join("object-store/secretkey")).unwrap();
+    assert_eq!(builds(&object).reason, Reason::SecretNotFound);
 }
 
 /// How often a registry was asked for something of a repository.
