@@ -16,6 +16,8 @@ use std::sync::Arc;
 
 use futures::StreamExt;
 use tokio::io::{AsyncWrite, BufWriter};
+use tokio::task::JoinError;
+use tokio_util::task::AbortOnDropHandle;
 use tracing::{debug, info};
 
 use crate::digest::Digest;
@@ -40,6 +42,8 @@ const WRITE_BUFFER: usize = 1 << 20;
 const ASKED_ABOVE: u64 = 1 << 20;
 /// So many of them at once.
 const ASKED_AT_ONCE: usize = 8;
+/// Of so many blobs the beginnings are fetched at once, where they are written one after the other.
+const BLOBS_AHEAD: usize = 3;
 
 /// A payload to build.
 #[derive(Debug)]
@@ -391,16 +395,26 @@ async fn write<S: Sink>(
     mut writer: PayloadWriter<'_, S>,
 ) -> Result<S, BuildError> {
     progress.enter(Stage::Transferring);
-    while let Some((digest, size)) = writer.next_blob() {
-        let place = plan.blobs.iter().position(|blob| blob.digest == *digest);
-        let (index, blob) =
-            place.and_then(|index| Some((index, plan.blobs.get(index)?))).ok_or_else(|| {
-                let source = io::Error::other(format!("nobody knows where {digest} is to be had"));
-                PayloadError::Io { doing: "writing the payload", source }
-            })?;
-        info!(target: STEP, "[{}/{}] Pulling {}/{}", index + 1, plan.blobs.len(), blob.repository, blob.digest);
+    let (next, have) = (writer.next_blob().map(|(digest, _)| digest), writer.have());
+    let done = plan.blobs.iter().take_while(|blob| Some(&blob.digest) != next).count();
+    // While one blob is written, the beginnings of the next ones are on their way.
+    let bodies = plan.blobs.iter().enumerate().skip(done).map(|(index, blob)| {
         let registry = registries.get(&blob.host).ok_or_else(|| unknown_host(&blob.host))?;
-        let body = source::blob_range(blob, writer.have()..size, registry, foreign);
+        let from = if index == done { have } else { 0 };
+        let mut body = source::blob_ahead(blob, from..blob.size, registry, foreign);
+        let begun = tokio::spawn(async move { (body.next().await, body) });
+        Ok::<_, BuildError>((index, blob, AbortOnDropHandle::new(begun)))
+    });
+    let bodies = futures::stream::iter(bodies).map(async |next| {
+        let (index, blob, begun) = next?;
+        let failed = |error: JoinError| PayloadError::Io { doing: "fetching", source: error.into() };
+        let (first, rest) = begun.await.map_err(failed)?;
+        Ok::<_, BuildError>((index, blob, futures::stream::iter(first).chain(rest)))
+    });
+    let mut bodies = std::pin::pin!(bodies.buffered(BLOBS_AHEAD));
+    while let Some(next) = bodies.next().await {
+        let (index, blob, body) = next?;
+        info!(target: STEP, "[{}/{}] Pulling {}/{}", index + 1, plan.blobs.len(), blob.repository, blob.digest);
         let written = writer.blob(body, |bytes| progress.moved(bytes)).await;
         written.map_err(|error| match error {
             BlobError::Payload(error) => error.into(),

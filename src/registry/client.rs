@@ -39,6 +39,8 @@ struct Inner {
     patience: Patience,
     auth: Auth,
     has_moved: AtomicBool,
+    /// Whether it was asked for a part of a blob and gave all.
+    lacks_ranges: AtomicBool,
 }
 
 impl fmt::Debug for Registry {
@@ -62,8 +64,9 @@ impl Registry {
         let (client, stranger) = clients(&host, &access, &patience)?;
         let path = access.endpoint.as_ref().and_then(Endpoint::path).map(str::to_owned);
         let auth = Auth::new(access.credentials);
-        let has_moved = AtomicBool::new(false);
-        Ok(Self { inner: Arc::new(Inner { host, base, path, client, stranger, patience, auth, has_moved }) })
+        let (has_moved, lacks_ranges) = (AtomicBool::new(false), AtomicBool::new(false));
+        let inner = Inner { host, base, path, client, stranger, patience, auth, has_moved, lacks_ranges };
+        Ok(Self { inner: Arc::new(inner) })
     }
 
     /// The host that this is a client of.
@@ -117,6 +120,14 @@ impl Registry {
     /// The registry was of use: from now on it is worth a longer wait.
     pub(super) fn note_success(&self) {
         self.inner.has_moved.store(true, Ordering::Relaxed);
+    }
+
+    pub(super) fn lacks_ranges(&self) -> bool {
+        self.inner.lacks_ranges.load(Ordering::Relaxed)
+    }
+
+    pub(super) fn take_note_of_lack_of_ranges(&self) {
+        self.inner.lacks_ranges.store(true, Ordering::Relaxed);
     }
 
     pub(super) fn has_moved(&self) -> bool {

@@ -2,6 +2,7 @@
 
 use std::collections::HashMap;
 use std::fs;
+use std::io::Read;
 use std::io::Write;
 use std::path::{Path, PathBuf};
 
@@ -227,11 +228,16 @@ fn two_builds_never_write_one_file() {
 fn what_a_build_that_is_killed_wrote_to_a_pipe_is_not_taken_for_a_payload() {
     let stalled = Stalled::new();
     let target = Registry::start(Software::Distribution3);
-    let mut made = charon(["make-payload", "ferry:1", "-q", "-i", "-r", stalled.gate.host()]).start();
-    let pushed = charon(["push-payload", "-q", "-i", "-r", target.host()]).reading(made.output()).start();
-    stalled.gate.wait_until_shut();
+    // The beginnings of the other layers come meanwhile.
+    let gate = Gate::before(&stalled.source, 5 << 20);
+    let mut made = charon(["make-payload", "ferry:1", "-q", "-i", "-r", gate.host()]).start();
+    let mut output = made.output();
+    let mut written = vec![0; 100_000];
+    output.read_exact(&mut written).unwrap();
+    gate.wait_until_shut();
     made.kill();
-    let pushed = pushed.end().ended_with(1);
+    output.read_to_end(&mut written).unwrap();
+    let pushed = charon(["push-payload", "-q", "-i", "-r", target.host()]).fed(written).run().ended_with(1);
     assert_eq!(
         pushed.stderr,
         "error: standard input: the payload is not complete: the stream ended early; copy it again, or wait until the copy is done\n"
