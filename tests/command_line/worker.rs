@@ -184,6 +184,35 @@ fn an_import_looks_for_its_base_in_the_repositories_that_it_is_told() {
 }
 
 #[test]
+fn an_import_that_lacks_a_base_pushes_what_it_can_and_nothing_if_it_is_strict() {
+    let (source, target) = (source(Software::Distribution3, &[]), Registry::start(Software::Distribution3));
+    let base = Layer::new("base", 200);
+    Image::new(Types::Docker, std::slice::from_ref(&base)).push(&source, "base:1");
+    Image::new(Types::Docker, &[base, Layer::new("own", 100)]).push(&source, "app:1");
+    Image::new(Types::Docker, &[Layer::new("other", 100)]).push(&source, "other:1");
+    let pod = Pod::new();
+    let build = json!({ "build": {
+        "images": [{ "name": source.name("app:1") }, { "name": source.name("other:1") }],
+        "alreadyTransferred": [source.name("base:1")],
+        "path": "out.zip",
+    }});
+    assert_eq!(pod.works("run", &build, &source).reason, Reason::Succeeded);
+
+    let strict = pod.imports(&json!({ "strict": true }), "out.zip", &target);
+    assert_eq!((strict.reason, strict.result, strict.failures_total), (Reason::MissingBase, None, 1));
+    assert!(strict.message.starts_with("nothing was pushed: "), "{}", strict.message);
+    assert!(strict.message.contains("app:1") && strict.message.contains("base:1"), "{}", strict.message);
+    assert!(target.is_empty());
+    assert!(!target.requests().iter().any(|request| request.starts_with('P')), "it began to write");
+
+    let partial = pod.imports(&json!({}), "out.zip", &target);
+    let result = partial.result.unwrap();
+    assert_eq!((partial.reason, partial.failures_total), (Reason::MissingBase, 1));
+    assert_eq!((result.images, result.images_failed), (1, 1));
+    assert_eq!((target.tags("app"), target.tags("other")), (vec![], vec!["1".to_owned()]));
+}
+
+#[test]
 fn a_file_that_is_no_payload_of_charons_is_never_replaced_and_nobody_is_asked() {
     let source = source(Software::Distribution3, &["ferry:1"]);
     let images = json!([{ "name": source.name("ferry:1") }]);
