@@ -1,6 +1,7 @@
 //! A controller that ends at any moment loses nothing, and its successor does nothing twice.
 
 use charon::api::{PayloadBuild, PayloadImport, Status};
+use charon::controller::WorkerDefaults;
 use charon::reason::Reason;
 use k8s_openapi::api::batch::v1::Job;
 use k8s_openapi::api::core::v1::Pod;
@@ -8,7 +9,7 @@ use kube::ResourceExt as _;
 use serde_json::json;
 
 use crate::kubelet::config;
-use crate::world::{World, brief, build_spec, condition, import_spec, run};
+use crate::world::{IMAGE, World, brief, build_spec, build_to, condition, import_spec, run};
 
 #[tokio::test]
 async fn a_build_goes_on_with_its_job_whenever_the_controller_is_killed() {
@@ -116,10 +117,14 @@ async fn a_status_that_was_lost_is_found_again_in_the_job() {
 /// in the status.
 async fn succeeds(world: &mut World, backoff_limit: u32) -> Status {
     world.start().await;
+    is_seen(world, "app", backoff_limit).await
+}
+
+async fn is_seen(world: &World, name: &str, backoff_limit: u32) -> Status {
     let tuned = json!({ "spec": { "backoffLimit": backoff_limit } });
-    let generation = world.patch::<PayloadBuild>("app", tuned).await.metadata.generation;
+    let generation = world.patch::<PayloadBuild>(name, tuned).await.metadata.generation;
     let has_seen = |status: &Status| status.observed_generation == generation;
-    world.until::<PayloadBuild>("app", "seen by the successor", has_seen).await
+    world.until::<PayloadBuild>(name, "seen by the successor", has_seen).await
 }
 
 fn uids(jobs: &[Job]) -> Vec<Option<String>> {
@@ -189,10 +194,13 @@ async fn a_controller_that_is_killed_while_it_suspends_has_a_successor_that_star
     assert_eq!(uids(&world.jobs().await), [job.uid()]);
     world.kill().await;
     world.ends(&pod, 143, "").await;
-    world.is_gone(&pod).await;
     let status = succeeds(&mut world, 4).await;
     assert_eq!(brief(&status, "Ready"), "False/Suspended");
     assert_eq!(run(&status).last_failure, None, "to be stopped is no failure");
+    world.kill().await;
+    world.is_gone(&pod).await;
+    let status = succeeds(&mut world, 5).await;
+    assert_eq!(brief(&status, "Ready"), "False/Suspended");
 
     world.patch::<PayloadBuild>("app", json!({ "spec": { "suspend": false } })).await;
     let again = |found: &Job| found.uid() != job.uid() && found.metadata.deletion_timestamp.is_none();
@@ -235,4 +243,38 @@ async fn retries_of_a_job_and_a_lost_result_survive_the_controller() {
     let status = world.until_ready::<PayloadBuild>("app", "True", "AlreadyPresent").await;
     assert_eq!(run(&status).attempt, 2);
     assert_eq!(world.jobs().await.len(), 1);
+}
+
+#[tokio::test]
+async fn a_controller_of_another_version_runs_nothing_again_and_leaves_workers_alone() {
+    let mut world = World::new("upgrade").await;
+    for name in ["done", "working"] {
+        world.create::<PayloadBuild>(name, build_to("python:3", name)).await;
+    }
+    let done = world.job_of_attempt::<PayloadBuild>("done", 1).await;
+    world.ends_for(&world.pod_of(&done).await, Reason::Succeeded).await;
+    world.until_ready::<PayloadBuild>("done", "True", "Succeeded").await;
+    let working = world.job_of_attempt::<PayloadBuild>("working", 1).await;
+    let pod = world.pod_of(&working).await;
+    world.works(&pod, "127.0.7.26").await;
+
+    world.stop().await;
+    let next = "registry.example/charon:next";
+    world.settings.worker = WorkerDefaults::with_image(next);
+    world.start().await;
+    for name in ["done", "working"] {
+        let run = run(&is_seen(&world, name, 3).await);
+        assert_eq!((run.attempt, run.image.as_deref()), (1, Some(IMAGE)), "{name}");
+    }
+    world.ends_for(&pod, Reason::Succeeded).await;
+    world.until_ready::<PayloadBuild>("working", "True", "Succeeded").await;
+    let (mut left, mut before) = (uids(&world.jobs().await), vec![done.uid(), working.uid()]);
+    left.sort();
+    before.sort();
+    assert_eq!(left, before);
+
+    // Whoever asks again gets the new one.
+    world.patch::<PayloadBuild>("done", json!({ "spec": { "trigger": "again" } })).await;
+    world.job_of_attempt::<PayloadBuild>("done", 2).await;
+    assert_eq!(run(&world.status::<PayloadBuild>("done").await).image.as_deref(), Some(next));
 }

@@ -283,6 +283,10 @@ fn every_import_that_cannot_be_says_why_and_what_can_be_is_imported() {
     let left = fs::read_dir(&volume).unwrap().map(|file| file.unwrap().file_name().into_string().unwrap());
     let left: Vec<_> = left.filter(|name| Path::new(name).extension().is_none_or(|it| it != "zip")).collect();
     assert!(left.is_empty(), "{left:?}");
+
+    // The copy comes to its end.
+    fs::write(at("truncated.zip"), &whole).unwrap();
+    world.until_condition("pimport", "truncated", "Ready", "True", "Succeeded");
 }
 
 #[test]
