@@ -54,7 +54,7 @@ lint: tools ## Check format, lints, chart and scripts
 	@diff <(sed -n 's/^\(appV\|v\)ersion: //p' charts/charon/Chart.yaml) <(printf '%s\n' $(version) $(version)) || \
 		{ echo 'Chart.yaml has another version than Cargo.toml'; exit 1; }
 	helm lint --strict --quiet charts/charon
-	helm lint --strict --quiet charts/charon --set namespaced=true,crds.enabled=false,worker.securityContext=none
+	helm lint --strict --quiet charts/charon --set namespaced=true,crds.enabled=false,worker.securityContext=none,replicas=2
 	shellcheck --external-sources $(scripts)
 
 # The tests of the controller run inside a cluster of only a control plane, the journey inside a whole one (tests/cluster

@@ -1,9 +1,12 @@
 //! Registries to payload: references become a plan, the plan becomes a file or a stream.
 
+mod choice;
 mod fetch;
 mod journal;
+mod object;
 mod plan;
 mod resolve;
+mod source;
 
 use std::collections::HashMap;
 use std::fs::File;
@@ -11,19 +14,22 @@ use std::io;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
-use futures::{StreamExt, TryStreamExt};
-use tokio::io::{AsyncWrite, AsyncWriteExt, BufWriter};
-use tracing::info;
+use futures::StreamExt;
+use tokio::io::{AsyncWrite, BufWriter};
+use tracing::{debug, info};
 
 use crate::digest::Digest;
 use crate::payload::{
-    BlobError, Contents, FORMAT_VERSION, PayloadError, PayloadWriter, PlacedPayload, Remains, is_payload,
+    BlobError, Contents, FORMAT_VERSION, MissingImage, PayloadError, PayloadWriter, PlacedPayload, Remains,
+    Sink, is_payload,
 };
+use crate::platform::Platform;
 use crate::progress::{Progress, STEP, Stage};
+use crate::read_at::LocalFile;
 use crate::reason::{self, Failure, Reason};
 use crate::reference::{FarName, Host, Reference};
-use crate::registry::{Registry, RegistryError};
-use crate::storage::{FileTarget, StorageError};
+use crate::registry::{Foreign, Registry, RegistryError};
+use crate::storage::{FileTarget, StorageError, StoredObject};
 use fetch::Fetch;
 use journal::{Journal, Notes};
 use plan::{BlobPlan, Plan};
@@ -42,6 +48,11 @@ pub struct BuildRequest {
     pub images: Vec<ImageRequest>,
     /// Images that the far side has: what they share with `images` is not carried.
     pub already_transferred: Vec<Reference>,
+    /// Layers that may not be distributed are fetched from where their manifests say, if their registries
+    /// do not have them.
+    pub foreign_layers: bool,
+    /// Images that cannot be had are left out, unless none can: see [`BuildReport::missing`].
+    pub allow_missing: bool,
     /// A client for each host that the images name.
     pub registries: HashMap<Host, Registry>,
     /// Where the payload goes.
@@ -59,11 +70,13 @@ pub struct ImageRequest {
     pub reference: Reference,
     /// Its own name at the far side, if it is to have one.
     pub far_name: Option<FarName>,
+    /// The platforms that are carried of it; none: all that it has.
+    pub platforms: Vec<Platform>,
 }
 
 impl From<Reference> for ImageRequest {
     fn from(reference: Reference) -> Self {
-        Self { reference, far_name: None }
+        Self { reference, far_name: None, platforms: Vec::new() }
     }
 }
 
@@ -71,6 +84,8 @@ impl From<Reference> for ImageRequest {
 pub enum Output {
     /// Into a file, which has its name only once it is whole.
     File(PathBuf),
+    /// Into an object of a store, which is there only once it is whole.
+    Object(StoredObject),
     /// Into a stream.
     Stream(Box<dyn AsyncWrite + Send + Unpin>),
 }
@@ -79,6 +94,7 @@ impl std::fmt::Debug for Output {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         match self {
             Self::File(path) => f.debug_tuple("File").field(path).finish(),
+            Self::Object(object) => f.debug_tuple("Object").field(object.location()).finish(),
             Self::Stream(_) => f.write_str("Stream"),
         }
     }
@@ -99,6 +115,8 @@ pub struct BuildReport {
     pub blobs: usize,
     /// How many blobs it leaves to the far side.
     pub blobs_reused: usize,
+    /// The images that were asked for and could not be had: the payload is without them.
+    pub missing: Vec<Failure>,
 }
 
 /// Why a payload was not built. There is no file under the final name then.
@@ -147,17 +165,26 @@ fn several(failures: &[Failure]) -> String {
 /// in its partial file, and the next build of the same `run` goes on with it.
 pub async fn build(request: BuildRequest, progress: &Arc<Progress>) -> Result<BuildReport, BuildError> {
     progress.enter(Stage::Resolving);
-    let Output::File(path) = &request.output else {
-        return build_stream(request, progress).await;
+    let path = match &request.output {
+        Output::File(path) => path.clone(),
+        Output::Object(object) => {
+            let object = object.clone();
+            return Box::pin(object::build(request, object, progress)).await;
+        }
+        Output::Stream(_) => return Box::pin(build_stream(request, progress)).await,
     };
-    let path = path.clone();
     if request.spares_other_files {
         check_replaceable(&path)?;
     }
     let mut target = FileTarget::open(&path)?;
     let notes = Notes::read(&target.journal());
-    let remains = Remains::of(target.file());
-    let (plan, contents) = match adopt(&request, notes.as_ref(), remains.as_ref()) {
+    let partial = LocalFile::new(Arc::clone(target.file()));
+    let remains = partial.ok().and_then(|partial| Remains::of(Arc::new(partial)));
+    let (plan, contents) = match adopt(
+        &request,
+        notes.as_ref().map(|notes| (notes.run.as_str(), &notes.payload)),
+        remains.as_ref(),
+    ) {
         Some(adopted) => adopted,
         None => plan(&request).await?,
     };
@@ -184,8 +211,15 @@ pub async fn build(request: BuildRequest, progress: &Arc<Progress>) -> Result<Bu
     };
     let journal = journal.map_err(failed)?;
     let payload = PlacedPayload::begin(contents, Arc::clone(target.file())).map_err(failed)?;
-    let fetch =
-        Fetch { payload, journal, have, old, registries: request.registries, progress: Arc::clone(progress) };
+    let fetch = Fetch {
+        payload,
+        journal,
+        have,
+        old,
+        foreign: foreign(request.foreign_layers, &plan)?,
+        registries: request.registries,
+        progress: Arc::clone(progress),
+    };
 
     progress.enter(Stage::Transferring);
     let fetch = Arc::new(fetch);
@@ -207,6 +241,7 @@ pub async fn build(request: BuildRequest, progress: &Arc<Progress>) -> Result<Bu
         check_replaceable(&path)?;
     }
     progress.enter(Stage::Finishing);
+    debug!("Syncing {}", path.display());
     tokio::task::spawn_blocking(move || target.finish())
         .await
         .map_err(|error| PayloadError::Io { doing: "syncing the payload", source: error.into() })??;
@@ -218,7 +253,11 @@ pub async fn build(request: BuildRequest, progress: &Arc<Progress>) -> Result<Bu
 fn check_replaceable(path: &Path) -> Result<(), StorageError> {
     let failed = |error| StorageError::io("look at", path, error);
     match File::open(path) {
-        Ok(file) if is_payload(&file).map_err(failed)? => Ok(()),
+        Ok(file) if file.metadata().map_err(failed)?.is_file() => {
+            let file = LocalFile::new(Arc::new(file)).map_err(failed)?;
+            let is_ours = is_payload(&file).map_err(failed)?;
+            if is_ours { Ok(()) } else { Err(StorageError::NotOurs(path.to_owned())) }
+        }
         Ok(_) => Err(StorageError::NotOurs(path.to_owned())),
         Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(()),
         Err(error) => Err(failed(error)),
@@ -229,23 +268,39 @@ fn check_replaceable(path: &Path) -> Result<(), StorageError> {
 async fn plan(request: &BuildRequest) -> Result<(Plan, Contents), BuildError> {
     let resolved = resolve::resolve(request).await.map_err(BuildError::Images)?;
     let plan = Plan::new(resolved).map_err(BuildError::Images)?;
-    let contents = Contents::new(&plan.images, &plan.blob_sizes(), plan.required.clone())?;
+    let contents = contents(&plan)?;
     Ok((plan, contents))
+}
+
+fn contents(plan: &Plan) -> Result<Contents, PayloadError> {
+    Contents::without(&plan.images, &plan.blob_sizes(), plan.required.clone(), plan.missing.clone())
+}
+
+/// Who fetches layers from outside of registries, where that is wanted and may be needed.
+fn foreign(is_wanted: bool, plan: &Plan) -> Result<Option<Foreign>, BuildError> {
+    if !is_wanted || plan.blobs.iter().all(|blob| blob.urls.is_empty()) {
+        return Ok(None);
+    }
+    let refused = |error: RegistryError| {
+        let (item, reason, message) = ("foreign layers".to_owned(), error.reason(), error.to_string());
+        BuildError::Images(vec![Failure { item, reason, message }])
+    };
+    Foreign::new().map(Some).map_err(refused)
 }
 
 /// Takes over the plan of an earlier attempt of the same run, from what it left: no registry is
 /// asked what a tag means, since it could mean something else by now.
 fn adopt(
     request: &BuildRequest,
-    notes: Option<&Notes>,
+    noted: Option<(&str, &Digest)>,
     remains: Option<&Remains>,
 ) -> Option<(Plan, Contents)> {
-    let (notes, remains) = (notes?, remains?);
-    if notes.run != request.run || notes.payload != remains.digest {
+    let ((run, payload), remains) = (noted?, remains?);
+    if run != request.run || *payload != remains.digest {
         return None;
     }
     let plan = Plan::of_remains(remains)?;
-    let contents = Contents::new(&plan.images, &plan.blob_sizes(), plan.required.clone()).ok()?;
+    let contents = contents(&plan).ok()?;
     if *contents.digest() != remains.digest {
         return None;
     }
@@ -272,7 +327,10 @@ async fn build_stream(request: BuildRequest, progress: &Arc<Progress>) -> Result
     expect(&plan, progress);
     let report = report(&plan, &contents);
     if let Output::Stream(stream) = request.output {
-        write(&plan, &contents, &request.registries, progress, stream).await?;
+        let foreign = foreign(request.foreign_layers, &plan)?;
+        let out = BufWriter::with_capacity(WRITE_BUFFER, stream);
+        let writer = PayloadWriter::begin(&contents, out).await?;
+        write(&plan, &request.registries, foreign.as_ref(), progress, writer).await?;
     }
     info!("Wrote the payload, {} bytes, payload digest {}", report.size, report.digest);
     Ok(report)
@@ -312,34 +370,45 @@ fn report(plan: &Plan, contents: &Contents) -> BuildReport {
         images: plan.images.len(),
         blobs: plan.blobs.len(),
         blobs_reused: plan.required.len(),
+        missing: plan.missing.iter().map(missing_failure).collect(),
     }
 }
 
-/// Writes a payload in sequence.
-async fn write<W: AsyncWrite + Unpin>(
+/// What is told of an image that the payload is without. The registry's own words were told when it was
+/// asked: they may differ from one time to the next, and a bill must not.
+pub(crate) fn missing_failure(missing: &MissingImage) -> Failure {
+    let reason = reason::parse(&missing.reason).unwrap_or(Reason::ImageNotFound);
+    let message = format!("{}: it could not be had ({}), and is left out", missing.name, missing.reason);
+    Failure { item: missing.name.clone(), reason, message }
+}
+
+/// Writes a payload in sequence, from the next blob of `writer` on.
+async fn write<S: Sink>(
     plan: &Plan,
-    contents: &Contents,
     registries: &HashMap<Host, Registry>,
+    foreign: Option<&Foreign>,
     progress: &Progress,
-    out: W,
-) -> Result<(), BuildError> {
+    mut writer: PayloadWriter<'_, S>,
+) -> Result<S, BuildError> {
     progress.enter(Stage::Transferring);
-    let out = BufWriter::with_capacity(WRITE_BUFFER, out);
-    let mut writer = PayloadWriter::begin(contents, out).await?;
-    for (index, blob) in plan.blobs.iter().enumerate() {
+    while let Some((digest, size)) = writer.next_blob() {
+        let place = plan.blobs.iter().position(|blob| blob.digest == *digest);
+        let (index, blob) =
+            place.and_then(|index| Some((index, plan.blobs.get(index)?))).ok_or_else(|| {
+                let source = io::Error::other(format!("nobody knows where {digest} is to be had"));
+                PayloadError::Io { doing: "writing the payload", source }
+            })?;
         info!(target: STEP, "[{}/{}] Pulling {}/{}", index + 1, plan.blobs.len(), blob.repository, blob.digest);
         let registry = registries.get(&blob.host).ok_or_else(|| unknown_host(&blob.host))?;
-        let body = registry.blob(&blob.repository, &blob.digest, blob.size);
-        let written = writer.blob(body.into_stream(), |bytes| progress.moved(bytes)).await;
+        let body = source::blob_range(blob, writer.have()..size, registry, foreign);
+        let written = writer.blob(body, |bytes| progress.moved(bytes)).await;
         written.map_err(|error| match error {
             BlobError::Payload(error) => error.into(),
             error => BuildError::Images(blob_failures(plan, &blob.digest, fetch::reason(&error), &error)),
         })?;
         progress.blob_done();
     }
-    let mut out = writer.finish().await?;
-    out.flush().await.map_err(|source| PayloadError::Io { doing: "writing the payload", source })?;
-    Ok(())
+    Ok(writer.finish().await?)
 }
 
 /// A blob that cannot be had fails every image that has it.

@@ -9,6 +9,7 @@ mod decide;
 mod health;
 mod hold;
 mod job;
+mod lease;
 mod observe;
 mod outcome;
 mod progress;
@@ -42,10 +43,12 @@ use tokio::sync::watch;
 use tokio_util::sync::CancellationToken;
 
 use self::job::{KIND_LABEL, MANAGED_BY, NAME_ANNOTATION};
+use self::lease::Candidate;
 use self::progress::Asker;
 use self::wish::Wish;
 use crate::api::{GROUP, PayloadBuild, PayloadImport, VERSION};
 
+pub use lease::LeaseTiming;
 pub use settings::{Pace, Settings, WorkerDefaults};
 
 /// The first pause after an error; it doubles with every further one.
@@ -59,6 +62,9 @@ pub enum ControllerError {
     /// The health checks cannot be served.
     #[error("cannot answer health checks: {0}")]
     Health(#[source] std::io::Error),
+    /// Another controller works now, or may: the Lease could not be kept.
+    #[error("the Lease could not be kept; another controller takes over")]
+    LeaseLost,
     /// The client that asks workers cannot be made.
     #[error("cannot make the client that asks workers for their progress: {0}")]
     Asker(#[source] reqwest::Error),
@@ -155,6 +161,7 @@ pub async fn run(client: Client, settings: Settings, stop: CancellationToken) ->
             None => std::future::pending().await,
         }
     };
+    let mut candidate = settings.lease.map(|timing| Candidate::new(client.clone(), timing));
     let context = Arc::new(Context {
         recorder: Recorder::new(client.clone(), Reporter::from("charon")),
         asker: Asker::new().map_err(ControllerError::Asker)?,
@@ -166,11 +173,29 @@ pub async fn run(client: Client, settings: Settings, stop: CancellationToken) ->
     let work = async {
         // The sender lives as long as this future.
         let _ = missing.wait_for(Option::is_none).await;
+        if let Some(candidate) = &mut candidate {
+            tracing::info!("waiting for the Lease");
+            if stop.run_until_cancelled(candidate.lead()).await.is_none() {
+                return Ok(());
+            }
+        }
         tracing::info!("ready");
-        futures::join!(
-            control::<PayloadBuild>(context.clone(), stop.clone()),
-            control::<PayloadImport>(context.clone(), stop.clone())
-        )
+        let loops = async {
+            futures::join!(
+                control::<PayloadBuild>(context.clone(), stop.clone()),
+                control::<PayloadImport>(context.clone(), stop.clone())
+            );
+        };
+        let Some(candidate) = &mut candidate else {
+            loops.await;
+            return Ok(());
+        };
+        tokio::select! {
+            () = loops => {}
+            () = candidate.keep() => return Err(ControllerError::LeaseLost),
+        }
+        candidate.release().await;
+        Ok(())
     };
     let waiting_is_over = async {
         stop.cancelled().await;
@@ -184,7 +209,7 @@ pub async fn run(client: Client, settings: Settings, stop: CancellationToken) ->
         result = health => result.map_err(ControllerError::Health),
         () = health::look_for_definitions(&client, &tell) => Ok(()),
         () = waiting_is_over => Ok(()),
-        _ = work => Ok(()),
+        result = work => result,
     }
 }
 

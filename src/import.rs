@@ -3,12 +3,12 @@
 mod deliver;
 mod meter;
 mod names;
+mod sparse;
 mod target;
 #[cfg(test)]
 mod tests;
 
 use std::fmt;
-use std::fs::File;
 use std::sync::Arc;
 
 use bytes::Bytes;
@@ -19,7 +19,9 @@ use tracing::{info, warn};
 
 use crate::digest::Digest;
 use crate::payload::{Bill, FilePayload, PayloadError, StreamPayload};
+pub use crate::platform::SparseIndex;
 use crate::progress::{Progress, Stage};
+use crate::read_at::ReadAt;
 use crate::reason::{self, Failure, Reason};
 pub use crate::reference::Naming;
 use crate::registry::{Registry, RegistryError};
@@ -44,14 +46,16 @@ pub struct ImportRequest {
     pub base_repositories: Vec<String>,
     /// Whether an image that was named by its digest alone gets a tag, `charon-<32 hex digits>`.
     pub tag_digests: bool,
+    /// What becomes of an index that the registry refuses because images of it were left out.
+    pub sparse_index: SparseIndex,
     /// Push nothing unless everything can be pushed.
     pub strict: bool,
 }
 
 /// Where a payload is read from.
 pub enum Source {
-    /// A file, read by position.
-    File(File),
+    /// A file or an object, read by position.
+    At(Arc<dyn ReadAt>),
     /// A stream, which passes by once.
     Stream(Box<dyn AsyncRead + Send + Unpin>),
 }
@@ -59,7 +63,7 @@ pub enum Source {
 impl fmt::Debug for Source {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
-            Self::File(file) => f.debug_tuple("File").field(file).finish(),
+            Self::At(source) => f.debug_tuple("At").field(source).finish(),
             Self::Stream(_) => f.write_str("Stream"),
         }
     }
@@ -87,6 +91,9 @@ pub struct ImportedImage {
     pub name: String,
     /// Its name at the far side, `repository:tag`.
     pub target: String,
+    /// The digest that it has there instead of its own: its index was written anew without the images
+    /// that had been left out, since the registry refused it as it was.
+    pub rewritten: Option<Digest>,
     /// Why it is not whole there, if it is not.
     pub failure: Option<Failure>,
     /// It was declared to be there as a whole, and is not: nothing of it is in the payload.
@@ -184,7 +191,7 @@ enum Payload {
 impl Payload {
     async fn open(source: Source) -> Result<Self, PayloadError> {
         match source {
-            Source::File(file) => tokio::task::spawn_blocking(move || FilePayload::open(file))
+            Source::At(source) => tokio::task::spawn_blocking(move || FilePayload::open_at(source))
                 .await
                 .map_err(|error| PayloadError::Io { doing: "reading the payload", source: error.into() })?
                 .map(|payload| Self::File(Arc::new(payload))),
@@ -247,7 +254,14 @@ pub async fn import(request: ImportRequest, progress: &Arc<Progress>) -> Result<
     let size = payload.size();
     let prefix = request.repository_prefix.as_deref();
     let names = Names::new(request.registry.host(), prefix, request.naming, request.tag_digests);
-    let mut targets = target::targets(&bill, &names, |digest| payload.manifest(digest))?;
+    for missing in &bill.missing {
+        warn!(
+            "{} is not in this payload: it could not be had when that was made ({})",
+            missing.name, missing.reason
+        );
+    }
+    let manifest = |digest: &Digest| payload.manifest(digest);
+    let mut targets = target::targets(&bill, &names, request.sparse_index, manifest)?;
     let delivery = Arc::new(Delivery::new(request.registry.clone(), Arc::clone(progress)));
 
     check(&bill, &mut targets, &delivery, &names, &request.base_repositories).await?;
@@ -275,6 +289,7 @@ pub async fn import(request: ImportRequest, progress: &Arc<Progress>) -> Result<
         .map(|target| ImportedImage {
             name: target.name.clone(),
             target: target.far_name(),
+            rewritten: target.rewritten_root().cloned(),
             failure: target.failure().cloned().or_else(|| target.missing_base()),
             is_absent_base: target.missing_base().is_some(),
         })
@@ -318,6 +333,11 @@ async fn check_presence(target: &mut Target, delivery: &Delivery) -> Result<(), 
     match delivery.manifest_digest(&target.repository, &asked).await {
         Ok(Some(found)) if target.root.as_ref().is_none_or(|root| *root == found) => {
             info!("Skipping {} as it's already in the destination registry", target.far_name());
+            target.state = State::Present;
+        }
+        Ok(Some(found)) if target.would_be(&found) => {
+            info!("Skipping {} as it's already in the destination registry", target.far_name());
+            target.take_rewritten(delivery.host());
             target.state = State::Present;
         }
         Ok(_) if !target.carried => {

@@ -23,7 +23,8 @@ mod writer;
 mod tests;
 
 pub use bill::{
-    Bill, BillEntry, BillFile, BillImage, BillManifest, EntryKind, FORMAT_VERSION, Required, RequiredSource,
+    Bill, BillEntry, BillFile, BillImage, BillManifest, EntryKind, FORMAT_VERSION, MissingImage, Required,
+    RequiredSource,
 };
 pub use contents::{Contents, ImagePlan, ManifestPlan};
 pub use error::PayloadError;
@@ -33,4 +34,4 @@ pub use placed::{PlacedBlob, PlacedPayload, Remains};
 pub use reader::{FilePayload, is_payload};
 pub use stream::StreamPayload;
 pub use verified::Verified;
-pub use writer::{BlobError, PayloadWriter};
+pub use writer::{BlobError, PayloadWriter, Sink, Sums};

@@ -1,5 +1,6 @@
 //! Why something is as it is: the reasons of conditions, failures and exit codes.
 
+use std::error::Error;
 use std::fmt;
 use std::io;
 
@@ -251,6 +252,12 @@ pub struct Failure {
     pub message: String,
 }
 
+/// The reason that is spelled as `text`, if this version knows it.
+#[must_use]
+pub fn parse(text: &str) -> Option<Reason> {
+    Reason::ALL.into_iter().find(|reason| reason.as_str() == text)
+}
+
 /// The one reason for several failures: one that may pass if there is any, else the most frequent.
 ///
 /// Of nothing it is [`Reason::WorkerFailed`].
@@ -268,9 +275,50 @@ pub fn of_all(failures: &[Failure]) -> Reason {
     reasons.max_by_key(|reason| (rank(*reason), count(*reason))).unwrap_or(Reason::WorkerFailed)
 }
 
+/// An error that knows its reason and must pass through an [`io::Error`].
+#[derive(Debug)]
+pub struct Told {
+    reason: Reason,
+    error: Box<dyn Error + Send + Sync>,
+}
+
+impl Told {
+    /// `error`, which happened for `reason`, as an [`io::Error`].
+    pub fn io(reason: Reason, error: impl Into<Box<dyn Error + Send + Sync>>) -> io::Error {
+        io::Error::other(Self { reason, error: error.into() })
+    }
+
+    /// Whether one passed through `error`.
+    #[must_use]
+    pub fn is_in(error: &io::Error) -> bool {
+        error.get_ref().and_then(|error| error.downcast_ref::<Self>()).is_some()
+    }
+
+    /// What passed through `error`, if it is of that type.
+    #[must_use]
+    pub fn find<E: Error + 'static>(error: &io::Error) -> Option<&E> {
+        error.get_ref()?.downcast_ref::<Self>()?.error.downcast_ref()
+    }
+}
+
+impl fmt::Display for Told {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        self.error.fmt(f)
+    }
+}
+
+impl Error for Told {
+    fn source(&self) -> Option<&(dyn Error + 'static)> {
+        self.error.source()
+    }
+}
+
 impl From<&io::Error> for Reason {
-    /// Why a file could not be read or written.
+    /// Why bytes could not be read or written.
     fn from(error: &io::Error) -> Self {
+        if let Some(told) = error.get_ref().and_then(|error| error.downcast_ref::<Told>()) {
+            return told.reason;
+        }
         match error.kind() {
             io::ErrorKind::StorageFull | io::ErrorKind::QuotaExceeded => Self::StorageFull,
             io::ErrorKind::ReadOnlyFilesystem => Self::StorageReadOnly,

@@ -26,6 +26,14 @@ pub enum ReferenceError {
     /// The registry's host cannot be one.
     #[error("{0:?} is no registry host; expected host or host:port, without a scheme or a path")]
     Host(String),
+    /// A mirror's endpoint cannot be one.
+    #[error(
+        "{0:?} is no endpoint of a mirror; expected host, host:port or either with a path, without a scheme"
+    )]
+    Endpoint(String),
+    /// A user or a password stands before the host: it is not repeated.
+    #[error("a registry is given as host or host:port, and its user and password apart from it")]
+    HostWithUser,
     /// The repository's name is against the rules.
     #[error(
         "{0:?} is no image name: a repository has lowercase letters, digits and single separators (. _ __ -), in parts between slashes"
@@ -82,6 +90,10 @@ impl FromStr for Host {
 
     fn from_str(text: &str) -> Result<Self, ReferenceError> {
         let refused = || ReferenceError::Host(text.to_owned());
+        if text.contains('@') {
+            return Err(ReferenceError::HostWithUser);
+        }
+        let text = &text.to_ascii_lowercase();
         // One authority with neither path nor user: what the URL parser gives back must be what went in.
         let url = url::Url::parse(&format!("http://{text}/")).map_err(|_| refused())?;
         let host = url.host_str().ok_or_else(refused)?;
@@ -94,7 +106,7 @@ impl FromStr for Host {
         if !bare || !is_name || !port_is_well_formed || url.query().is_some() || url.fragment().is_some() {
             return Err(refused());
         }
-        Ok(match text {
+        Ok(match text.as_str() {
             "index.docker.io" | DOCKER_HUB_API => Self::docker_hub(),
             _ => Self(text.to_owned()),
         })
@@ -104,6 +116,49 @@ impl FromStr for Host {
 impl fmt::Display for Host {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.write_str(&self.0)
+    }
+}
+
+/// Where a registry is reached instead of at its own host: `host[:port][/path]`.
+///
+/// The path goes in front of every repository, as caches of several registries have it.
+#[derive(Clone, Debug, PartialEq, Eq, Hash)]
+pub struct Endpoint {
+    host: Host,
+    path: Option<String>,
+}
+
+impl Endpoint {
+    /// The host that is contacted.
+    #[must_use]
+    pub fn host(&self) -> &Host {
+        &self.host
+    }
+
+    /// What goes in front of every repository.
+    #[must_use]
+    pub fn path(&self) -> Option<&str> {
+        self.path.as_deref()
+    }
+}
+
+impl FromStr for Endpoint {
+    type Err = ReferenceError;
+
+    fn from_str(text: &str) -> Result<Self, ReferenceError> {
+        let bare = text.strip_suffix('/').unwrap_or(text);
+        let (host, path) = match bare.split_once('/') {
+            Some((host, path)) => (host, Some(path)),
+            None => (bare, None),
+        };
+        let host = host.parse().map_err(|error| match error {
+            ReferenceError::HostWithUser => ReferenceError::HostWithUser,
+            _ => ReferenceError::Endpoint(text.to_owned()),
+        })?;
+        if !path.is_none_or(is_repository) {
+            return Err(ReferenceError::Endpoint(text.to_owned()));
+        }
+        Ok(Self { host, path: path.map(str::to_owned) })
     }
 }
 
@@ -404,6 +459,25 @@ mod tests {
             assert!(parse(text).is_err(), "{text:?}");
         }
         assert!(parse(&"a".repeat(300)).is_err());
+    }
+
+    #[test]
+    fn an_endpoint_is_a_host_and_perhaps_a_path() {
+        for (text, host, path) in [
+            ("mirror.corp", "mirror.corp", None),
+            ("mirror.corp:5000/", "mirror.corp:5000", None),
+            ("mirror.corp/dockerhub", "mirror.corp", Some("dockerhub")),
+            ("[::1]:5000/a/b-c/", "[::1]:5000", Some("a/b-c")),
+        ] {
+            let endpoint: Endpoint = text.parse().unwrap();
+            assert_eq!((endpoint.host().as_str(), endpoint.path()), (host, path), "{text}");
+        }
+        assert_eq!("u:secret@mirror.corp/A".parse::<Endpoint>(), Err(ReferenceError::HostWithUser));
+        for text in
+            ["", "/a", "https://mirror.corp", "a b", "mirror.corp/A", "mirror.corp/a//b", "mirror.corp/../a"]
+        {
+            assert!(text.parse::<Endpoint>().is_err(), "{text:?}");
+        }
     }
 
     #[test]

@@ -12,6 +12,7 @@ mod blobs;
 mod client;
 mod docker_config;
 mod error;
+mod foreign;
 mod manifests;
 mod retry;
 #[cfg(test)]
@@ -22,6 +23,7 @@ pub use access::{Access, Credentials};
 pub use client::Registry;
 pub use docker_config::{DockerConfig, DockerConfigError};
 pub use error::{Answer, Asked, RegistryError};
+pub use foreign::{Foreign, ForeignBlob};
 pub use manifests::Manifest;
 pub use retry::Patience;
 pub use uploads::settle_uploads;

@@ -18,6 +18,8 @@ mod failures;
 mod holds;
 #[path = "controller/journey.rs"]
 mod journey;
+#[path = "controller/leader.rs"]
+mod leader;
 #[path = "controller/restarts.rs"]
 mod restarts;
 #[path = "controller/rules.rs"]

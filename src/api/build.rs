@@ -3,7 +3,7 @@
 use kube::{CustomResource, KubeSchema};
 use serde::{Deserialize, Serialize};
 
-use super::shared::{Claim, RegistryAccess, Worker};
+use super::shared::{Claim, ObjectStore, RegistryAccess, Worker};
 use super::status::Status;
 
 /// The payload that is wanted.
@@ -51,9 +51,26 @@ pub struct PayloadBuildSpec {
     #[schemars(length(min = 1, max = 1000))]
     #[x_kube(merge_strategy = ListMerge::Map(vec!["image".into()]))]
     pub images: Vec<BuildImage>,
+    /// The platforms that are carried of each image, such as linux/amd64. Absent: all that it has.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[schemars(length(min = 1, max = 16), inner(length(min = 1, max = 64)))]
+    #[x_kube(
+        merge_strategy = ListMerge::Set,
+        validation = Rule::new("self.all(name, name.matches('^[a-z0-9._-]+/[a-z0-9._-]+(/[a-z0-9._-]+)?$'))")
+            .message("platforms must be os/architecture or os/architecture/variant, such as linux/amd64 or linux/arm/v7")
+    )]
+    pub platforms: Option<Vec<String>>,
     /// What the far side has already: its blobs are left out of the payload.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub already_transferred: Option<AlreadyTransferred>,
+    /// Whether layers that may not be distributed are fetched from where their manifests say, if the registry
+    /// does not have them: by HTTPS, from the public internet alone. Absent: false, and their images fail.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub foreign_layers: Option<bool>,
+    /// Whether images that cannot be had are left out, and told in status.failures, instead of failing the
+    /// build. A registry that does not answer still fails it, and so does having none of the images. Absent: false.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub allow_missing: Option<bool>,
     /// Where the payload is written.
     pub output: Output,
     /// How registries are reached, by host. A registry that is not listed is reached by HTTPS, anonymously.
@@ -110,6 +127,15 @@ pub struct BuildImage {
             .message("as must be a repository and perhaps a tag, such as base/python:3.9, without a host and without a digest")
     )]
     pub far_name: Option<String>,
+    /// The platforms that are carried of this image, instead of spec.platforms.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[schemars(length(min = 1, max = 16), inner(length(min = 1, max = 64)))]
+    #[x_kube(
+        merge_strategy = ListMerge::Set,
+        validation = Rule::new("self.all(name, name.matches('^[a-z0-9._-]+/[a-z0-9._-]+(/[a-z0-9._-]+)?$'))")
+            .message("an image's platforms must be os/architecture or os/architecture/variant, such as linux/amd64 or linux/arm/v7")
+    )]
+    pub platforms: Option<Vec<String>>,
 }
 
 /// What the far side has already.
@@ -127,8 +153,8 @@ pub struct AlreadyTransferred {
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize, KubeSchema)]
 #[serde(rename_all = "camelCase")]
 #[x_kube(
-    validation = Rule::new("has(self.persistentVolumeClaim)")
-        .message("output must have exactly one kind of place: persistentVolumeClaim"),
+    validation = Rule::new("has(self.persistentVolumeClaim) != has(self.objectStore)")
+        .message("output must have exactly one kind of place: persistentVolumeClaim or objectStore"),
     validation = Rule::new("has(self.persistentVolumeClaim) == has(oldSelf.persistentVolumeClaim)")
         .message("the kind of output cannot be changed; make another PayloadBuild")
 )]
@@ -136,4 +162,7 @@ pub struct Output {
     /// A file in a volume. The payload appears under this name when it is whole, not before.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub persistent_volume_claim: Option<Claim>,
+    /// An object of a store. It is there when it is whole, not before.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub object_store: Option<ObjectStore>,
 }

@@ -180,6 +180,25 @@ pub struct ImportCounts {
     pub blobs_present: u32,
     /// Bytes of the blobs that were uploaded.
     pub bytes_pushed: u64,
+    /// Images that have another digest there than in the payload: see registry.sparseIndex.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub images_rewritten: Option<u32>,
+    /// Those images, at most 5; the worker's log has all.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    #[schemars(length(max = 5))]
+    pub rewritten: Vec<RewrittenImage>,
+}
+
+/// An image whose index was written anew without the images that had been left out.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+#[serde(rename_all = "camelCase")]
+pub struct RewrittenImage {
+    /// The image.
+    #[schemars(length(max = 1024))]
+    pub image: String,
+    /// The digest that it has in the registry.
+    #[schemars(length(max = 256))]
+    pub digest: String,
 }
 
 /// One item that went wrong.

@@ -10,15 +10,15 @@ use tokio::runtime::{Handle, RuntimeFlavor};
 use tokio_util::task::AbortOnDropHandle;
 use tracing::info;
 
-use super::BuildError;
 use super::journal::Journal;
 use super::plan::{BlobPlan, Plan};
+use super::{BuildError, source};
 use crate::digest::Digest;
 use crate::payload::{BlobError, PayloadError, PlacedBlob, PlacedPayload, Remains};
 use crate::progress::{Progress, STEP};
 use crate::reason::Reason;
 use crate::reference::Host;
-use crate::registry::{Registry, RegistryError};
+use crate::registry::{Foreign, Registry, RegistryError};
 
 /// So many blobs are fetched at once: four fill two cores, and more gain little.
 const AT_ONCE: usize = 4;
@@ -34,6 +34,8 @@ pub(super) struct Fetch {
     /// Where that lies, if not in the file itself: another run had left it.
     pub(super) old: Option<Remains>,
     pub(super) registries: HashMap<Host, Registry>,
+    /// Who fetches layers from outside of registries, where that is wanted.
+    pub(super) foreign: Option<Foreign>,
     pub(super) progress: Arc<Progress>,
 }
 
@@ -127,7 +129,7 @@ impl Fetch {
             return Ok(());
         };
         let range = place.written()..plan.size;
-        let mut body = std::pin::pin!(registry.blob_range(&plan.repository, &plan.digest, plan.size, range));
+        let mut body = source::blob_range(plan, range, registry, self.foreign.as_ref());
         let mut piece = Vec::with_capacity(PIECE);
         while let Some(chunk) = body.next().await {
             match chunk {

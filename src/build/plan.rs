@@ -5,8 +5,8 @@ use tracing::info;
 use super::resolve::Resolved;
 use crate::digest::Digest;
 use crate::payload::{
-    BillImage, BillManifest, Descriptor, ImagePlan, ManifestContent, ManifestPlan, PayloadError, Remains,
-    Required, RequiredSource,
+    BillImage, BillManifest, Descriptor, ImagePlan, ManifestContent, ManifestPlan, MissingImage,
+    PayloadError, Remains, Required, RequiredSource,
 };
 use crate::reason::Failure;
 use crate::reference::Host;
@@ -19,6 +19,8 @@ pub(super) struct Plan {
     pub(super) blobs: Vec<BlobPlan>,
     /// The blobs that the far side has, of those that the images need.
     pub(super) required: Vec<Required>,
+    /// The images that cannot be had and are left out.
+    pub(super) missing: Vec<MissingImage>,
     /// The blobs of each image, by its place in `images`.
     needs: Vec<HashSet<Digest>>,
 }
@@ -30,6 +32,8 @@ pub(super) struct BlobPlan {
     pub(super) size: u64,
     pub(super) host: Host,
     pub(super) repository: String,
+    /// Where a layer that may not be distributed may be had if the registry does not have it.
+    pub(super) urls: Vec<String>,
 }
 
 /// The blobs of an image: its configs, and its layers.
@@ -57,7 +61,10 @@ impl Plan {
                 Err(error) => failures.push(failure(image, &error)),
             }
         }
-        if failures.is_empty() { Self::of(resolved.images, &there) } else { Err(failures) }
+        if !failures.is_empty() {
+            return Err(failures);
+        }
+        Self::of(resolved.images, &there).map(|plan| Self { missing: resolved.missing, ..plan })
     }
 
     /// Plans what the remains of an earlier run were to become, without asking any registry.
@@ -79,13 +86,16 @@ impl Plan {
                 digest: image.digest.clone()?,
                 media_type: image.media_type.clone(),
                 size: image.size,
+                platforms: image.platforms.clone(),
+                omitted: image.omitted.clone(),
                 manifests: manifests_of(image)?,
             })
         };
         let images = remains.bill.images.iter().map(image_of).collect::<Option<Vec<_>>>()?;
         let required = remains.bill.required.iter();
         let there = required.map(|blob| (blob.digest.clone(), blob.sources.clone())).collect();
-        Self::of(images, &there).ok()
+        let plan = Self::of(images, &there).ok()?;
+        Some(Self { missing: remains.bill.missing.clone(), ..plan })
     }
 
     /// Plans a payload of `images`, given what the far side has.
@@ -139,11 +149,15 @@ impl Plan {
                 size: blob.size,
                 host: image.reference.host().clone(),
                 repository: repository.to_owned(),
+                urls: blob.urls().to_vec(),
             });
         }
         let required = required.into_values().collect();
         let needs = blobs.iter().map(|blobs| blobs.all().map(|blob| blob.digest.clone()).collect()).collect();
-        if failures.is_empty() { Ok(Self { images, blobs: plans, required, needs }) } else { Err(failures) }
+        if !failures.is_empty() {
+            return Err(failures);
+        }
+        Ok(Self { images, blobs: plans, required, missing: Vec::new(), needs })
     }
 
     /// The blobs to carry, as the payload names them.
@@ -207,12 +221,14 @@ mod tests {
             digest,
             media_type: "m".into(),
             size: json.len() as u64,
+            platforms: Vec::new(),
+            omitted: Vec::new(),
             manifests: vec![manifest],
         }
     }
 
     fn plan(images: Vec<ImagePlan>, already_transferred: Vec<ImagePlan>) -> Result<Plan, Vec<Failure>> {
-        Plan::new(Resolved { images, already_transferred })
+        Plan::new(Resolved { images, already_transferred, missing: Vec::new() })
     }
 
     fn digests(names: &[&str]) -> Vec<Digest> {

@@ -1,12 +1,18 @@
 use std::collections::{HashMap, HashSet};
 
-use futures::FutureExt;
+use bytes::BytesMut;
 use futures::future::BoxFuture;
-use tracing::info;
+use futures::{FutureExt, TryStreamExt};
+use tracing::{info, warn};
 
+use super::choice::{self, Choice, Verdict};
 use super::{BuildRequest, ImageRequest};
 use crate::digest::Digest;
-use crate::payload::{ImagePlan, MANIFESTS_LIMIT, ManifestContent, ManifestPlan, PayloadError};
+use crate::payload::{
+    Descriptor, ImagePlan, MANIFEST_LIMIT, MANIFESTS_LIMIT, ManifestContent, ManifestPlan, MissingImage,
+    PayloadError,
+};
+use crate::platform::{self, Platform};
 use crate::progress::STEP;
 use crate::reason::{Failure, Reason};
 use crate::reference::{Host, Reference};
@@ -23,6 +29,8 @@ pub(super) struct Resolved {
     pub(super) images: Vec<ImagePlan>,
     /// The images that the far side has.
     pub(super) already_transferred: Vec<ImagePlan>,
+    /// The images that cannot be had, and are to be left out.
+    pub(super) missing: Vec<MissingImage>,
 }
 
 #[derive(Debug, thiserror::Error)]
@@ -33,6 +41,20 @@ enum ResolveError {
     Payload { image: String, error: PayloadError },
     #[error("no access to {0} was given")]
     NoAccess(Host),
+    #[error(
+        "{image}: it has no {missing}; it has {has}: ask for a platform that it has (platforms, --platform)"
+    )]
+    Platform { image: String, missing: String, has: String },
+    #[error(
+        "{image}: its index names {what}, and the registry does not have it ({error}); ask for the platforms that it has (platforms, --platform), so that the others are left out"
+    )]
+    Child { image: String, what: String, error: RegistryError },
+    #[error(
+        "{image}: its layer {digest} may not be distributed, and the registry does not have it; have such layers fetched from where the manifest says (foreignLayers: true, --foreign-layers)"
+    )]
+    ForeignLayer { image: String, digest: Digest },
+    #[error("{image}: its config {digest} has the digest {found}; the registry gives what it does not have")]
+    Config { image: String, digest: Digest, found: Digest },
     /// A registry that did not answer, or not to these credentials, is not asked for the next image.
     #[error("{image} was not asked for: {why}")]
     Unanswered { image: String, reason: Reason, why: String },
@@ -41,46 +63,92 @@ enum ResolveError {
 impl ResolveError {
     fn reason(&self) -> Reason {
         match self {
-            Self::Registry(error) => error.reason(),
+            Self::Registry(error) | Self::Child { error, .. } => error.reason(),
             Self::Payload { error, .. } => error.reason(),
             Self::NoAccess(_) => Reason::InvalidSpec,
+            Self::Platform { .. } => Reason::ImageNotFound,
+            Self::Config { .. } => Reason::DigestMismatch,
+            Self::ForeignLayer { .. } => Reason::UnsupportedImage,
             Self::Unanswered { reason, .. } => *reason,
         }
     }
 }
 
-/// Resolves every name once. All are tried; all failures are told.
+/// Resolves every name once. All are tried; all failures are told, unless they are allowed.
 pub(super) async fn resolve(request: &BuildRequest) -> Result<Resolved, Vec<Failure>> {
     let mut resolver = Resolver {
         registries: &request.registries,
         manifests: HashMap::new(),
         manifests_size: 0,
         unanswered: HashMap::new(),
+        foreign_layers: request.foreign_layers,
+        far_blobs: HashSet::new(),
     };
-    let mut failures = Vec::new();
-    let already_transferred = resolver.images(&request.already_transferred, &mut failures).await;
+    let far = request.already_transferred.iter().map(|reference| (reference, request.far_choice()));
+    let (already_transferred, mut failures) = apart(resolver.images(far.collect()).await);
+    resolver.far_blobs = already_transferred.iter().flat_map(blobs).collect();
     let there: HashMap<String, &ImagePlan> =
         already_transferred.iter().map(|image| (image.reference.to_string(), image)).collect();
-    let (skipped, wanted): (Vec<_>, Vec<_>) = unique(&request.images)
-        .into_iter()
-        .partition(|image| there.contains_key(&image.reference.to_string()));
-    for image in &skipped {
+    let asked = unique(&request.images);
+    let is_there = |image: &&ImageRequest| there.contains_key(&image.reference.to_string());
+    for image in asked.iter().filter(is_there) {
         info!("Skipping {} as it has already been transferred", image.reference.written());
     }
-    let wanted: Vec<Reference> = wanted.into_iter().map(|image| image.reference).collect();
-    let wanted = resolver.images(&wanted, &mut failures).await;
-    if !failures.is_empty() {
+    let wanted = asked.iter().filter(|image| !is_there(image));
+    let choices = wanted.map(|image| (&image.reference, Choice::new(&image.platforms, true)));
+    let mut wanted = resolver.images(choices.collect()).await.into_iter();
+
+    let (mut images, mut missing) = (Vec::new(), Vec::new());
+    for ImageRequest { reference, far_name, .. } in asked.iter().cloned() {
+        if let Some(image) = there.get(&reference.to_string()) {
+            let (platforms, omitted, manifests) = (Vec::new(), Vec::new(), Vec::new());
+            let image = (*image).clone();
+            images.push(ImagePlan { reference, far_name, platforms, omitted, manifests, ..image });
+            continue;
+        }
+        match wanted.next() {
+            Some(Ok(image)) => images.push(ImagePlan { far_name, ..image }),
+            Some(Err(Unresolved { failure, is_about_image })) => {
+                if request.allow_missing && is_about_image {
+                    missing.push((reference, failure));
+                } else {
+                    failures.push(failure);
+                }
+            }
+            None => {}
+        }
+    }
+    if !failures.is_empty() || images.is_empty() {
+        failures.extend(missing.into_iter().map(|(_, failure)| failure));
         return Err(failures);
     }
-    let mut wanted = wanted.into_iter();
-    let images = unique(&request.images)
-        .into_iter()
-        .filter_map(|ImageRequest { reference, far_name }| match there.get(&reference.to_string()) {
-            Some(image) => Some(ImagePlan { reference, far_name, manifests: Vec::new(), ..(*image).clone() }),
-            None => wanted.next().map(|image| ImagePlan { far_name, ..image }),
-        })
-        .collect();
-    Ok(Resolved { images, already_transferred })
+    let missing = missing.into_iter().map(|(reference, failure)| {
+        warn!("{}; the payload is made without it", failure.message);
+        let reason = failure.reason.to_string();
+        MissingImage { name: reference.written().to_owned(), reference: reference.to_string(), reason }
+    });
+    Ok(Resolved { images, missing: missing.collect(), already_transferred })
+}
+
+/// What was resolved, and why the rest was not.
+fn apart(results: Vec<Result<ImagePlan, Unresolved>>) -> (Vec<ImagePlan>, Vec<Failure>) {
+    let (mut images, mut failures) = (Vec::new(), Vec::new());
+    for result in results {
+        match result {
+            Ok(image) => images.push(image),
+            Err(unresolved) => failures.push(unresolved.failure),
+        }
+    }
+    (images, failures)
+}
+
+/// The blobs of an image.
+fn blobs(image: &ImagePlan) -> Vec<Digest> {
+    let parsed = image
+        .manifests
+        .iter()
+        .filter_map(|manifest| ManifestContent::parse(&manifest.digest, &manifest.bytes).ok());
+    parsed.flat_map(|content| content.blobs().map(|blob| blob.digest.clone()).collect::<Vec<_>>()).collect()
 }
 
 /// The same image twice counts once, unless it is to have two names at the far side.
@@ -90,6 +158,27 @@ fn unique(images: &[ImageRequest]) -> Vec<ImageRequest> {
     images.iter().filter(is_first).cloned().collect()
 }
 
+/// An image, and what of it.
+type Wanted<'a> = (&'a Reference, Choice);
+
+impl BuildRequest {
+    /// What is looked for in images that the far side has: what any image to carry is wanted for.
+    fn far_choice(&self) -> Choice {
+        let is_open = self.images.iter().any(|image| image.platforms.is_empty());
+        let wanted: Vec<Platform> = self.images.iter().flat_map(|image| image.platforms.clone()).collect();
+        Choice::new(if is_open { &[] } else { &wanted }, false)
+    }
+}
+
+/// What an image was found to have.
+#[derive(Default)]
+struct Found {
+    /// Its manifests in push order.
+    manifests: Vec<ManifestPlan>,
+    /// What its indexes name.
+    indexes: Vec<ManifestContent>,
+}
+
 struct Resolver<'a> {
     registries: &'a HashMap<Host, Registry>,
     /// Manifests that were read: several images may name the same one.
@@ -97,58 +186,82 @@ struct Resolver<'a> {
     /// Bytes of all manifests together.
     manifests_size: u64,
     unanswered: HashMap<Host, (Reason, String)>,
+    /// Whether layers may be had from outside of registries.
+    foreign_layers: bool,
+    /// The blobs that the far side has.
+    far_blobs: HashSet<Digest>,
+}
+
+/// An image that was not resolved.
+struct Unresolved {
+    failure: Failure,
+    /// Whether the registry answers, and has not or does not give this image.
+    is_about_image: bool,
 }
 
 impl Resolver<'_> {
-    async fn images(&mut self, references: &[Reference], failures: &mut Vec<Failure>) -> Vec<ImagePlan> {
+    async fn images(&mut self, wanted: Vec<Wanted<'_>>) -> Vec<Result<ImagePlan, Unresolved>> {
         let mut images = Vec::new();
-        for reference in references {
-            match self.image(reference).await {
-                Ok(image) => images.push(image),
-                Err(error) => {
-                    let (reason, message) = (error.reason(), error.to_string());
-                    // Docker Hub refuses to say anonymously whether an image exists: the next may.
-                    let signs_in =
-                        || self.registries.get(reference.host()).is_some_and(Registry::has_credentials);
-                    if reason == Reason::RegistryUnavailable
-                        || (reason == Reason::AuthenticationFailed && signs_in())
-                    {
-                        let first = self.unanswered.entry(reference.host().clone());
-                        first.or_insert_with(|| (reason, message.clone()));
-                    }
-                    failures.push(Failure { item: reference.written().to_owned(), reason, message });
-                }
-            }
+        for (reference, choice) in wanted {
+            let resolved = self.image(reference, choice).await;
+            images.push(resolved.map_err(|error| self.unresolved(reference, &error)));
         }
         images
     }
 
-    async fn image(&mut self, reference: &Reference) -> Result<ImagePlan, ResolveError> {
+    fn unresolved(&mut self, reference: &Reference, error: &ResolveError) -> Unresolved {
+        let (reason, message) = (error.reason(), error.to_string());
+        // Docker Hub refuses to say anonymously whether an image exists: the next may.
+        let signs_in = self.registries.get(reference.host()).is_some_and(Registry::has_credentials);
+        let is_refused = reason == Reason::AuthenticationFailed;
+        if reason == Reason::RegistryUnavailable || (is_refused && signs_in) {
+            let first = self.unanswered.entry(reference.host().clone());
+            first.or_insert_with(|| (reason, message.clone()));
+        }
+        let is_about_image = match reason {
+            Reason::ImageNotFound | Reason::UnsupportedImage | Reason::AccessDenied => true,
+            _ => is_refused && !signs_in,
+        };
+        let failure = Failure { item: reference.written().to_owned(), reason, message };
+        Unresolved { failure, is_about_image }
+    }
+
+    async fn image(&mut self, reference: &Reference, mut choice: Choice) -> Result<ImagePlan, ResolveError> {
         if let Some((reason, why)) = self.unanswered.get(reference.host()).cloned() {
             return Err(ResolveError::Unanswered { image: reference.written().to_owned(), reason, why });
         }
         info!(target: STEP, "Resolving {reference}");
         let root = self.read(reference, reference.tag_or_digest()).await?;
-        let mut manifests = Vec::new();
-        self.visit(reference, root.clone(), 0, &mut manifests).await?;
+        let mut found = Found::default();
+        self.visit(reference, root.clone(), &mut choice, 0, &mut found).await?;
+        if let Some((missing, has)) = choice.missing() {
+            let (missing, has) = (platform::list(&missing), platform::list(&has));
+            return Err(ResolveError::Platform { image: reference.written().to_owned(), missing, has });
+        }
+        let carried = found.manifests.iter().map(|manifest| &manifest.digest).collect();
+        let omitted = choice::omitted(&found.indexes, &carried);
         Ok(ImagePlan {
             reference: reference.clone(),
             far_name: None,
             digest: root.digest,
             media_type: root.media_type,
             size: root.bytes.len() as u64,
-            manifests,
+            platforms: choice.wanted().to_vec(),
+            omitted,
+            manifests: found.manifests,
         })
     }
 
-    /// Adds a manifest behind all that it names, each once.
+    /// Adds a manifest behind all that it names and that is wanted, each once. An index of which
+    /// nothing is wanted is not added; gives whether it was.
     fn visit<'a>(
         &'a mut self,
         reference: &'a Reference,
         manifest: Manifest,
+        choice: &'a mut Choice,
         depth: usize,
-        manifests: &'a mut Vec<ManifestPlan>,
-    ) -> BoxFuture<'a, Result<(), ResolveError>> {
+        found: &'a mut Found,
+    ) -> BoxFuture<'a, Result<bool, ResolveError>> {
         async move {
             let refused = |error| ResolveError::Payload { image: reference.written().to_owned(), error };
             if depth > DEPTH_LIMIT {
@@ -156,22 +269,137 @@ impl Resolver<'_> {
                 return Err(refused(PayloadError::Manifest { digest: manifest.digest, why }));
             }
             let content = ManifestContent::parse(&manifest.digest, &manifest.bytes).map_err(refused)?;
-            for child in content.children {
-                if manifests.iter().any(|known| known.digest == child.digest) {
-                    continue;
+            if !content.is_index() {
+                // Who names it has said what it is for, if it is a child.
+                if depth == 0 && choice.is_to_carry() && !choice.is_open() {
+                    self.is_taken(reference, &content, choice).await?;
                 }
-                let found = self.read(reference, child.digest.as_str()).await?;
-                if found.bytes.len() as u64 != child.size {
-                    let (one, other) = (child.size, found.bytes.len() as u64);
-                    return Err(refused(PayloadError::Sizes { digest: child.digest, one, other }));
+                if choice.is_to_carry() {
+                    self.check_foreign_layers(reference, &content).await?;
                 }
-                self.visit(reference, found, depth + 1, manifests).await?;
+            } else if !self.visit_children(reference, &content, choice, depth, found).await? {
+                return Ok(false);
             }
             let Manifest { digest, media_type, bytes } = manifest;
-            manifests.push(ManifestPlan { digest, media_type, bytes });
-            Ok(())
+            found.manifests.push(ManifestPlan { digest, media_type, bytes });
+            found.indexes.extend(Some(content).filter(ManifestContent::is_index));
+            Ok(true)
         }
         .boxed()
+    }
+
+    /// Adds the children of an index that are wanted. Gives whether the index is wanted: unless it has
+    /// children, and none of them is.
+    async fn visit_children(
+        &mut self,
+        reference: &Reference,
+        index: &ManifestContent,
+        choice: &mut Choice,
+        depth: usize,
+        found: &mut Found,
+    ) -> Result<bool, ResolveError> {
+        let refused = |error| ResolveError::Payload { image: reference.written().to_owned(), error };
+        let mut is_wanted = choice.is_open() || index.children.is_empty();
+        let mut left_out = HashSet::new();
+        for (child, verdict) in index.children.iter().zip(choice.children(index)) {
+            if found.manifests.iter().any(|known| known.digest == child.digest) {
+                is_wanted = true;
+                continue;
+            }
+            // What is attested of an image that turned out not to be wanted is not wanted either.
+            if verdict == Verdict::Omitted || child.attested().is_some_and(|image| left_out.contains(&image))
+            {
+                continue;
+            }
+            let manifest = self.read_child(reference, child).await?;
+            if manifest.bytes.len() as u64 != child.size {
+                let (one, other) = (child.size, manifest.bytes.len() as u64);
+                return Err(refused(PayloadError::Sizes { digest: child.digest.clone(), one, other }));
+            }
+            if verdict == Verdict::Unknown {
+                let content = ManifestContent::parse(&manifest.digest, &manifest.bytes).map_err(refused)?;
+                if !content.is_index() && !self.is_taken(reference, &content, choice).await? {
+                    left_out.insert(child.digest.clone());
+                    continue;
+                }
+            }
+            is_wanted |= self.visit(reference, manifest, choice, depth + 1, found).await?;
+        }
+        Ok(is_wanted)
+    }
+
+    /// Whether an image that no index tells the platform of is wanted: its config tells. What has no
+    /// such config is for all platforms.
+    async fn is_taken(
+        &self,
+        reference: &Reference,
+        content: &ManifestContent,
+        choice: &mut Choice,
+    ) -> Result<bool, ResolveError> {
+        let Some(config) = choice::image_config(content) else {
+            return Ok(true);
+        };
+        let image = || reference.written().to_owned();
+        if config.size > MANIFEST_LIMIT {
+            let why = format!("its config has {} bytes", config.size);
+            let error = PayloadError::Manifest { digest: config.digest.clone(), why };
+            return Err(ResolveError::Payload { image: image(), error });
+        }
+        let body = self.registry(reference)?.blob(reference.repository(), &config.digest, config.size);
+        let bytes = body
+            .try_fold(BytesMut::new(), async |mut bytes, chunk| {
+                bytes.extend_from_slice(&chunk);
+                Ok(bytes)
+            })
+            .await?;
+        config.digest.check(&bytes).map_err(|found| {
+            let digest = config.digest.clone();
+            ResolveError::Config { image: image(), digest, found }
+        })?;
+        Ok(choice::platform_of_config(&bytes).is_none_or(|platform| choice.takes(platform)))
+    }
+
+    /// That all layers can be had where those that may not be distributed are had from the registry alone.
+    async fn check_foreign_layers(
+        &self,
+        reference: &Reference,
+        content: &ManifestContent,
+    ) -> Result<(), ResolveError> {
+        if self.foreign_layers {
+            return Ok(());
+        }
+        let is_foreign =
+            |layer: &&Descriptor| !layer.urls().is_empty() && !self.far_blobs.contains(&layer.digest);
+        for layer in content.layers.iter().filter(is_foreign) {
+            if !self.registry(reference)?.has_blob(reference.repository(), &layer.digest).await? {
+                let (image, digest) = (reference.written().to_owned(), layer.digest.clone());
+                return Err(ResolveError::ForeignLayer { image, digest });
+            }
+        }
+        Ok(())
+    }
+
+    /// A manifest that an index names.
+    async fn read_child(
+        &mut self,
+        reference: &Reference,
+        child: &Descriptor,
+    ) -> Result<Manifest, ResolveError> {
+        match self.read(reference, child.digest.as_str()).await {
+            Err(ResolveError::Registry(error)) if error.is_not_found() => {
+                let what = match child.platform() {
+                    Some(platform) => format!("{} for {platform}", child.digest),
+                    None => child.digest.to_string(),
+                };
+                Err(ResolveError::Child { image: reference.written().to_owned(), what, error })
+            }
+            read => read,
+        }
+    }
+
+    fn registry(&self, reference: &Reference) -> Result<&Registry, ResolveError> {
+        let registry = self.registries.get(reference.host());
+        registry.ok_or_else(|| ResolveError::NoAccess(reference.host().clone()))
     }
 
     async fn read(&mut self, reference: &Reference, tag_or_digest: &str) -> Result<Manifest, ResolveError> {
@@ -179,11 +407,7 @@ impl Resolver<'_> {
         if let Some(known) = known {
             return Ok(known.clone());
         }
-        let registry = self
-            .registries
-            .get(reference.host())
-            .ok_or_else(|| ResolveError::NoAccess(reference.host().clone()))?;
-        let manifest = registry.manifest(reference.repository(), tag_or_digest).await?;
+        let manifest = self.registry(reference)?.manifest(reference.repository(), tag_or_digest).await?;
         self.manifests_size += manifest.bytes.len() as u64;
         if self.manifests_size > MANIFESTS_LIMIT {
             let message = format!("the manifests of all images have over {MANIFESTS_LIMIT} bytes");

@@ -6,17 +6,19 @@ use indexmap::IndexMap;
 use indicatif::DecimalBytes;
 use serde::Serialize;
 
-use super::{CliError, output};
+use super::{CliError, open, open_payload, output};
 use crate::digest::Digest;
-use crate::payload::{Bill, BillImage, FilePayload};
-use crate::storage::open_source;
+use crate::payload::{Bill, BillImage};
+use crate::platform;
 
 /// Tell what is in a payload
 ///
 /// Reads the bill and the directory, not the blobs: see verify.
+// The docstrings are the help that people read at a terminal.
+#[allow(clippy::doc_markdown)]
 #[derive(Debug, Args)]
 pub(super) struct Inspect {
-    /// The payload
+    /// The payload: a file, or an object such as s3://BUCKET/KEY
     #[arg(value_name = "FILE")]
     file: PathBuf,
     /// Print JSON
@@ -40,15 +42,14 @@ struct Inspection<'a> {
 }
 
 impl Inspect {
-    pub(super) fn run(&self) -> Result<(), CliError> {
-        let file = open_source(&self.file).map_err(|error| CliError::Failed(error.to_string()))?;
-        let payload = FilePayload::open(file).map_err(|error| CliError::of_file(&self.file, &error))?;
+    pub(super) async fn run(&self) -> Result<(), CliError> {
+        let payload = open_payload(&self.file, open(&self.file).await?).await?;
         let bill = payload.bill();
         let inspection = Inspection {
             digest: payload.digest(),
             size: payload.size(),
             docker_charon: payload.digest().is_none() || bill.files.len() > 2,
-            complete_layout: payload.digest().is_some() && bill.required.is_empty(),
+            complete_layout: payload.digest().is_some() && !is_subset(bill) && !leaves_to_far_side(bill),
             bill,
         };
         if self.json {
@@ -70,7 +71,7 @@ impl Inspection<'_> {
         let layout = match (self.complete_layout, self.digest) {
             (true, _) => "complete, once it is unpacked".to_owned(),
             (false, None) => "no".to_owned(),
-            (false, Some(_)) => "not complete, since blobs are left to the far side".to_owned(),
+            (false, Some(_)) => format!("not complete, since {}", why_incomplete(self.bill)),
         };
         let mut lines = vec![
             format!("payload digest    {}", self.digest.map_or("none", Digest::as_str)),
@@ -89,7 +90,20 @@ impl Inspection<'_> {
             lines.push(format!("{:width$}  {digest:71}  {}{own}", image.name, kind(image)));
         }
         lines.extend(self.required());
+        lines.extend(self.missing());
         lines.join("\n")
+    }
+
+    /// What was asked for and could not be had.
+    fn missing(&self) -> Vec<String> {
+        let missing = &self.bill.missing;
+        if missing.is_empty() {
+            return Vec::new();
+        }
+        let width = width("NOT TO BE HAD", missing.iter().map(|missing| missing.name.as_str()));
+        let mut lines = vec![String::new(), format!("{:width$}  REASON", "NOT TO BE HAD")];
+        lines.extend(missing.iter().map(|missing| format!("{:width$}  {}", missing.name, missing.reason)));
+        lines
     }
 
     /// What the far side must have, by the images that brought it there.
@@ -116,6 +130,24 @@ impl Inspection<'_> {
         lines.extend(rows.iter().map(|(sources, amount)| format!("{sources:width$}  {amount}")));
         lines
     }
+}
+
+/// Whether indexes name images that were left out.
+fn is_subset(bill: &Bill) -> bool {
+    bill.images.iter().any(|image| !image.omitted.is_empty())
+}
+
+fn why_incomplete(bill: &Bill) -> &'static str {
+    match (is_subset(bill), leaves_to_far_side(bill)) {
+        (true, false) => "images of other platforms are left out",
+        (true, true) => "images of other platforms are left out, and the far side must have the rest",
+        (false, _) => "the far side must have the rest",
+    }
+}
+
+/// Whether the far side must have blobs, or whole images.
+fn leaves_to_far_side(bill: &Bill) -> bool {
+    !bill.required.is_empty() || bill.images.iter().any(|image| !image.carried)
 }
 
 /// How many blobs, and how large they are together.
@@ -145,9 +177,14 @@ fn why_not_docker_charon(bill: &Bill) -> String {
 }
 
 fn kind(image: &BillImage) -> String {
+    let of = match image.platforms.as_slice() {
+        [] => String::new(),
+        platforms if image.omitted.is_empty() => format!(" of {}", platform::list(platforms)),
+        platforms => format!(" of {}, {} left out", platform::list(platforms), image.omitted.len()),
+    };
     match (image.carried, image.manifests.len()) {
         (false, _) => "only named, the far side has it".to_owned(),
-        (true, 1) => "one manifest".to_owned(),
-        (true, count) => format!("index, {count} manifests"),
+        (true, 1) => format!("one manifest{of}"),
+        (true, count) => format!("index, {count} manifests{of}"),
     }
 }

@@ -21,7 +21,7 @@ use super::settings::Settings;
 use super::validate::{Invalid, Valid};
 use super::{Subject, run_id, trouble};
 use crate::api::{AttemptEnd, LastFailure, Run, Status};
-use crate::reason::{Class, Reason};
+use crate::reason::{Class, Reason, parse};
 use crate::worker::contract::Outcome;
 
 /// More disruptions than this are no accident.
@@ -490,11 +490,6 @@ fn was_stopped(pod: &PodView) -> bool {
 
 pub(super) fn key(job: &JobView) -> JobKey {
     JobKey { name: job.name.clone(), uid: job.uid.clone() }
-}
-
-/// The reason that a status spells as `text`.
-pub(super) fn parse(text: &str) -> Option<Reason> {
-    serde_json::from_value(text.into()).ok()
 }
 
 #[cfg(test)]

@@ -8,6 +8,7 @@ use k8s_openapi::api::core::v1::ResourceRequirements;
 use k8s_openapi::apimachinery::pkg::api::resource::Quantity;
 use k8s_openapi::apimachinery::pkg::util::intstr::IntOrString;
 
+use super::LeaseTiming;
 use crate::api::{PodIds, WorkerResources};
 
 /// What the controller is told when it starts.
@@ -21,6 +22,8 @@ pub struct Settings {
     pub concurrency: u16,
     /// How long things are waited for.
     pub pace: Pace,
+    /// How long a Lease counts, where several controllers are to take turns. Absent: there is one.
+    pub lease: Option<LeaseTiming>,
     /// Where `/healthz` and `/readyz` answer. Absent: nowhere.
     pub health_address: Option<SocketAddr>,
 }

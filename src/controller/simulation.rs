@@ -91,6 +91,7 @@ impl Cluster {
             status: Status::default(),
             jobs: vec![],
             settings: Settings {
+                lease: None,
                 worker: WorkerDefaults::with_image("i"),
                 namespace: None,
                 concurrency: 1,
@@ -435,7 +436,7 @@ proptest! {
             Verdict::Succeeded => {}
             Verdict::Stalled => {
                 let run = cluster.status.run.clone().unwrap();
-                let end = super::decide::parse(&run.ended.unwrap().reason).unwrap();
+                let end = crate::reason::parse(&run.ended.unwrap().reason).unwrap();
                 let is_final = matches!(end.class(), Class::Final | Class::Twice);
                 prop_assert!(is_final, "stalled for {end}");
                 // A person who changes something gets another try, which now goes well.

@@ -3,10 +3,12 @@
 use jiff::Timestamp;
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::Time;
 
-use super::decide::{DISRUPTIONS_LIMIT, Verdict, parse};
+use super::decide::{DISRUPTIONS_LIMIT, Verdict};
 use super::redact::sentence;
-use crate::api::{Condition, ImportCounts, ItemFailure, Payload, Progress, Run, Status, condition};
-use crate::reason::Reason;
+use crate::api::{
+    Condition, ImportCounts, ItemFailure, Payload, Progress, RewrittenImage, Run, Status, condition,
+};
+use crate::reason::{Reason, parse};
 use crate::worker::contract::{self, FAILURE_MESSAGE_LIMIT, FAILURES_LIMIT, Outcome, Stage, cut};
 
 /// What is known beside the old status.
@@ -84,14 +86,20 @@ fn take_outcome(status: &mut Status, outcome: &Outcome, news: &News) {
             blobs_reused: payload.blobs_reused,
         });
     }
+    let rewritten = |image: &contract::Rewritten| RewrittenImage {
+        image: cut(&sentence(&image.image), FAILURE_MESSAGE_LIMIT).to_owned(),
+        digest: image.digest.to_string(),
+    };
     if news.is_import {
-        status.result = outcome.result.map(|result| ImportCounts {
+        status.result = outcome.result.as_ref().map(|result| ImportCounts {
             images: result.images,
             images_failed: result.images_failed,
             blobs_pushed: result.blobs_pushed,
             blobs_mounted: result.blobs_mounted,
             blobs_present: result.blobs_present,
             bytes_pushed: result.bytes_pushed,
+            images_rewritten: (result.images_rewritten > 0).then_some(result.images_rewritten),
+            rewritten: result.rewritten.iter().take(FAILURES_LIMIT).map(rewritten).collect(),
         });
     }
     let failure = |failure: &contract::Failure| ItemFailure {
@@ -285,10 +293,17 @@ fn success(status: &Status, news: &News) -> String {
         1 => "1 image is".to_owned(),
         count => format!("{count} images are"),
     };
-    match news.registry {
-        Some(registry) => format!("{images} in {registry}, from {}", payload.location),
-        None => format!("{images} in {}, {}", payload.location, size(payload.size_bytes)),
+    let rewritten = status.result.as_ref().and_then(|result| result.images_rewritten);
+    if let Some(registry) = news.registry {
+        let rewritten = rewritten.map_or_else(String::new, |count| {
+            format!("; {count} with another digest, since it takes no index without all its images: see status.result.rewritten")
+        });
+        return format!("{images} in {registry}, from {}{rewritten}", payload.location);
     }
+    let missing = status.failures_total.map_or_else(String::new, |count| {
+        format!("; without {count} that could not be had: see status.failures")
+    });
+    format!("{images} in {}, {}{missing}", payload.location, size(payload.size_bytes))
 }
 
 /// A size for people.

@@ -4,13 +4,18 @@
 //! relaxed schema let through, is told here. Whatever comes out can be turned into a Job.
 
 use std::collections::HashMap;
+use std::fmt;
 use std::time::Duration;
 
 use serde_json::{Value, json};
 
-use crate::api::{BuildImage, Claim, PayloadBuildSpec, PayloadImportSpec, RegistryAccess, Worker};
+use crate::api::{
+    BuildImage, Claim, ObjectStore, PayloadBuildSpec, PayloadImportSpec, RegistryAccess, Worker,
+};
 use crate::digest::Digest;
-use crate::reference::{FarName, Host, Reference};
+use crate::object_location::ObjectLocation;
+use crate::platform::{Platform, PlatformError};
+use crate::reference::{Endpoint, FarName, Host, Reference};
 use crate::worker::contract::{self, BuildWork, ImportWork, Work};
 
 /// How often a pod may fail if the spec does not say.
@@ -30,8 +35,8 @@ pub(super) struct Valid {
     pub work: Work,
     /// How registries are reached, an import's target first.
     pub registries: Vec<Registry>,
-    /// The claim of the output or source.
-    pub claim: Claim,
+    /// Where the payload goes or lies.
+    pub place: Place,
     /// Everything of the spec that the run id is a hash of.
     pub identity: Value,
     /// The pod's settings.
@@ -44,6 +49,15 @@ pub(super) struct Valid {
     pub job_ttl: i32,
     /// No worker is wanted for now.
     pub suspended: bool,
+}
+
+/// Where a payload goes or lies.
+#[derive(Clone, Debug, PartialEq)]
+pub(super) enum Place {
+    /// A file in a claim.
+    Claim(Claim),
+    /// An object of a store.
+    Object(ObjectStore),
 }
 
 /// A registry and the Secrets that open it.
@@ -62,12 +76,91 @@ pub(super) struct Invalid(pub String);
 impl Valid {
     /// Where the payload lies, as a status tells it.
     pub(super) fn location(&self) -> String {
-        format!("{}/{}", self.claim.claim_name, self.claim.path)
+        self.place.to_string()
     }
 
     /// Whether the volume is only read.
     pub(super) fn read_only(&self) -> bool {
         matches!(self.work, Work::Import(_))
+    }
+}
+
+impl Place {
+    /// The place that `field` of a spec names: exactly one of the two.
+    fn of(claim: Option<&Claim>, object: Option<&ObjectStore>, field: &str) -> Result<Self, Invalid> {
+        match (claim, object) {
+            (Some(claim), None) => {
+                Ok(Self::Claim(checked_claim(claim, &format!("{field}.persistentVolumeClaim"))?))
+            }
+            (None, Some(object)) => {
+                let provider = object.provider.unwrap_or_default();
+                let location = ObjectLocation::new(provider, &object.bucket, &object.key);
+                location.map_err(|error| Invalid(format!("{field}.objectStore: {error}")))?;
+                Ok(Self::Object(object.clone()))
+            }
+            _ => Err(Invalid(format!(
+                "{field} must have exactly one of persistentVolumeClaim and objectStore"
+            ))),
+        }
+    }
+
+    /// The payload's name, whose ends some are taken.
+    fn name(&self) -> (&'static str, &str) {
+        match self {
+            Self::Claim(claim) => ("persistentVolumeClaim.path", &claim.path),
+            Self::Object(object) => ("objectStore.key", &object.key),
+        }
+    }
+
+    /// The path in the volume; nothing of an object.
+    fn path(&self) -> String {
+        match self {
+            Self::Claim(claim) => claim.path.clone(),
+            Self::Object(_) => String::new(),
+        }
+    }
+
+    /// The object, as the worker is told of it.
+    fn object(&self) -> Option<contract::ObjectStore> {
+        let Self::Object(object) = self else { return None };
+        Some(contract::ObjectStore {
+            provider: object.provider.unwrap_or_default(),
+            bucket: object.bucket.clone(),
+            key: object.key.clone(),
+            endpoint: object.endpoint.clone(),
+            region: object.region.clone(),
+            credentials: object.secret_ref.is_some(),
+            certificates: object.cert_secret_ref.is_some(),
+        })
+    }
+
+    /// What of it the run id is a hash of: where it is, not what opens it.
+    fn identity(&self) -> Value {
+        match self {
+            Self::Claim(claim) => json!({ "persistentVolumeClaim": claim }),
+            Self::Object(object) => {
+                let where_it_is = ObjectStore { secret_ref: None, cert_secret_ref: None, ..object.clone() };
+                json!({ "objectStore": where_it_is })
+            }
+        }
+    }
+
+    /// Whether two payloads would have one place.
+    pub(super) fn is_that_of(&self, other: &Self) -> bool {
+        self.identity() == other.identity()
+    }
+}
+
+impl fmt::Display for Place {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Claim(claim) => write!(f, "{}/{}", claim.claim_name, claim.path),
+            Self::Object(object) => {
+                let provider = object.provider.unwrap_or_default();
+                let location = ObjectLocation::new(provider, &object.bucket, &object.key);
+                location.map_or(Ok(()), |location| location.fmt(f))
+            }
+        }
     }
 }
 
@@ -81,29 +174,35 @@ pub(super) fn build(spec: &PayloadBuildSpec) -> Result<Valid, Invalid> {
     let references = references(&names, |index| format!("spec.images[{index}].image"))?;
     distinct_at_the_far_side(&references, &far_names(spec)?)?;
     self::references(&far, |index| format!("spec.alreadyTransferred.images[{index}]"))?;
-    let claim = spec.output.persistent_volume_claim.as_ref();
-    let claim = claim.ok_or_else(|| Invalid("spec.output has no persistentVolumeClaim".into()))?;
-    let claim = checked_claim(claim, "spec.output.persistentVolumeClaim")?;
-    if let Some(suffix) = TAKEN_SUFFIXES.into_iter().find(|suffix| claim.path.ends_with(suffix)) {
+    let output = &spec.output;
+    let place =
+        Place::of(output.persistent_volume_claim.as_ref(), output.object_store.as_ref(), "spec.output")?;
+    let (field, name) = place.name();
+    if let Some(suffix) = TAKEN_SUFFIXES.into_iter().find(|suffix| name.ends_with(suffix)) {
         return Err(Invalid(format!(
-            "spec.output.persistentVolumeClaim.path {:?} ends in {suffix}, which is for files beside payloads; choose another name",
-            claim.path
+            "spec.output.{field} {name:?} ends in {suffix}, which is for files beside payloads; choose another name"
         )));
     }
     Ok(Valid {
         identity: json!({
             "images": spec.images,
+            "platforms": spec.platforms,
             "alreadyTransferred": spec.already_transferred,
-            "output": spec.output,
+            "foreignLayers": spec.foreign_layers,
+            "allowMissing": spec.allow_missing,
+            "output": place.identity(),
             "trigger": spec.trigger,
         }),
         work: Work::Build(BuildWork {
-            images: spec.images.iter().map(image).collect(),
+            images: images(spec)?,
             already_transferred: far,
-            path: claim.path.clone(),
+            foreign_layers: spec.foreign_layers.unwrap_or(false),
+            allow_missing: spec.allow_missing.unwrap_or(false),
+            path: place.path(),
+            object_store: place.object(),
         }),
         registries: registries(spec.registries.as_deref().unwrap_or_default())?,
-        claim,
+        place,
         worker: spec.worker.clone().unwrap_or_default(),
         backoff_limit: spec.backoff_limit.unwrap_or(DEFAULT_BACKOFF_LIMIT),
         timeout: timeout(spec.timeout.as_deref())?,
@@ -114,9 +213,9 @@ pub(super) fn build(spec: &PayloadBuildSpec) -> Result<Valid, Invalid> {
 
 /// Checks the spec of a `PayloadImport`.
 pub(super) fn import(spec: &PayloadImportSpec) -> Result<Valid, Invalid> {
-    let claim = spec.source.persistent_volume_claim.as_ref();
-    let claim = claim.ok_or_else(|| Invalid("spec.source has no persistentVolumeClaim".into()))?;
-    let claim = checked_claim(claim, "spec.source.persistentVolumeClaim")?;
+    let source = &spec.source;
+    let place =
+        Place::of(source.persistent_volume_claim.as_ref(), source.object_store.as_ref(), "spec.source")?;
     let expected_digest = match &spec.expected_digest {
         Some(text) => {
             let digest: Result<Digest, _> = text.parse();
@@ -126,23 +225,26 @@ pub(super) fn import(spec: &PayloadImportSpec) -> Result<Valid, Invalid> {
     };
     let target = RegistryAccess {
         host: spec.registry.host.clone(),
+        endpoint: None,
         secret_ref: spec.registry.secret_ref.clone(),
         cert_secret_ref: spec.registry.cert_secret_ref.clone(),
         insecure: spec.registry.insecure,
     };
     let work = ImportWork {
-        path: claim.path.clone(),
+        path: place.path(),
+        object_store: place.object(),
         expected_digest,
         registry: spec.registry.host.clone(),
         repository_prefix: spec.registry.repository_prefix.clone(),
         naming: spec.registry.naming.unwrap_or_default(),
         base_repositories: spec.registry.base_repositories.clone().unwrap_or_default(),
         tag_digests: spec.registry.tag_digests.unwrap_or(true),
+        sparse_index: spec.registry.sparse_index.unwrap_or_default(),
         strict: spec.strict.unwrap_or(false),
     };
     Ok(Valid {
         identity: json!({
-            "source": spec.source,
+            "source": place.identity(),
             "expectedDigest": spec.expected_digest,
             "registry": {
                 "host": spec.registry.host,
@@ -150,13 +252,14 @@ pub(super) fn import(spec: &PayloadImportSpec) -> Result<Valid, Invalid> {
                 "naming": spec.registry.naming,
                 "baseRepositories": spec.registry.base_repositories,
                 "tagDigests": spec.registry.tag_digests,
+                "sparseIndex": spec.registry.sparse_index,
             },
             "strict": spec.strict,
             "trigger": spec.trigger,
         }),
         work: Work::Import(work),
         registries: vec![registry(&target, "spec.registry")?],
-        claim,
+        place,
         worker: spec.worker.clone().unwrap_or_default(),
         backoff_limit: spec.backoff_limit.unwrap_or(DEFAULT_BACKOFF_LIMIT),
         timeout: timeout(spec.timeout.as_deref())?,
@@ -177,8 +280,23 @@ fn references(images: &[String], field: impl Fn(usize) -> String) -> Result<Vec<
     images.iter().enumerate().map(parse).collect()
 }
 
-fn image(image: &BuildImage) -> contract::Image {
-    contract::Image { name: image.image.clone(), far_name: image.far_name.clone() }
+/// The images as the worker is told of them: what the spec says of all is said of each.
+fn images(spec: &PayloadBuildSpec) -> Result<Vec<contract::Image>, Invalid> {
+    let of_all = platforms(spec.platforms.as_deref(), "spec.platforms")?;
+    let image = |(index, image): (usize, &BuildImage)| {
+        let own = platforms(image.platforms.as_deref(), &format!("spec.images[{index}].platforms"))?;
+        Ok(contract::Image {
+            name: image.image.clone(),
+            far_name: image.far_name.clone(),
+            platforms: own.or_else(|| of_all.clone()).unwrap_or_default(),
+        })
+    };
+    spec.images.iter().enumerate().map(image).collect()
+}
+
+fn platforms(names: Option<&[String]>, field: &str) -> Result<Option<Vec<Platform>>, Invalid> {
+    let refused = |error: PlatformError| Invalid(format!("{field}: {error}"));
+    names.map(|names| names.iter().map(|name| name.parse().map_err(refused)).collect()).transpose()
 }
 
 /// The names of their own that images are to have at the far side.
@@ -245,9 +363,12 @@ fn registries(registries: &[RegistryAccess]) -> Result<Vec<Registry>, Invalid> {
 fn registry(access: &RegistryAccess, field: &str) -> Result<Registry, Invalid> {
     let host: Result<Host, _> = access.host.parse();
     host.map_err(|error| Invalid(format!("{field}.host: {error}")))?;
+    let endpoint: Result<Option<Endpoint>, _> = access.endpoint.as_deref().map(str::parse).transpose();
+    endpoint.map_err(|error| Invalid(format!("{field}.endpoint: {error}")))?;
     Ok(Registry {
         access: contract::RegistryAccess {
             host: access.host.clone(),
+            endpoint: access.endpoint.clone(),
             insecure: access.insecure.unwrap_or(false),
             certificates: access.cert_secret_ref.as_ref().map(|secret| secret.name.clone()),
         },
@@ -322,11 +443,24 @@ mod tests {
         let work = BuildWork {
             images: vec!["python:3".into()],
             already_transferred: vec![],
+            foreign_layers: false,
+            allow_missing: false,
             path: "out/app.zip".into(),
+            object_store: None,
         };
         assert_eq!(valid.work, Work::Build(work));
         assert_eq!((valid.backoff_limit, valid.timeout), (6, None));
         assert_eq!((valid.location().as_str(), valid.read_only()), ("transfer/out/app.zip", false));
+    }
+
+    #[test]
+    fn platforms_of_all_images_are_those_of_each_that_has_none_of_its_own() {
+        let images = json!([{ "image": "a" }, { "image": "b", "platforms": ["linux/arm64/v8"] }]);
+        let valid =
+            build_of(with(with(spec(), "images", images), "platforms", json!(["linux/amd64"]))).unwrap();
+        let Work::Build(work) = valid.work else { panic!("a build builds") };
+        let platforms = work.images.iter().map(|image| crate::platform::list(&image.platforms));
+        assert_eq!(platforms.collect::<Vec<_>>(), ["linux/amd64", "linux/arm64"]);
     }
 
     #[test]
@@ -338,7 +472,8 @@ mod tests {
         );
         let valid = import_of(spec).unwrap();
         let certificates = Some("c".into());
-        let access = contract::RegistryAccess { host: "r:5000".into(), insecure: true, certificates };
+        let access =
+            contract::RegistryAccess { host: "r:5000".into(), endpoint: None, insecure: true, certificates };
         let registry = Registry { access, credentials: Some("s".into()) };
         assert_eq!(valid.registries, [registry]);
         assert!(valid.read_only());
@@ -372,11 +507,31 @@ mod tests {
                 with(spec(), "images", json!([{ "image": "a", "as": "a@b" }])),
                 "spec.images[0].as: \"a@b\" is no name for the far side",
             ),
+            (with(spec(), "platforms", json!(["linux"])), "spec.platforms: \"linux\" is no platform"),
+            (
+                with(spec(), "images", json!([{ "image": "a", "platforms": ["linux/amd64", "/"] }])),
+                "spec.images[0].platforms: \"/\" is no platform",
+            ),
+            (
+                with(spec(), "registries", json!([{ "host": "a.b", "endpoint": "http://c" }])),
+                "spec.registries[0].endpoint: \"http://c\" is no endpoint",
+            ),
             (path("../x"), "spec.output.persistentVolumeClaim.path \"../x\""),
             (path("x.zip.partial"), "ends in .partial, which is for files beside payloads"),
             (path("x.zip.report.json"), "ends in .report.json"),
             (path("/x"), "without '.', '..' and empty parts"),
-            (with(spec(), "output", json!({})), "spec.output has no persistentVolumeClaim"),
+            (
+                with(spec(), "output", json!({})),
+                "spec.output must have exactly one of persistentVolumeClaim and objectStore",
+            ),
+            (
+                with(spec(), "output", json!({ "objectStore": { "bucket": "b", "key": "a.zip.partial" } })),
+                "spec.output.objectStore.key \"a.zip.partial\" ends in .partial",
+            ),
+            (
+                with(spec(), "output", json!({ "objectStore": { "bucket": "b", "key": "a/../b" } })),
+                "spec.output.objectStore: \"b/a/../b\" names no object",
+            ),
             (registries(["docker.io", "index.docker.io"]), "are the same registry"),
             (registries(["a.b", "a.b/c"]), "spec.registries[1].host"),
             (with(spec(), "timeout", json!("1d")), "spec.timeout \"1d\""),
@@ -388,7 +543,7 @@ mod tests {
             assert!(refusal.contains(words), "{spec}: {refusal}");
         }
         for (spec, words) in [
-            (with(import_spec(), "source", json!({})), "spec.source has no persistentVolumeClaim"),
+            (with(import_spec(), "source", json!({})), "spec.source must have exactly one of"),
             (with(import_spec(), "expectedDigest", json!("sha256:1")), "spec.expectedDigest"),
             (with(import_spec(), "registry", json!({ "host": "a.b/c" })), "spec.registry.host"),
         ] {

@@ -12,9 +12,9 @@ use super::meter::Meter;
 use super::target::{State, Target};
 use super::{Counts, Passing, Payload};
 use crate::digest::Digest;
-use crate::payload::{Bill, BillEntry, EntryKind, FilePayload, PayloadError, Verified};
+use crate::payload::{Bill, BillEntry, BillManifest, EntryKind, FilePayload, PayloadError, Verified};
 use crate::progress::{Progress, STEP};
-use crate::reason::Reason;
+use crate::reason::{Reason, Told};
 use crate::reference::Host;
 use crate::registry::{Registry, RegistryError};
 
@@ -387,18 +387,33 @@ impl Delivery {
         if !target.is_wanted() {
             return;
         }
-        let mut put = self.put_manifests(target, manifests).await;
-        if let (Err(error), Some(file)) = (&put, file)
-            && error.is_blob_unknown()
+        let list = target
+            .manifests
+            .iter()
+            .map(|manifest| (manifest.clone(), manifests.get(&manifest.digest).cloned().unwrap_or_default()));
+        let list: Vec<_> = list.collect();
+        let mut put = self.put_manifests(target, &list).await;
+        if let (Err(refusal), Some(file)) = (&put, file)
+            && refusal.error.is_blob_unknown()
+            && !refusal.is_of_sparse_index(target)
         {
-            info!("{error}; uploading the blobs of {} without asking", target.name);
+            info!("{}; uploading the blobs of {} without asking", refusal.error, target.name);
             put = match self.upload_unasked(target, file).await {
-                Ok(()) => self.put_manifests(target, manifests).await,
+                Ok(()) => self.put_manifests(target, &list).await,
                 Err(why) => return target.fail(why.0, &why.1),
             };
         }
-        if let Err(error) = put {
-            let (reason, why) = tell(&error);
+        if let (Err(refusal), Some(rewriting)) = (&put, target.rewriting())
+            && refusal.is_of_sparse_index(target)
+        {
+            debug!("{}", refusal.error);
+            put = self.put_manifests(target, rewriting).await;
+            if put.is_ok() {
+                target.take_rewritten(self.host());
+            }
+        }
+        if let Err(refusal) = put {
+            let (reason, why) = refusal.tell(target, self.host());
             debug!("{why}");
             target.fail(reason, &why);
             return;
@@ -414,27 +429,64 @@ impl Delivery {
         Ok(())
     }
 
-    async fn put_manifests(
-        &self,
-        target: &Target,
-        manifests: &HashMap<Digest, Bytes>,
-    ) -> Result<(), RegistryError> {
-        let Target { repository, tag, .. } = target;
-        for manifest in &target.manifests {
-            let bytes = manifests.get(&manifest.digest).cloned().unwrap_or_default();
+    /// Puts the manifests of an image in their order, the last one by its tag, too.
+    async fn put_manifests(&self, target: &Target, list: &[(BillManifest, Bytes)]) -> Result<(), Refusal> {
+        let repository = &target.repository;
+        for (index, (manifest, bytes)) in list.iter().enumerate() {
+            let refused = |error| Refusal { manifest: manifest.digest.clone(), error };
             let key = (repository.clone(), manifest.digest.clone());
             let is_there = self.known().manifests.contains(&key);
             if !is_there {
                 let digest = manifest.digest.as_str();
                 let put = self.registry.put_manifest(repository, digest, &manifest.media_type, bytes.clone());
-                put.await?;
+                put.await.map_err(refused)?;
                 self.known().manifests.insert(key);
             }
-            if let Some(tag) = tag.as_ref().filter(|_| Some(&manifest.digest) == target.root.as_ref()) {
-                self.registry.put_manifest(repository, tag, &manifest.media_type, bytes).await?;
+            if let Some(tag) = target.tag.as_ref().filter(|_| index + 1 == list.len()) {
+                let (digest, media_type) = (&manifest.digest, &manifest.media_type);
+                let put = self.registry.tag_manifest(repository, tag, digest, media_type, bytes.clone());
+                put.await.map_err(refused)?;
             }
         }
         Ok(())
+    }
+}
+
+/// A manifest that the registry did not take.
+struct Refusal {
+    manifest: Digest,
+    error: RegistryError,
+}
+
+impl Refusal {
+    /// Whether it is about an index of which images were left out, and because of them.
+    fn is_of_sparse_index(&self, target: &Target) -> bool {
+        target.touchy.sparse.contains(&self.manifest)
+            && (self.error.is_blob_unknown() || self.error.is_manifest_invalid())
+    }
+
+    /// Why, in one word and in a sentence that says what to do.
+    fn tell(&self, target: &Target, host: &Host) -> Why {
+        let error = &self.error;
+        if self.is_of_sparse_index(target) && target.rewriting().is_none() {
+            let why = format!(
+                "{error}; images of other platforms were left out of this index: carry all of them, let the registry take such an index (distribution: validation.manifests.indexes.platforms: none), or have it written anew, which changes its digest (registry.sparseIndex: Rewrite, --sparse-index rewrite)"
+            );
+            return (Reason::UnsupportedImage, why);
+        }
+        if target.touchy.with_urls.contains(&self.manifest) && error.is_manifest_unacceptable() {
+            let why = format!(
+                "{error}; it names layers by urls, and {host} takes no manifest that does: allow them there (distribution: validation.manifests.urls.allow), or leave the image out"
+            );
+            return (Reason::UnsupportedImage, why);
+        }
+        let algorithm = self.manifest.algorithm();
+        if algorithm != "sha256" && error.reason() == Reason::DigestMismatch {
+            let why =
+                format!("{error}; {host} keeps no manifest by its {algorithm} digest: leave the image out");
+            return (Reason::UnsupportedImage, why);
+        }
+        tell(error)
     }
 }
 
@@ -454,7 +506,11 @@ fn tell(error: &RegistryError) -> Why {
     let payload = error.body_error().and_then(io::Error::get_ref);
     match payload.and_then(|error| error.downcast_ref::<PayloadError>()) {
         Some(payload) => (payload.reason(), payload.to_string()),
-        None => (error.reason(), error.to_string()),
+        // The store of the payload may have told why.
+        None => match error.body_error().filter(|error| Told::is_in(error)) {
+            Some(told) => (Reason::from(told), format!("reading the payload: {told}")),
+            None => (error.reason(), error.to_string()),
+        },
     }
 }
 

@@ -3,10 +3,13 @@ use std::sync::Arc;
 
 use bytes::Bytes;
 
-use super::ImportError;
+use tracing::warn;
+
 use super::names::Names;
+use super::{ImportError, sparse};
 use crate::digest::Digest;
-use crate::payload::{Bill, BillManifest, ManifestContent, PayloadError, Required};
+use crate::payload::{Bill, BillImage, BillManifest, ManifestContent, PayloadError, Required};
+use crate::platform::SparseIndex;
 use crate::reason::{Failure, Reason};
 use crate::reference::{self, Host};
 use crate::registry::RegistryError;
@@ -28,7 +31,36 @@ pub(super) struct Target {
     pub(super) manifests: Vec<BillManifest>,
     /// Every blob that its manifests name.
     pub(super) blobs: Arc<HashSet<Digest>>,
+    /// Those of its manifests that registries may refuse for what they name.
+    pub(super) touchy: Touchy,
+    /// Its manifests with its indexes written anew, where that may be done.
+    rewriting: Option<Vec<(BillManifest, Bytes)>>,
+    /// They were, or had been before.
+    is_rewritten: bool,
     pub(super) state: State,
+}
+
+/// Manifests that registries may refuse for what they name.
+#[derive(Debug, Default)]
+pub(super) struct Touchy {
+    /// Indexes of which images were left out.
+    pub(super) sparse: HashSet<Digest>,
+    /// Manifests with layers that may be had elsewhere, by their `urls`.
+    pub(super) with_urls: HashSet<Digest>,
+}
+
+impl Touchy {
+    fn of(image: &BillImage, contents: &HashMap<Digest, ManifestContent>) -> Self {
+        let omitted: HashSet<&Digest> = image.omitted.iter().collect();
+        let those = |is_one: &dyn Fn(&ManifestContent) -> bool| {
+            let digests = image.manifests.iter().map(|manifest| &manifest.digest);
+            digests.filter(|digest| contents.get(digest).is_some_and(is_one)).cloned().collect()
+        };
+        Self {
+            sparse: those(&|content| content.children.iter().any(|child| omitted.contains(&child.digest))),
+            with_urls: those(&|content| content.layers.iter().any(|layer| !layer.urls().is_empty())),
+        }
+    }
 }
 
 /// How far an image is.
@@ -68,9 +100,35 @@ impl Target {
         }
     }
 
+    /// The digest of its root manifest with its indexes written anew, if they are so at the far side.
+    pub(super) fn rewritten_root(&self) -> Option<&Digest> {
+        self.rewriting().filter(|_| self.is_rewritten)?.last().map(|(root, _)| &root.digest)
+    }
+
+    /// Its manifests with its indexes written anew, where that may be done.
+    pub(super) fn rewriting(&self) -> Option<&[(BillManifest, Bytes)]> {
+        self.rewriting.as_deref()
+    }
+
+    /// Whether a digest is the one that the image would have with its indexes written anew.
+    pub(super) fn would_be(&self, found: &Digest) -> bool {
+        self.rewriting().and_then(<[_]>::last).is_some_and(|(root, _)| root.digest == *found)
+    }
+
+    /// Its indexes are written anew at the far side, which is told.
+    pub(super) fn take_rewritten(&mut self, host: &Host) {
+        self.is_rewritten = true;
+        if let (Some(now), Some(before)) = (self.rewritten_root(), &self.root) {
+            warn!(
+                "{}: {host} refuses its index, of which images are left out; it is written anew there without them, and its digest is {now} instead of {before}",
+                self.name
+            );
+        }
+    }
+
     /// Its name at the far side.
     pub(super) fn far_name(&self) -> String {
-        match (&self.tag, &self.root) {
+        match (&self.tag, self.rewritten_root().or(self.root.as_ref())) {
             (Some(tag), _) => format!("{}:{tag}", self.repository),
             (None, Some(root)) => format!("{}@{root}", self.repository),
             (None, None) => self.repository.clone(),
@@ -145,6 +203,7 @@ impl Target {
 pub(super) fn targets(
     bill: &Bill,
     names: &Names,
+    sparse_index: SparseIndex,
     manifest: impl Fn(&Digest) -> Result<Bytes, PayloadError>,
 ) -> Result<Vec<Target>, PayloadError> {
     let contents = bill.check_manifests(&manifest)?;
@@ -165,6 +224,14 @@ pub(super) fn targets(
         let own = image.far_name()?;
         let repository = names.repository(&reference, own.as_ref());
         let is_name = reference::is_repository(&repository);
+        let touchy = Touchy::of(image, &contents);
+        let rewriting = match sparse_index {
+            SparseIndex::Rewrite if !touchy.sparse.is_empty() => {
+                let omitted = image.omitted.iter().collect();
+                Some(sparse::rewritten(&image.manifests, &omitted, &manifest)?)
+            }
+            SparseIndex::Rewrite | SparseIndex::Keep => None,
+        };
         let mut target = Target {
             name: image.name.clone(),
             tag: names.tag(&reference, own.as_ref(), image.digest.as_ref()),
@@ -172,6 +239,9 @@ pub(super) fn targets(
             carried: image.carried,
             manifests: image.manifests.clone(),
             blobs,
+            touchy,
+            rewriting,
+            is_rewritten: false,
             state: State::Wanted,
             repository,
         };

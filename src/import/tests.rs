@@ -12,6 +12,7 @@ use axum::response::IntoResponse;
 
 use super::*;
 use crate::payload::{Contents, ImagePlan, ManifestPlan, PayloadWriter};
+use crate::read_at::LocalFile;
 use crate::reference::{Host, Reference};
 use crate::registry::Access;
 
@@ -70,6 +71,8 @@ async fn payload() -> std::fs::File {
         digest: root.clone(),
         media_type: DOCKER.into(),
         size: bytes.len() as u64,
+        platforms: Vec::new(),
+        omitted: Vec::new(),
         manifests: vec![ManifestPlan { digest: root, media_type: DOCKER.into(), bytes }],
     };
     let contents = Contents::new(&[image], &[(digest, BLOB.len() as u64)], Vec::new()).unwrap();
@@ -91,13 +94,14 @@ async fn blobs_that_a_registry_only_says_it_has_are_uploaded_without_asking_once
 
     let access = Access { insecure: true, ..Access::default() };
     let request = ImportRequest {
-        source: Source::File(payload().await),
+        source: Source::At(Arc::new(LocalFile::new(Arc::new(payload().await)).unwrap())),
         expected_digest: None,
         registry: crate::registry::Registry::new(host.parse().unwrap(), access).unwrap(),
         naming: Naming::AsWritten,
         repository_prefix: None,
         base_repositories: Vec::new(),
         tag_digests: true,
+        sparse_index: SparseIndex::Keep,
         strict: true,
     };
     let report = import(request, &Arc::default()).await.unwrap();

@@ -5,10 +5,12 @@ use tokio::io::AsyncWrite;
 use tokio_util::sync::CancellationToken;
 
 use super::{Error, RegistryOptions, unless_cancelled};
-use crate::build::{self, BuildReport, BuildRequest, Output};
+use crate::build::{self, BuildReport, BuildRequest, ImageRequest, Output};
 use crate::digest::Digest;
+use crate::platform::{self, Platform};
 use crate::progress::Progress;
 use crate::reference::Reference;
+use crate::storage::{Location, ObjectAccess, StoredObject};
 
 /// A payload to make: the options of `charon make-payload`.
 #[derive(Clone, Debug, Default)]
@@ -17,8 +19,18 @@ pub struct MakePayload {
     pub images: Vec<String>,
     /// Images that the far side has: what they share with `images` is not carried.
     pub already_transferred: Vec<String>,
-    /// The file to write. [`make_payload_to`] does not look at it.
+    /// The platforms that are carried of each image; none: all that it has. An image must have all of them;
+    /// one that is for no platform, such as a chart, is carried.
+    pub platforms: Vec<Platform>,
+    /// Layers that may not be distributed are fetched from where their manifests say, by HTTPS and from the
+    /// public internet alone, if their registries do not have them.
+    pub foreign_layers: bool,
+    /// Images that cannot be had are left out, unless none can: [`BuildReport::missing`] tells which.
+    pub allow_missing: bool,
+    /// The file to write, or the URL of an object such as `s3://bucket/key`. [`make_payload_to`] does not look at it.
     pub file: PathBuf,
+    /// How the store of an object is reached.
+    pub object_store: ObjectAccess,
     /// How registries are reached.
     pub registry: RegistryOptions,
     /// Told how far it is.
@@ -31,28 +43,13 @@ pub struct MakePayload {
 /// Makes a payload from images of one or several registries, in a file.
 ///
 /// The file has its name only once it is whole.
-///
-/// ```
-/// # tokio::runtime::Runtime::new().unwrap().block_on(async {
-/// use charon::{MakePayload, RegistryOptions, make_payload};
-///
-/// let options = MakePayload {
-///     images: vec!["team/app:1.4".to_owned()],
-///     file: "/tmp/app-1.4.zip".into(),
-///     registry: RegistryOptions {
-///         registry: Some("localhost:1".to_owned()),
-///         insecure: true,
-///         ..RegistryOptions::default()
-///     },
-///     ..MakePayload::default()
-/// };
-/// options.cancel.cancel(); // or let it run
-/// let error = make_payload(&options).await.unwrap_err();
-/// assert_eq!(error.to_string(), "cancelled");
-/// # });
-/// ```
+/// [`library`](crate::library) has an example.
 pub async fn make_payload(options: &MakePayload) -> Result<BuildReport, Error> {
-    make(options, Output::File(options.file.clone())).await
+    let output = match Location::parse(&options.file).map_err(|error| Error::Usage(error.to_string()))? {
+        Location::File(path) => Output::File(path),
+        Location::Object(object) => Output::Object(StoredObject::new(object, &options.object_store)?),
+    };
+    make(options, output).await
 }
 
 /// Makes a payload and writes it to a stream, in one pass and without a temporary file.
@@ -64,10 +61,16 @@ pub async fn make_payload_to(
 }
 
 /// The same images, asked for again, are the same run.
-fn run(images: &[Reference], already_transferred: &[Reference]) -> String {
+fn run(options: &MakePayload, images: &[Reference], already_transferred: &[Reference]) -> String {
     let names =
         |references: &[Reference]| references.iter().map(ToString::to_string).collect::<Vec<_>>().join(",");
-    let asked = format!("{} without {}", names(images), names(already_transferred));
+    let platforms = platform::list(&options.platforms);
+    let MakePayload { foreign_layers, allow_missing, .. } = options;
+    let asked = format!(
+        "{} for {platforms} without {}, foreign layers: {foreign_layers}, fewer: {allow_missing}",
+        names(images),
+        names(already_transferred)
+    );
     Digest::sha256(asked.as_bytes()).to_string()
 }
 
@@ -78,10 +81,14 @@ async fn make(options: &MakePayload, output: Output) -> Result<BuildReport, Erro
     }
     let already_transferred = options.registry.references(&options.already_transferred)?;
     let registries = options.registry.clients(&[images.clone(), already_transferred.clone()].concat())?;
-    let run = run(&images, &already_transferred);
+    let run = run(options, &images, &already_transferred);
+    let image =
+        |reference| ImageRequest { platforms: options.platforms.clone(), ..ImageRequest::from(reference) };
     let request = BuildRequest {
-        images: images.into_iter().map(Into::into).collect(),
+        images: images.into_iter().map(image).collect(),
         already_transferred,
+        foreign_layers: options.foreign_layers,
+        allow_missing: options.allow_missing,
         registries,
         output,
         run,

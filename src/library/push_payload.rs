@@ -7,15 +7,19 @@ use tokio_util::sync::CancellationToken;
 
 use super::{Error, RegistryOptions, unless_cancelled};
 use crate::digest::Digest;
-use crate::import::{self, ImportReport, ImportRequest, Naming, Source};
+use crate::import::{self, ImportReport, ImportRequest, Naming, Source, SparseIndex};
 use crate::progress::Progress;
-use crate::storage;
+use crate::read_at::LocalFile;
+use crate::reference::is_repository;
+use crate::storage::{self, Location, ObjectAccess, StorageError};
 
 /// A payload to push: the options of `charon push-payload`.
 #[derive(Clone, Debug, Default)]
 pub struct PushPayload {
-    /// The file to read. [`push_payload_from`] does not look at it.
+    /// The file to read, or the URL of an object such as `s3://bucket/key`. [`push_payload_from`] does not look at it.
     pub file: PathBuf,
+    /// How the store of an object is reached.
+    pub object_store: ObjectAccess,
     /// Push nothing unless everything can be pushed.
     pub strict: bool,
     /// Goes in front of every repository.
@@ -26,6 +30,8 @@ pub struct PushPayload {
     pub base_repositories: Vec<String>,
     /// Give no tag to images that were named by their digest alone.
     pub no_digest_tags: bool,
+    /// What becomes of an index that the registry refuses because images of it were left out.
+    pub sparse_index: SparseIndex,
     /// The payload digest that the payload must have.
     pub expected_digest: Option<Digest>,
     /// How the registry is reached.
@@ -42,7 +48,10 @@ pub struct PushPayload {
 pub async fn push_payload(options: &PushPayload) -> Result<ImportReport, Error> {
     // What is wrong with the options is told before what is wrong with the file.
     options.registry.client()?;
-    push(options, Source::File(storage::open_source(&options.file)?)).await
+    let location = Location::parse(&options.file).map_err(|error| Error::Usage(error.to_string()))?;
+    let open = async { Ok::<_, Error>(storage::open(&location, &options.object_store).await?) };
+    let source = unless_cancelled(&options.cancel, open).await?;
+    push(options, Source::At(source)).await
 }
 
 /// Pushes a payload as it passes by, without a temporary file.
@@ -57,10 +66,17 @@ pub async fn push_payload_from(
 
 /// Pushes a payload whose file is open already.
 pub(crate) async fn push_open_file(options: &PushPayload, file: File) -> Result<ImportReport, Error> {
-    push(options, Source::File(file)).await
+    let file = LocalFile::new(Arc::new(file))
+        .map_err(|error| StorageError::io("read", "standard input".as_ref(), error))?;
+    push(options, Source::At(Arc::new(file))).await
 }
 
 async fn push(options: &PushPayload, source: Source) -> Result<ImportReport, Error> {
+    if let Some(other) = options.base_repositories.iter().find(|repository| !is_repository(repository)) {
+        return Err(Error::Usage(format!(
+            "{other:?} is no base repository: name one of the target registry, without host and tag"
+        )));
+    }
     let request = ImportRequest {
         source,
         expected_digest: options.expected_digest.clone(),
@@ -69,6 +85,7 @@ async fn push(options: &PushPayload, source: Source) -> Result<ImportReport, Err
         repository_prefix: options.prefix.clone(),
         base_repositories: options.base_repositories.clone(),
         tag_digests: !options.no_digest_tags,
+        sparse_index: options.sparse_index,
         strict: options.strict,
     };
     unless_cancelled(&options.cancel, Box::pin(import::import(request, &options.progress))).await

@@ -6,6 +6,7 @@ use serde::{Deserialize, Serialize};
 use super::manifest::{MANIFEST_LIMIT, MANIFESTS_LIMIT};
 use super::{ManifestContent, PayloadError};
 use crate::digest::Digest;
+use crate::platform::Platform;
 use crate::reference::{FarName, Host, Reference};
 
 /// The version of the payload format that this program writes and reads.
@@ -34,6 +35,9 @@ pub struct Bill {
     /// Blobs that are not carried, since the far side has them; sorted by digest.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub required: Vec<Required>,
+    /// Images that were asked for and could not be had, in the order in which they were asked for.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub missing: Vec<MissingImage>,
 }
 
 /// One image.
@@ -55,6 +59,13 @@ pub struct BillImage {
     pub media_type: String,
     /// The root manifest's size in bytes.
     pub size: u64,
+    /// The platforms that were asked for; none: all that the image has.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub platforms: Vec<Platform>,
+    /// The manifests that its indexes name and the choice of platforms left out, in the order in which
+    /// they are named: a subset and a broken payload are told apart by them.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub omitted: Vec<Digest>,
     /// False: the image is itself already at the far side, and nothing of it is in the payload.
     pub carried: bool,
     /// All its manifests in push order: children first, the root last.
@@ -126,6 +137,17 @@ pub struct RequiredSource {
     pub name: String,
     /// What it resolved to.
     pub reference: String,
+}
+
+/// An image that was asked for and could not be had: the payload was made without it.
+#[derive(Clone, Debug, PartialEq, Eq, Hash, Serialize, Deserialize)]
+pub struct MissingImage {
+    /// What the user wrote.
+    pub name: String,
+    /// What it resolved to.
+    pub reference: String,
+    /// Why, in one word: a [`crate::reason::Reason`]. A text, since a later version may have more of them.
+    pub reason: String,
 }
 
 /// Whether a text can be sent as a media type, and printed.
@@ -215,12 +237,17 @@ impl Bill {
         let blobs: HashSet<&Digest> = self.entries.iter().map(|entry| &entry.digest).collect();
         let required: HashSet<&Digest> = self.required.iter().map(|required| &required.digest).collect();
         for image in &self.images {
+            let omitted: HashSet<&Digest> = image.omitted.iter().collect();
+            let mut left_out = HashSet::new();
             let mut before = HashSet::new();
             for described in &image.manifests {
                 let Some(content) = contents.get(&described.digest) else {
                     continue;
                 };
-                if let Some(child) = content.children.iter().find(|child| !before.contains(&child.digest)) {
+                let (kept, absent): (Vec<_>, Vec<_>) =
+                    content.children.iter().partition(|child| !omitted.contains(&child.digest));
+                left_out.extend(absent.into_iter().map(|child| &child.digest));
+                if let Some(child) = kept.into_iter().find(|child| !before.contains(&child.digest)) {
                     return Err(PayloadError::Corrupt(format!(
                         "{} needs the manifest {}, which its bill does not name",
                         image.name, child.digest
@@ -235,6 +262,12 @@ impl Bill {
                 }
                 before.insert(&described.digest);
             }
+            if let Some(stray) = image.omitted.iter().find(|digest| !left_out.contains(digest)) {
+                return Err(PayloadError::Corrupt(format!(
+                    "its bill says that {} leaves out {stray}, which no index of it names",
+                    image.name
+                )));
+            }
         }
         Ok(contents)
     }
@@ -243,6 +276,7 @@ impl Bill {
     pub(super) fn check(&self) -> Result<(), PayloadError> {
         self.check_content()?;
         self.check_files()?;
+        self.check_missing()?;
         match self.images.iter().find(|image| image.digest.is_none()) {
             Some(image) => Err(PayloadError::Corrupt(format!("does not tell the digest of {}", image.name))),
             None => Ok(()),
@@ -306,7 +340,7 @@ impl Bill {
             if !names.insert(&image.name) {
                 return corrupt(format!("names the image {} twice", image.name));
             }
-            mentions += 1 + image.manifests.len();
+            mentions += 1 + image.manifests.len() + image.omitted.len();
             if mentions > ENTRIES_LIMIT {
                 return corrupt(format!("names over {ENTRIES_LIMIT} images and manifests"));
             }
@@ -317,6 +351,10 @@ impl Bill {
                     "gives {} the media type {:?}",
                     manifest.digest, manifest.media_type
                 ));
+            }
+            let carried: HashSet<&Digest> = image.manifests.iter().map(|manifest| &manifest.digest).collect();
+            if let Some(both) = image.omitted.iter().find(|digest| carried.contains(digest)) {
+                return corrupt(format!("both carries and leaves out {both} of {}", image.name));
             }
             match (image.carried, image.manifests.last()) {
                 (true, Some(root)) if Some(&root.digest) == image.digest.as_ref() => {}
@@ -330,6 +368,29 @@ impl Bill {
                 {
                     return corrupt(format!("lacks the manifest {} of {}", manifest.digest, image.name));
                 }
+            }
+        }
+        Ok(())
+    }
+
+    fn check_missing(&self) -> Result<(), PayloadError> {
+        let corrupt = |why: String| Err(PayloadError::Corrupt(why));
+        if self.missing.len() > ENTRIES_LIMIT {
+            return corrupt(format!("names over {ENTRIES_LIMIT} images that could not be had"));
+        }
+        let mut names: HashSet<&String> = self.images.iter().map(|image| &image.name).collect();
+        for missing in &self.missing {
+            parsed(&missing.name, &missing.reference)?;
+            let is_word = |reason: &str| {
+                !reason.is_empty()
+                    && reason.len() <= 64
+                    && reason.bytes().all(|byte| byte.is_ascii_alphanumeric())
+            };
+            if !is_word(&missing.reason) {
+                return corrupt(format!("says {:?} of why it lacks {}", missing.reason, missing.name));
+            }
+            if !names.insert(&missing.name) {
+                return corrupt(format!("both has and lacks {}, or lacks it twice", missing.name));
             }
         }
         Ok(())
@@ -365,6 +426,8 @@ mod tests {
                 digest: Some(digest.clone()),
                 media_type: "m".into(),
                 size: 4,
+                platforms: vec![],
+                omitted: vec![],
                 carried: true,
                 manifests: vec![manifest],
             }],
@@ -376,6 +439,7 @@ mod tests {
                 encoding: "identity".into(),
             }],
             required: vec![],
+            missing: vec![],
         }
     }
 
@@ -401,6 +465,8 @@ mod tests {
         assert!(refusal(|bill| bill.entries[0].encoding = "zstd".into()).contains("\"zstd\""));
         assert!(refusal(|bill| bill.entries[0].size = 1 << 60).contains("bytes"));
         assert!(refusal(|bill| bill.images[0].manifests.clear()).contains("which manifests"));
+        let root = bill().entries[0].digest.clone();
+        assert!(refusal(|bill| bill.images[0].omitted.push(root)).contains("both carries and leaves out"));
         assert!(
             refusal(|bill| bill.files.push(BillFile {
                 path: "../evil".into(),
@@ -409,8 +475,66 @@ mod tests {
             }))
             .contains("../evil")
         );
+        let lacking = |name: &str, reason: &str| {
+            let missing = MissingImage {
+                name: name.into(),
+                reference: format!("docker.io/library/{name}:latest"),
+                reason: reason.into(),
+            };
+            refusal(|bill| bill.missing.push(missing))
+        };
+        assert!(lacking("a", "ImageNotFound").contains("both has and lacks a"));
+        assert!(lacking("b", "\u{1b}").contains("says \"\\u{1b}\""));
+        assert!(lacking("B", "ImageNotFound").contains("names the image \"B\""));
         assert!(Bill::parse(b"{}").is_err());
         assert!(Bill::parse(b"not json").is_err());
+    }
+
+    #[test]
+    fn an_index_may_lack_the_children_that_were_left_out_and_no_others() {
+        let child = br#"{"layers":[]}"#;
+        let names = |digest: &Digest| format!(r#"{{"digest":"{digest}","size":13}}"#);
+        let (kept, gone) = (Digest::sha256(child), Digest::sha256(b"gone"));
+        let index = format!(r#"{{"manifests":[{},{}]}}"#, names(&gone), names(&kept));
+        let contents: HashMap<Digest, Bytes> = [Bytes::from_static(child), Bytes::from(index.clone())]
+            .map(|bytes| (Digest::sha256(&bytes), bytes))
+            .into();
+        let of = |manifests: &[&Digest], omitted: &[&Digest]| {
+            let mut bill = bill();
+            let size = |digest: &Digest| contents[digest].len() as u64;
+            let image = &mut bill.images[0];
+            image.manifests.clear();
+            bill.entries.clear();
+            for digest in manifests.iter().copied().cloned() {
+                let size = size(&digest);
+                image.manifests.push(BillManifest { digest: digest.clone(), media_type: "m".into(), size });
+                bill.entries.push(BillEntry {
+                    digest,
+                    size,
+                    kind: EntryKind::Manifest,
+                    encoding: "identity".into(),
+                });
+            }
+            image.digest = Some(bill.entries.last().unwrap().digest.clone());
+            image.omitted = omitted.iter().copied().cloned().collect();
+            let read = Bill::parse(&bill.to_bytes().unwrap())?;
+            read.check_manifests(|digest| Ok(contents[digest].clone())).map(drop)
+        };
+        let root = Digest::sha256(index.as_bytes());
+        of(&[&kept, &root], &[&gone]).unwrap();
+        for (manifests, omitted, words) in [
+            (
+                &[&kept, &root][..],
+                &[][..],
+                format!("needs the manifest {gone}, which its bill does not name"),
+            ),
+            (&[&root], &[&gone], format!("needs the manifest {kept}")),
+            (&[&kept, &root], &[&gone, &kept], format!("both carries and leaves out {kept}")),
+            (&[&kept], &[&gone], format!("leaves out {gone}, which no index of it names")),
+        ] {
+            let refusal = of(manifests, omitted).unwrap_err().to_string();
+            assert!(refusal.contains(&words), "{refusal}");
+        }
     }
 
     #[test]

@@ -3,9 +3,12 @@ use std::collections::HashMap;
 use bytes::Bytes;
 use serde::Serialize;
 
-use super::bill::{Bill, BillEntry, BillFile, BillImage, BillManifest, EntryKind, FORMAT_VERSION, Required};
+use super::bill::{
+    Bill, BillEntry, BillFile, BillImage, BillManifest, EntryKind, FORMAT_VERSION, MissingImage, Required,
+};
 use super::{Layout, PayloadError, descriptor};
 use crate::digest::Digest;
+use crate::platform::Platform;
 use crate::reference::{FarName, Reference};
 
 /// A payload before it is written: its bill, its layout, and all that is held in memory.
@@ -31,6 +34,10 @@ pub struct ImagePlan {
     pub media_type: String,
     /// The root manifest's size in bytes.
     pub size: u64,
+    /// The platforms that were asked for; none: all that the image has.
+    pub platforms: Vec<Platform>,
+    /// What its indexes name and this choice of platforms leaves out.
+    pub omitted: Vec<Digest>,
     /// All its manifests in push order, the root last; empty if the far side has the image itself.
     pub manifests: Vec<ManifestPlan>,
 }
@@ -60,7 +67,17 @@ impl Contents {
     pub fn new(
         images: &[ImagePlan],
         blobs: &[(Digest, u64)],
+        required: Vec<Required>,
+    ) -> Result<Self, PayloadError> {
+        Self::without(images, blobs, required, Vec::new())
+    }
+
+    /// The same of a payload for which `missing` images were wanted, too, and could not be had.
+    pub fn without(
+        images: &[ImagePlan],
+        blobs: &[(Digest, u64)],
         mut required: Vec<Required>,
+        missing: Vec<MissingImage>,
     ) -> Result<Self, PayloadError> {
         required.sort_by(|a, b| a.digest.cmp(&b.digest));
         let mut bytes_of: HashMap<&Digest, &Bytes> = HashMap::new();
@@ -99,6 +116,7 @@ impl Contents {
                 })
                 .collect(),
             required,
+            missing,
         };
         bill.check()?;
         let bill_bytes = Bytes::from(bill.to_bytes()?);
@@ -133,6 +151,18 @@ impl Contents {
         &self.layout
     }
 
+    /// What is in front of the first blob, as it stands in the payload.
+    #[must_use]
+    pub fn beginning(&self) -> Bytes {
+        let mut beginning = Vec::new();
+        for (entry, bytes) in self.layout.entries().iter().zip(&self.inline) {
+            let Some(bytes) = bytes else { break };
+            beginning.extend(entry.local_header(crc32fast::hash(bytes)));
+            beginning.extend_from_slice(bytes);
+        }
+        beginning.into()
+    }
+
     /// What is in memory of the layout's entry `index`; `None`: a blob.
     pub(super) fn inline(&self, index: usize) -> Option<&Bytes> {
         self.inline.get(index).and_then(Option::as_ref)
@@ -147,6 +177,8 @@ fn bill_image(image: &ImagePlan) -> BillImage {
         digest: Some(image.digest.clone()),
         media_type: image.media_type.clone(),
         size: image.size,
+        platforms: image.platforms.clone(),
+        omitted: image.omitted.clone(),
         carried: image.carried(),
         manifests: image
             .manifests

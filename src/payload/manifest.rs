@@ -2,6 +2,7 @@ use serde::Deserialize;
 
 use super::PayloadError;
 use crate::digest::Digest;
+use crate::platform::Platform;
 
 /// A manifest may have this many bytes (registries accept no more).
 pub const MANIFEST_LIMIT: u64 = 4 << 20;
@@ -21,6 +22,67 @@ pub struct Descriptor {
     pub digest: Digest,
     /// The content's size in bytes.
     pub size: u64,
+    /// What an index says of the platform that the content is for.
+    #[serde(default)]
+    platform: Option<RawPlatform>,
+    #[serde(default)]
+    annotations: Option<Annotations>,
+    /// Where the content may be had outside of registries.
+    #[serde(default)]
+    urls: Option<Vec<String>>,
+}
+
+#[derive(Clone, Debug, PartialEq, Eq, Deserialize)]
+struct RawPlatform {
+    #[serde(default)]
+    os: String,
+    #[serde(default)]
+    architecture: String,
+    #[serde(default)]
+    variant: Option<String>,
+}
+
+#[derive(Clone, Debug, PartialEq, Eq, Deserialize)]
+struct Annotations {
+    /// Of an attestation that `BuildKit` made: the image that it is about.
+    #[serde(rename = "vnd.docker.reference.digest", default)]
+    attested: Option<String>,
+}
+
+impl Descriptor {
+    /// The platform that the content is for, where its index says so.
+    #[must_use]
+    pub fn platform(&self) -> Option<Platform> {
+        let told = self.platform.as_ref().filter(|told| !told.os.is_empty() && !told.architecture.is_empty());
+        told.map(|told| Platform::new(&told.os, &told.architecture, told.variant.as_deref()))
+    }
+
+    /// The image of the same index that the content attests something of, as `BuildKit` marks it.
+    #[must_use]
+    pub fn attested(&self) -> Option<Digest> {
+        self.annotations.as_ref()?.attested.as_ref()?.parse().ok()
+    }
+
+    /// Where the content may be had outside of registries: that of layers which may not be distributed.
+    #[must_use]
+    pub fn urls(&self) -> &[String] {
+        self.urls.as_deref().unwrap_or_default()
+    }
+
+    /// Whether the content is an index by its media type.
+    #[must_use]
+    pub fn is_index(&self) -> bool {
+        is_index(&self.media_type)
+    }
+}
+
+/// Whether a media type is that of an index or a manifest list.
+fn is_index(media_type: &str) -> bool {
+    matches!(
+        media_type,
+        "application/vnd.oci.image.index.v1+json"
+            | "application/vnd.docker.distribution.manifest.list.v2+json"
+    )
 }
 
 /// What a manifest or an index names, of Docker's and of OCI's types alike.
@@ -64,6 +126,12 @@ impl ManifestContent {
             return Err(refused(format!("it says that {} has {} bytes", large.digest, large.size)));
         }
         Ok(content)
+    }
+
+    /// Whether this is an index.
+    #[must_use]
+    pub fn is_index(&self) -> bool {
+        self.config.is_none() && self.layers.is_empty()
     }
 
     /// The config and the layers.

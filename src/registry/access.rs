@@ -8,7 +8,7 @@ use secrecy::SecretString;
 
 use super::error::{RegistryError, root_cause};
 use super::retry::Patience;
-use crate::reference::Host;
+use crate::reference::{Endpoint, Host};
 
 /// A user and a password, or what a registry takes for one.
 #[derive(Clone)]
@@ -30,6 +30,8 @@ impl fmt::Debug for Credentials {
 pub struct Access {
     /// Plain HTTP.
     pub insecure: bool,
+    /// Where it is reached, if not at its own host: a mirror.
+    pub endpoint: Option<Endpoint>,
     /// What to sign in with; without, the registry is asked anonymously.
     pub credentials: Option<Credentials>,
     /// Certificate authorities in PEM, beside those of the system.

@@ -81,7 +81,7 @@ impl Registry {
     fn blob_call(&self, method: Method, repository: &str, digest: &Digest) -> Result<Call, RegistryError> {
         let url = self.url(repository, &["blobs", digest.as_str()])?;
         let asked = Asked::reading_blob(self.host(), repository, digest);
-        Ok(Call::new(method, url, Scopes::pull(repository), asked))
+        Ok(Call::new(method, url, Scopes::pull(&self.remote(repository)), asked))
     }
 }
 

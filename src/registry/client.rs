@@ -1,5 +1,6 @@
 //! Requests: how a host is reached, what is tried again and for how long, where a redirect may lead.
 
+use std::borrow::Cow;
 use std::fmt;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -14,7 +15,7 @@ use super::access::{Access, clients, setup};
 use super::auth::{Auth, Scopes};
 use super::error::{self, Answer, Asked, RegistryError};
 use super::retry::{Patience, Retry, Watch, retry_after};
-use crate::reference::{Host, is_repository};
+use crate::reference::{Endpoint, Host, is_repository};
 
 /// Error bodies and tokens are read up to here.
 pub(super) const SMALL_BODY: usize = 64 * 1024;
@@ -29,6 +30,8 @@ pub struct Registry {
 struct Inner {
     host: Host,
     base: Url,
+    /// Goes in front of every repository.
+    path: Option<String>,
     /// For the registry and its token service.
     client: Client,
     /// For the hosts that it sends us on to: the same without the client's certificate.
@@ -53,12 +56,14 @@ impl Registry {
     /// A client of `host` that waits as `patience` says.
     pub fn with_patience(host: Host, access: Access, patience: Patience) -> Result<Self, RegistryError> {
         let scheme = if access.insecure { "http" } else { "https" };
-        let base = Url::parse(&format!("{scheme}://{}/v2/", host.api_host()))
+        let contacted = access.endpoint.as_ref().map_or(&host, Endpoint::host);
+        let base = Url::parse(&format!("{scheme}://{}/v2/", contacted.api_host()))
             .map_err(|error| setup(&host, "its name is no host", error))?;
         let (client, stranger) = clients(&host, &access, &patience)?;
+        let path = access.endpoint.as_ref().and_then(Endpoint::path).map(str::to_owned);
         let auth = Auth::new(access.credentials);
         let has_moved = AtomicBool::new(false);
-        Ok(Self { inner: Arc::new(Inner { host, base, client, stranger, patience, auth, has_moved }) })
+        Ok(Self { inner: Arc::new(Inner { host, base, path, client, stranger, patience, auth, has_moved }) })
     }
 
     /// The host that this is a client of.
@@ -77,6 +82,14 @@ impl Registry {
         &self.inner.patience
     }
 
+    /// What the host that is contacted calls a repository.
+    pub(super) fn remote<'a>(&self, repository: &'a str) -> Cow<'a, str> {
+        match &self.inner.path {
+            Some(path) => format!("{path}/{repository}").into(),
+            None => repository.into(),
+        }
+    }
+
     /// The URL of something in a repository.
     pub(super) fn url(&self, repository: &str, rest: &[&str]) -> Result<Url, RegistryError> {
         let refused = || RegistryError::Setup {
@@ -84,7 +97,8 @@ impl Registry {
             problem: format!("{:?} is no repository", error::plain(repository)),
             source: None,
         };
-        if !is_repository(repository) {
+        let repository = self.remote(repository);
+        if !is_repository(&repository) {
             return Err(refused());
         }
         let mut url = self.inner.base.clone();

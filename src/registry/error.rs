@@ -145,6 +145,13 @@ impl RegistryError {
         self.refused_manifest_with(&["MANIFEST_INVALID", "MANIFEST_UNVERIFIED"])
     }
 
+    /// Whether a manifest was refused for what it says by a registry that calls that a fault of its own: distribution
+    /// answers 500, and names the blob, where it does not like the `urls` of a layer.
+    #[must_use]
+    pub fn is_manifest_unacceptable(&self) -> bool {
+        matches!(self, Self::Refused { asked, answer, .. } if asked.pushes && answer.is_about_manifest())
+    }
+
     /// Whether the registry has no such repository, manifest or blob.
     #[must_use]
     pub fn is_not_found(&self) -> bool {
@@ -168,7 +175,8 @@ impl RegistryError {
             Self::Unreachable { transient, .. } => *transient,
             // An upload that the registry forgot, in a restart or behind a load balancer, is begun anew.
             Self::Refused { answer, .. } => {
-                is_transient(answer.status) || answer.codes.iter().any(|code| code == "BLOB_UPLOAD_UNKNOWN")
+                (is_transient(answer.status) && !answer.is_about_manifest())
+                    || answer.codes.iter().any(|code| code == "BLOB_UPLOAD_UNKNOWN")
             }
             _ => false,
         }
@@ -209,6 +217,7 @@ fn refusal(asked: &Asked, answer: &Answer) -> Reason {
         // Read-only registries, immutable tags.
         405 | 409 | 412 => Reason::AccessDenied,
         400 if has("DIGEST_INVALID") || has("SIZE_INVALID") => Reason::DigestMismatch,
+        500 if asked.pushes && answer.is_about_manifest() => Reason::UnsupportedImage,
         400..=499 if has("MANIFEST_INVALID") || has("MANIFEST_BLOB_UNKNOWN") || has("BLOB_UNKNOWN") => {
             Reason::UnsupportedImage
         }
@@ -263,6 +272,10 @@ impl Asked {
         Self { doing: "read blob", object: format!("{host}/{repository}@{digest}"), pushes: false }
     }
 
+    pub(super) fn fetching_foreign_layers() -> Self {
+        Self { doing: "fetch", object: "layers from outside of registries".to_owned(), pushes: false }
+    }
+
     pub(super) fn pushing(host: &Host, repository: &str, tag_or_digest: &str) -> Self {
         Self { doing: "push", object: name(host, repository, tag_or_digest), pushes: true }
     }
@@ -294,6 +307,12 @@ pub struct Answer {
 }
 
 impl Answer {
+    /// Whether it is a 500 that another try would not change, since it says what is wrong with a manifest.
+    fn is_about_manifest(&self) -> bool {
+        self.status == StatusCode::INTERNAL_SERVER_ERROR
+            && self.codes.iter().any(|code| code.starts_with("MANIFEST_"))
+    }
+
     /// Reads an error body as the distribution specification describes it; any other is only quoted.
     pub(super) fn new(from: String, status: StatusCode, retry_after: Option<Duration>, body: &[u8]) -> Self {
         let errors = serde_json::from_slice::<ErrorBody>(body).map(|body| body.errors).unwrap_or_default();

@@ -23,7 +23,8 @@ const ACCEPTED: &str = "application/vnd.oci.image.index.v1+json, application/vnd
 pub struct Manifest {
     /// Its bytes, unchanged.
     pub bytes: Bytes,
-    /// The digest of the bytes: sha256 where it was asked for by tag, else by the algorithm that was asked for.
+    /// The digest of the bytes: by the algorithm that was asked for; where it was asked for by tag, by the one that the
+    /// registry tells, else sha256.
     pub digest: Digest,
     /// Its media type, without parameters.
     pub media_type: String,
@@ -42,9 +43,15 @@ impl Registry {
                 return Err(self.refused(&call, reply).await);
             }
             let content_type = content_type(reply.response.headers());
+            let told = told_digest(reply.response.headers());
             let url = reply.url;
             match self.capped(reply.response, MANIFEST_CAP).await {
-                Ok(bytes) => return read(&call.asked, bytes, content_type, tag_or_digest.parse().ok()),
+                Ok(bytes) => {
+                    let wanted = tag_or_digest.parse().ok();
+                    // A tag means a digest of the algorithm by which its manifest was pushed.
+                    let wanted = wanted.or(told.filter(|told| told.matches(&bytes)));
+                    return read(&call.asked, bytes, content_type, wanted);
+                }
                 Err(CappedError::TooLong) => {
                     return Err(RegistryError::Unsupported {
                         asked: call.asked.clone(),
@@ -67,8 +74,7 @@ impl Registry {
         match reply.status() {
             StatusCode::NOT_FOUND => return Ok(None),
             StatusCode::OK => {
-                let header = reply.response.headers().get("docker-content-digest");
-                let digest = header.and_then(|value| value.to_str().ok()?.trim().parse().ok());
+                let digest = told_digest(reply.response.headers());
                 if digest.is_some() {
                     return Ok(digest);
                 }
@@ -100,8 +106,36 @@ impl Registry {
             problem: format!("{:?} is no media type", plain(media_type)),
         })?;
         let url = self.url(repository, &["manifests", tag_or_digest])?;
-        let mut call =
-            Call::new(Method::PUT, url, Scopes::push(repository), asked).header(CONTENT_TYPE, content_type);
+        let mut call = Call::new(Method::PUT, url, Scopes::push(&self.remote(repository)), asked)
+            .header(CONTENT_TYPE, content_type);
+        call.bytes = Some(bytes);
+        let reply = self.send(&call, &mut self.retry()).await?;
+        if reply.status().is_success() { Ok(()) } else { Err(self.refused(&call, reply).await) }
+    }
+
+    /// Lets a tag mean the manifest that has this digest.
+    pub async fn tag_manifest(
+        &self,
+        repository: &str,
+        tag: &str,
+        digest: &Digest,
+        media_type: &str,
+        bytes: Bytes,
+    ) -> Result<(), RegistryError> {
+        if digest.algorithm() == "sha256" {
+            return self.put_manifest(repository, tag, media_type, bytes).await;
+        }
+        // By which algorithm the tag's digest is to be is told as uploads of blobs tell it: not yet in the
+        // distribution specification, and registries that do not know it are no worse for it.
+        let mut url = self.url(repository, &["manifests", tag])?;
+        url.query_pairs_mut().append_pair("digest", digest.as_str());
+        let asked = Asked::pushing(self.host(), repository, tag);
+        let content_type = HeaderValue::try_from(media_type).map_err(|_| RegistryError::Unsupported {
+            asked: asked.clone(),
+            problem: format!("{:?} is no media type", plain(media_type)),
+        })?;
+        let scopes = Scopes::push(&self.remote(repository));
+        let mut call = Call::new(Method::PUT, url, scopes, asked).header(CONTENT_TYPE, content_type);
         call.bytes = Some(bytes);
         let reply = self.send(&call, &mut self.retry()).await?;
         if reply.status().is_success() { Ok(()) } else { Err(self.refused(&call, reply).await) }
@@ -115,7 +149,7 @@ impl Registry {
     ) -> Result<Call, RegistryError> {
         let url = self.url(repository, &["manifests", tag_or_digest])?;
         let asked = Asked::reading(self.host(), repository, tag_or_digest);
-        let call = Call::new(method, url, Scopes::pull(repository), asked);
+        let call = Call::new(method, url, Scopes::pull(&self.remote(repository)), asked);
         Ok(call.header(ACCEPT, HeaderValue::from_static(ACCEPTED)))
     }
 }
@@ -190,6 +224,11 @@ fn told_by_fields(fields: &Fields) -> &'static str {
         (None, true) => "application/vnd.docker.distribution.manifest.v2+json",
         (None, false) => "application/vnd.oci.image.manifest.v1+json",
     }
+}
+
+/// The digest that a registry says a manifest has.
+fn told_digest(headers: &HeaderMap) -> Option<Digest> {
+    headers.get("docker-content-digest")?.to_str().ok()?.trim().parse().ok()
 }
 
 fn content_type(headers: &HeaderMap) -> Option<String> {

@@ -43,10 +43,17 @@ impl Registry {
         from_repository: &str,
     ) -> Result<bool, RegistryError> {
         let mut url = self.url(repository, &["blobs", "uploads", ""])?;
-        url.query_pairs_mut().append_pair("mount", digest.as_str()).append_pair("from", from_repository);
+        url.query_pairs_mut()
+            .append_pair("mount", digest.as_str())
+            .append_pair("from", &self.remote(from_repository));
         let asked = Asked::pushing_blob(self.host(), repository, digest);
-        let call = Call::new(Method::POST, url, Scopes::mount(repository, from_repository), asked)
-            .header(CONTENT_LENGTH, HeaderValue::from_static("0"));
+        let call = Call::new(
+            Method::POST,
+            url,
+            Scopes::mount(&self.remote(repository), &self.remote(from_repository)),
+            asked,
+        )
+        .header(CONTENT_LENGTH, HeaderValue::from_static("0"));
         let reply = match self.send(&call, &mut self.retry()).await {
             // No token for both repositories: an upload needs only the one.
             Err(RegistryError::Authentication { .. }) => return Ok(false),
@@ -86,7 +93,7 @@ impl Registry {
         let begin = Call::new(
             Method::POST,
             self.url(repository, &["blobs", "uploads", ""])?,
-            Scopes::push(repository),
+            Scopes::push(&self.remote(repository)),
             asked,
         )
         .header(CONTENT_LENGTH, HeaderValue::from_static("0"));

@@ -55,11 +55,41 @@ pub enum StorageError {
         free: u64,
     },
     /// A device, a pipe, a socket: nothing that has a size and can be replaced.
-    #[error("{} is no file; leave it out to use standard input or output", .0.display())]
+    #[error("{} is no regular file, and can be neither read by position nor replaced; name one that is", .0.display())]
     NoFile(PathBuf),
     /// A payload that was to be read is not there.
     #[error("there is no file {}; copy the payload there, or name the right file", .0.display())]
     SourceNotFound(PathBuf),
+    /// An object store refused, or did not answer.
+    #[error("cannot {doing} {location}: {problem}{hint}")]
+    Object {
+        /// What was being done.
+        doing: &'static str,
+        /// The object.
+        location: String,
+        /// What came back.
+        problem: String,
+        /// What to do about it.
+        hint: String,
+        /// Why, in one word.
+        reason: Reason,
+    },
+    /// An object that was to be read is not there.
+    #[error("there is no object {0}; copy the payload there, or name the right key")]
+    ObjectNotFound(String),
+    /// The object became another one in the middle.
+    #[error("{0} was replaced while it was read; begin again once nobody writes it any more")]
+    SourceChanged(String),
+    /// Another program writes the same object, and began later.
+    #[error(
+        "{0} is another charon's by now, which writes the same object; wait for it, or choose another key"
+    )]
+    Overtaken(String),
+    /// The upload that an earlier attempt began is not there any more.
+    #[error(
+        "the upload of {0} that was begun is gone: the store gave it up, or another charon ended it; begin again"
+    )]
+    UploadGone(String),
 }
 
 impl StorageError {
@@ -68,11 +98,13 @@ impl StorageError {
     pub fn reason(&self) -> Reason {
         match self {
             Self::Io { source, .. } => source.into(),
-            Self::Busy(_) => Reason::StorageBusy,
+            Self::Busy(_) | Self::Overtaken(_) | Self::UploadGone(_) => Reason::StorageBusy,
             Self::NoFile(_) => Reason::InvalidSpec,
             Self::NotOurs(_) => Reason::OutputConflict,
             Self::Full { .. } => Reason::StorageFull,
-            Self::SourceNotFound(_) => Reason::SourceNotFound,
+            Self::SourceNotFound(_) | Self::ObjectNotFound(_) => Reason::SourceNotFound,
+            Self::Object { reason, .. } => *reason,
+            Self::SourceChanged(_) => Reason::SourceIncomplete,
         }
     }
 
@@ -84,6 +116,7 @@ impl StorageError {
             io::ErrorKind::ReadOnlyFilesystem => "; it is mounted read-only".to_owned(),
             io::ErrorKind::StorageFull => "; make room or choose another volume".to_owned(),
             io::ErrorKind::NotFound => "; does its folder exist?".to_owned(),
+            io::ErrorKind::IsADirectory => "; name a file in it".to_owned(),
             _ => String::new(),
         };
         Self::Io { doing, path: path.to_owned(), source, hint }
@@ -252,7 +285,7 @@ fn folder(path: &Path) -> &Path {
 }
 
 /// Opens a payload file for reading.
-pub fn open_source(path: &Path) -> Result<File, StorageError> {
+pub(super) fn open_source(path: &Path) -> Result<File, StorageError> {
     let file = File::open(path).map_err(|error| match error.kind() {
         io::ErrorKind::NotFound => StorageError::SourceNotFound(path.to_owned()),
         _ => StorageError::io("read", path, error),

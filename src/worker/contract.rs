@@ -8,8 +8,11 @@
 use serde::{Deserialize, Serialize};
 
 use crate::digest::Digest;
+use crate::platform::Platform;
 use crate::reason::Reason;
 
+pub use crate::object_location::Provider;
+pub use crate::platform::SparseIndex;
 pub use crate::progress::Stage;
 pub use crate::reason::Failure;
 pub use crate::reference::Naming;
@@ -25,6 +28,8 @@ pub const PAYLOAD_MOUNT: &str = "/payload";
 /// Each registry's credentials and certificates are mounted at `<this>/<index in registries>/`,
 /// under the names `.dockerconfigjson`, `ca.crt`, `tls.crt` and `tls.key`.
 pub const REGISTRY_SECRETS: &str = "/etc/charon/registries";
+/// The credentials of the object store, and its authorities' `ca.crt`, are mounted here.
+pub const OBJECT_STORE_SECRETS: &str = "/etc/charon/object-store";
 /// The port where the worker answers `GET /progress`.
 pub const PROGRESS_PORT: u16 = 8080;
 /// An outcome is never longer than this: Kubernetes cuts a termination message at 4096 bytes.
@@ -71,8 +76,43 @@ pub struct BuildWork {
     /// Images that the far side has, as written in the spec.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub already_transferred: Vec<String>,
-    /// The payload's path below [`PAYLOAD_MOUNT`].
+    /// Layers that may not be distributed are fetched from where their manifests say, if need be.
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub foreign_layers: bool,
+    /// Images that cannot be had are left out.
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub allow_missing: bool,
+    /// The payload's path below [`PAYLOAD_MOUNT`], unless it goes into an object.
+    #[serde(default, skip_serializing_if = "String::is_empty")]
     pub path: String,
+    /// The object that the payload goes into, if it is not a file.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub object_store: Option<ObjectStore>,
+}
+
+/// An object of a store, and how that is reached.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase", deny_unknown_fields)]
+pub struct ObjectStore {
+    /// Whose protocol the store speaks.
+    #[serde(default)]
+    pub provider: Provider,
+    /// The bucket; at Azure the container.
+    pub bucket: String,
+    /// The object's key.
+    pub key: String,
+    /// The store's URL, where it is not the provider's own.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub endpoint: Option<String>,
+    /// The bucket's region.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub region: Option<String>,
+    /// A Secret with credentials was named, and its keys must be mounted; else the pod's cloud identity counts.
+    #[serde(default)]
+    pub credentials: bool,
+    /// A Secret with certificates was named: `ca.crt` must be mounted.
+    #[serde(default)]
+    pub certificates: bool,
 }
 
 /// An image to carry, as written in the spec.
@@ -84,11 +124,14 @@ pub struct Image {
     /// Its own name at the far side.
     #[serde(rename = "as", default, skip_serializing_if = "Option::is_none")]
     pub far_name: Option<String>,
+    /// The platforms that are carried of it; none: all that it has.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub platforms: Vec<Platform>,
 }
 
 impl From<&str> for Image {
     fn from(name: &str) -> Self {
-        Self { name: name.to_owned(), far_name: None }
+        Self { name: name.to_owned(), far_name: None, platforms: Vec::new() }
     }
 }
 
@@ -96,8 +139,12 @@ impl From<&str> for Image {
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase", deny_unknown_fields)]
 pub struct ImportWork {
-    /// The payload's path below [`PAYLOAD_MOUNT`].
+    /// The payload's path below [`PAYLOAD_MOUNT`], unless it is read from an object.
+    #[serde(default, skip_serializing_if = "String::is_empty")]
     pub path: String,
+    /// The object that the payload is read from, if it is not a file.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub object_store: Option<ObjectStore>,
     /// The payload digest that the file must have.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub expected_digest: Option<Digest>,
@@ -115,6 +162,9 @@ pub struct ImportWork {
     /// Whether an image that was named by its digest alone gets a tag.
     #[serde(default = "yes")]
     pub tag_digests: bool,
+    /// What becomes of an index that the registry refuses because images of it were left out.
+    #[serde(default)]
+    pub sparse_index: SparseIndex,
     /// Push nothing unless everything can be pushed.
     #[serde(default)]
     pub strict: bool,
@@ -130,6 +180,9 @@ fn yes() -> bool {
 pub struct RegistryAccess {
     /// `host[:port]`.
     pub host: String,
+    /// Where it is reached instead: `host[:port][/path]`.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub endpoint: Option<String>,
     /// Plain HTTP.
     #[serde(default)]
     pub insecure: bool,
@@ -188,7 +241,7 @@ pub struct PayloadSummary {
 }
 
 /// What an import moved.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase")]
 pub struct ImportResult {
     /// Images that are whole at the far side.
@@ -203,6 +256,21 @@ pub struct ImportResult {
     pub blobs_present: u32,
     /// Bytes of the blobs that were uploaded.
     pub bytes_pushed: u64,
+    /// How many images have another digest there than in the payload.
+    #[serde(default)]
+    pub images_rewritten: u32,
+    /// At most [`FAILURES_LIMIT`] of those.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub rewritten: Vec<Rewritten>,
+}
+
+/// An image whose index was written anew, since the registry refused it without the images left out.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Rewritten {
+    /// The image, as whoever built the payload wrote it.
+    pub image: String,
+    /// The digest that it has at the far side.
+    pub digest: Digest,
 }
 
 /// What a worker does at the moment: the answer to `GET /progress`.
@@ -255,8 +323,9 @@ impl Outcome {
             if text.len() <= OUTCOME_LIMIT {
                 return text;
             }
-            // Only escaping can make it longer than its parts: give up detail before truth.
-            if outcome.failures.pop().is_none() {
+            // Only long names and escaping can make it longer than its parts: give up detail before truth.
+            let rewritten = outcome.result.as_mut().and_then(|result| result.rewritten.pop());
+            if rewritten.is_none() && outcome.failures.pop().is_none() {
                 outcome.message = cut(&outcome.message, outcome.message.len() / 2).to_owned();
             }
         }
@@ -305,10 +374,14 @@ mod tests {
             work: Work::Build(BuildWork {
                 images: vec!["python:3".into()],
                 already_transferred: vec![],
+                foreign_layers: false,
+                allow_missing: false,
                 path: "out/app.zip".into(),
+                object_store: None,
             }),
             registries: vec![RegistryAccess {
                 host: "docker.io".into(),
+                endpoint: None,
                 insecure: false,
                 certificates: None,
             }],

@@ -1,39 +1,42 @@
 use std::collections::HashMap;
-use std::path::{Component, Path, PathBuf};
+use std::path::Path;
 use std::sync::Arc;
 
 use tracing::{info, warn};
 
 use super::contract::{
-    BuildWork, Image, ImportResult, ImportWork, Outcome, PayloadSummary, RegistryAccess, RunConfig, Work,
+    BuildWork, FAILURES_LIMIT, Image, ImportResult, ImportWork, Outcome, PayloadSummary, RegistryAccess,
+    Rewritten, RunConfig, Work,
 };
-use super::failed;
+use super::place::Place;
 use super::report::{self, Report};
-use crate::build::{BuildRequest, ImageRequest, Output, build};
+use super::{Refusal, failed};
+use crate::build::{BuildRequest, ImageRequest, build};
 use crate::import::{ImportReport, ImportRequest, Source, import};
 use crate::progress::Progress;
 use crate::reason::{self, Failure, Reason};
-use crate::reference::{Host, Reference};
+use crate::reference::{Endpoint, Host, Reference};
 use crate::registry::{Access, DockerConfig, Registry};
-use crate::storage::{self, StorageError};
 
-/// Why a run came to nothing before its engine began.
-type Refusal = (Reason, String);
+/// Where a worker finds what is mounted for it.
+pub(super) struct Folders<'a> {
+    /// The volume that payloads are in.
+    pub(super) payloads: &'a Path,
+    /// What opens registries.
+    pub(super) registry_secrets: &'a Path,
+    /// What opens the object store.
+    pub(super) object_store_secrets: &'a Path,
+}
 
 /// Does the work of a run configuration.
-pub(super) async fn run(
-    config: &RunConfig,
-    payloads: &Path,
-    secrets: &Path,
-    progress: &Arc<Progress>,
-) -> Outcome {
-    let registries = match registries(&config.registries, secrets) {
+pub(super) async fn run(config: &RunConfig, folders: &Folders<'_>, progress: &Arc<Progress>) -> Outcome {
+    let registries = match registries(&config.registries, folders.registry_secrets) {
         Ok(registries) => registries,
         Err((reason, message)) => return failed(reason, message),
     };
     let outcome = match &config.work {
-        Work::Build(work) => run_build(&config.run_id, work, registries, payloads, progress).await,
-        Work::Import(work) => run_import(work, registries, payloads, progress).await,
+        Work::Build(work) => Box::pin(run_build(&config.run_id, work, registries, folders, progress)).await,
+        Work::Import(work) => run_import(work, registries, folders, progress).await,
     };
     outcome.unwrap_or_else(|(reason, message)| failed(reason, message))
 }
@@ -42,13 +45,15 @@ async fn run_build(
     run_id: &str,
     work: &BuildWork,
     mut registries: HashMap<Host, Registry>,
-    payloads: &Path,
+    folders: &Folders<'_>,
     progress: &Arc<Progress>,
 ) -> Result<Outcome, Refusal> {
-    let path = payload_path(payloads, &work.path)?;
-    if let Some(payload) = report::already_present(&path, run_id) {
-        let message = format!("{} lies there already, as this run had written it", work.path);
-        return Ok(Outcome { payload: Some(payload), ..failed(Reason::AlreadyPresent, message) });
+    let place = Place::new(&work.path, work.object_store.as_ref(), folders)?;
+    if let Some((payload, failures)) = report::already_present(&place, run_id).await {
+        let message = format!("{place} lies there already, as this run had written it");
+        let failures_total = count(failures.len());
+        let outcome = failed(Reason::AlreadyPresent, message);
+        return Ok(Outcome { payload: Some(payload), failures, failures_total, ..outcome });
     }
     let images = images(&work.images)?;
     let already_transferred = references(&work.already_transferred)?;
@@ -58,26 +63,22 @@ async fn run_build(
             registries.insert(reference.host().clone(), client(reference.host().clone(), access)?);
         }
     }
-    if let Some(folder) = path.parent() {
-        std::fs::create_dir_all(folder)
-            .map_err(|error| StorageError::io("make the folder", folder, error))
-            .map_err(|error| (error.reason(), error.to_string()))?;
-    }
+    place.prepare().map_err(|error| (error.reason(), error.to_string()))?;
     let request = BuildRequest {
         images,
         already_transferred,
+        foreign_layers: work.foreign_layers,
+        allow_missing: work.allow_missing,
         registries,
-        output: Output::File(path.clone()),
+        output: place.output(),
         run: run_id.to_owned(),
         spares_other_files: true,
     };
-    Ok(match build(request, progress).await {
+    Ok(match Box::pin(build(request, progress)).await {
         Ok(built) => {
             // The payload is whole without it: the price is that it may be built again.
-            match Report::of(&path, run_id).map(|report| report.write(&path)) {
-                Ok(Ok(())) => {}
-                Ok(Err(error)) => warn!("cannot write {}: {error}", Report::path(&path).display()),
-                Err(error) => warn!("cannot report on {}: {error}", path.display()),
+            if let Err(error) = Report::leave(&place, run_id).await {
+                warn!("cannot report on {place}: {error}");
             }
             Outcome {
                 payload: Some(PayloadSummary {
@@ -88,9 +89,11 @@ async fn run_build(
                     blobs: count(built.blobs),
                     blobs_reused: count(built.blobs_reused),
                 }),
+                failures_total: count(built.missing.len()),
+                failures: built.missing,
                 ..failed(
                     Reason::Succeeded,
-                    format!("{} with {} images, {} bytes, was written", work.path, built.images, built.size),
+                    format!("{place} with {} images, {} bytes, was written", built.images, built.size),
                 )
             }
         }
@@ -109,7 +112,7 @@ async fn run_build(
 async fn run_import(
     work: &ImportWork,
     mut registries: HashMap<Host, Registry>,
-    payloads: &Path,
+    folders: &Folders<'_>,
     progress: &Arc<Progress>,
 ) -> Result<Outcome, Refusal> {
     let host: Host = work.registry.parse().map_err(invalid)?;
@@ -117,16 +120,17 @@ async fn run_import(
         Some(registry) => registry,
         None => client(host, Access::default())?,
     };
-    let path = payload_path(payloads, &work.path)?;
-    let file = storage::open_source(&path).map_err(|error| (error.reason(), error.to_string()))?;
+    let place = Place::new(&work.path, work.object_store.as_ref(), folders)?;
+    let source = place.open().await.map_err(|error| (error.reason(), error.to_string()))?;
     let request = ImportRequest {
-        source: Source::File(file),
+        source: Source::At(source),
         expected_digest: work.expected_digest.clone(),
         registry,
         naming: work.naming,
         repository_prefix: work.repository_prefix.clone(),
         base_repositories: work.base_repositories.clone(),
         tag_digests: work.tag_digests,
+        sparse_index: work.sparse_index,
         strict: work.strict,
     };
     Ok(match import(request, progress).await {
@@ -150,6 +154,11 @@ fn imported(report: &ImportReport, registry: &str) -> Outcome {
     }
     let failures: Vec<Failure> = report.failures();
     let whole = report.images.len() - failures.len();
+    let rewritten = report.images.iter().filter_map(|image| {
+        let digest = image.rewritten.clone()?;
+        Some(Rewritten { image: image.name.clone(), digest })
+    });
+    let rewritten: Vec<Rewritten> = rewritten.collect();
     let (reason, message) = match failures.first() {
         None => (Reason::Succeeded, format!("{whole} images are whole in {registry}")),
         Some(first) => (
@@ -171,6 +180,8 @@ fn imported(report: &ImportReport, registry: &str) -> Outcome {
             blobs_mounted: report.counts.blobs_mounted,
             blobs_present: report.counts.blobs_present,
             bytes_pushed: report.counts.bytes_pushed,
+            images_rewritten: count(rewritten.len()),
+            rewritten: rewritten.into_iter().take(FAILURES_LIMIT).collect(),
         }),
         failures_total: count(failures.len()),
         failures,
@@ -183,6 +194,8 @@ fn registries(accesses: &[RegistryAccess], secrets: &Path) -> Result<HashMap<Hos
     let mut registries = HashMap::new();
     for (index, given) in accesses.iter().enumerate() {
         let host: Host = given.host.parse().map_err(invalid)?;
+        let endpoint: Option<Endpoint> =
+            given.endpoint.as_deref().map(str::parse).transpose().map_err(invalid)?;
         let folder = secrets.join(index.to_string());
         let credentials = match secret(&folder, ".dockerconfigjson")? {
             None => None,
@@ -190,7 +203,9 @@ fn registries(accesses: &[RegistryAccess], secrets: &Path) -> Result<HashMap<Hos
                 let config = DockerConfig::parse(&json).map_err(|error| {
                     (Reason::InvalidSpec, format!("the pull secret of {host} cannot be read: {error}"))
                 })?;
-                let found = config.credentials(&host).ok_or_else(|| {
+                // The host that is contacted goes before the one that it stands for.
+                let contacted = endpoint.as_ref().and_then(|endpoint| config.credentials(endpoint.host()));
+                let found = contacted.or_else(|| config.credentials(&host)).ok_or_else(|| {
                     (
                         Reason::InvalidSpec,
                         format!("the pull secret of {host} has no entry for {host}; add one to its auths"),
@@ -219,13 +234,14 @@ fn registries(accesses: &[RegistryAccess], secrets: &Path) -> Result<HashMap<Hos
             );
             return Err((Reason::SecretNotFound, message));
         }
-        let access = Access { insecure: given.insecure, credentials, ca_pem, identity_pem: identity };
+        let access =
+            Access { insecure: given.insecure, endpoint, credentials, ca_pem, identity_pem: identity };
         registries.insert(host.clone(), client(host, access)?);
     }
     Ok(registries)
 }
 
-fn secret(folder: &Path, key: &str) -> Result<Option<Vec<u8>>, Refusal> {
+pub(super) fn secret(folder: &Path, key: &str) -> Result<Option<Vec<u8>>, Refusal> {
     match std::fs::read(folder.join(key)) {
         Ok(bytes) => Ok(Some(bytes)),
         Err(error) if error.kind() == std::io::ErrorKind::NotFound => Ok(None),
@@ -244,6 +260,7 @@ fn images(images: &[Image]) -> Result<Vec<ImageRequest>, Refusal> {
         Ok(ImageRequest {
             reference: Reference::parse(&image.name, &Host::docker_hub())?,
             far_name: image.far_name.as_deref().map(str::parse).transpose()?,
+            platforms: image.platforms.clone(),
         })
     };
     images.iter().map(|image| request(image).map_err(invalid)).collect()
@@ -251,18 +268,6 @@ fn images(images: &[Image]) -> Result<Vec<ImageRequest>, Refusal> {
 
 fn references(names: &[String]) -> Result<Vec<Reference>, Refusal> {
     names.iter().map(|name| Reference::parse(name, &Host::docker_hub()).map_err(invalid)).collect()
-}
-
-/// A payload's path below the mount, which it may not leave.
-fn payload_path(payloads: &Path, path: &str) -> Result<PathBuf, Refusal> {
-    let stays = Path::new(path).components().all(|part| matches!(part, Component::Normal(_)));
-    if path.is_empty() || !stays {
-        return Err((
-            Reason::InvalidSpec,
-            format!("{path:?} is no path inside the volume; use one without '..' and without a leading '/'"),
-        ));
-    }
-    Ok(payloads.join(path))
 }
 
 #[allow(clippy::needless_pass_by_value)] // the shape that map_err takes

@@ -1,9 +1,11 @@
 //! Builds that cannot be done: what is told, and that nothing is left.
 
 use std::fs::{self, Permissions};
+use std::io::{Read, Write};
 use std::net::TcpListener;
 use std::os::unix::fs::PermissionsExt;
 use std::path::{Path, PathBuf};
+use std::thread;
 
 use crate::gate::Gate;
 use crate::image::{Image, Layer, Types, digest};
@@ -67,6 +69,32 @@ fn a_layer_that_the_registry_has_lost_is_told(software: Software) {
              check the name, the tag or digest, and the registry\n"
         )
     );
+}
+
+/// Registries do not take such manifests any more: what they kept is served by one that knows nothing of them.
+#[test]
+fn a_manifest_of_schema_1_is_refused_with_what_to_do() {
+    let listener = TcpListener::bind("127.0.0.1:0").unwrap();
+    let host = listener.local_addr().unwrap().to_string();
+    thread::spawn(move || {
+        for mut stream in listener.incoming().map_while(Result::ok) {
+            let manifest = r#"{"schemaVersion":1,"name":"old","tag":"1","fsLayers":[],"history":[]}"#;
+            let head =
+                "HTTP/1.1 200 OK\r\ncontent-type: application/vnd.docker.distribution.manifest.v1+prettyjws";
+            let length = manifest.len();
+            let _ = stream.read(&mut [0; 4096]);
+            let _ =
+                write!(stream, "{head}\r\ncontent-length: {length}\r\nconnection: close\r\n\r\n{manifest}");
+        }
+    });
+    let made = charon(["make-payload", "old:1", "-q", "-i", "-r", &host]).run().ended_with(1);
+    assert_eq!(
+        made.stderr,
+        format!(
+            "error: cannot read {host}/old:1: it is a manifest of schema 1, which Docker gave up in 2017; push the image anew\n"
+        )
+    );
+    assert!(made.stdout.is_empty());
 }
 
 #[test]

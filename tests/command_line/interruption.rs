@@ -124,6 +124,33 @@ fn a_build_that_was_killed_goes_on_in_the_middle_of_a_blob_and_gives_the_same_by
 }
 
 #[test]
+fn a_build_that_goes_on_remembers_what_it_left_out() {
+    let source = Registry::start(Software::Distribution3);
+    let children =
+        ["amd64", "arm64"].map(|name| Image::for_platform(Types::Oci, name, &[Layer::new(name, 4 << 20)]));
+    Image::index(Types::Oci, &children).push(&source, "ferry:1");
+    let gate = Gate::before(&source, 3 << 20);
+    let folder = tempfile::tempdir().unwrap();
+    let make = |file: &str| {
+        let make = charon(["make-payload", "gone:1,ferry:1", "-i", "-r", gate.host(), "-f", file]);
+        make.arguments(["--platform", "linux/arm64", "--allow-missing"]).in_folder(folder.path())
+    };
+    let build = make("payload.zip").start();
+    gate.wait_until_shut();
+    wait_until("what came is noted", || {
+        fs::read_to_string(folder.path().join(PARTIAL[1])).is_ok_and(|journal| journal.contains("\"have\":2"))
+    });
+    build.kill();
+    build.end();
+    gate.open();
+    let log = make("payload.zip").run().succeeded().stderr;
+    assert!(log.starts_with("Going on with what an earlier attempt left"), "{log}");
+    make("whole.zip").run().succeeded();
+    let read = |file: &str| fs::read(folder.path().join(file)).unwrap();
+    assert!(read("payload.zip") == read("whole.zip"));
+}
+
+#[test]
 fn what_was_damaged_since_the_build_was_killed_is_fetched_again() {
     let stalled = Stalled::new();
     let build = stalled.in_the_middle();

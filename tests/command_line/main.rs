@@ -15,20 +15,28 @@ mod program;
 mod registry;
 
 mod gate;
+#[path = "../support/s3.rs"]
+mod s3;
 mod token_service;
 
 mod access;
+mod allow_missing;
 mod already_transferred;
+mod artifacts;
 mod carrying;
 mod failing_builds;
 mod failing_pushes;
 mod far_side;
+mod foreign_layers;
 mod hosts;
 mod interruption;
 mod kinds;
 mod library;
+mod mirrors;
 mod missing_base;
 mod names;
+mod objects;
 mod payload_file;
+mod platforms;
 mod terminal;
 mod worker;

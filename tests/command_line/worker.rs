@@ -10,29 +10,31 @@ use charon::worker::contract::{CONTRACT_VERSION, Outcome};
 use serde_json::{Value, json};
 
 use crate::image::{Image, Layer, Types};
-use crate::program::charon;
+use crate::program::{charon, crane_digest};
 use crate::registry::{Registry, Software};
+use crate::s3::{ACCESS, S3, SECRET};
 
 with_each_registry!(
     a_build_leaves_a_report_and_the_same_run_asks_nobody_again,
     two_names_at_the_far_side_are_kept_apart_by_as_and_reach_the_registry,
+    what_a_build_left_out_and_what_an_import_wrote_anew_is_told,
     an_import_names_images_as_its_run_says_and_leaves_nothing_beside_its_source,
 );
 
 /// Where workers find what is theirs, as in a pod.
-struct Pod {
+pub(crate) struct Pod {
     folder: tempfile::TempDir,
 }
 
 impl Pod {
-    fn new() -> Self {
+    pub(crate) fn new() -> Self {
         let pod = Self { folder: tempfile::tempdir().unwrap() };
         fs::create_dir(pod.folder.path().join("payload")).unwrap();
         pod
     }
 
     /// A file of the volume.
-    fn payload(&self, path: &str) -> PathBuf {
+    pub(crate) fn payload(&self, path: &str) -> PathBuf {
         self.folder.path().join("payload").join(path)
     }
 
@@ -43,11 +45,22 @@ impl Pod {
         names
     }
 
+    /// Mounts the pull secret of the first registry of the run configuration.
+    pub(crate) fn mount_pull_secret(&self, config: &Value) {
+        let folder = self.folder.path().join("secrets/0");
+        fs::create_dir_all(&folder).unwrap();
+        fs::write(folder.join(".dockerconfigjson"), config.to_string()).unwrap();
+    }
+
     /// Runs a worker with `work`; its exit code is the one of its outcome.
     fn works(&self, run: &str, work: &Value, registry: &Registry) -> Outcome {
+        self.works_with(run, work, &json!([{ "host": registry.host(), "insecure": true }]))
+    }
+
+    /// The same with any access to registries.
+    pub(crate) fn works_with(&self, run: &str, work: &Value, registries: &Value) -> Outcome {
         let mut config = json!({
-            "version": CONTRACT_VERSION, "runId": run, "nonce": "n",
-            "registries": [{ "host": registry.host(), "insecure": true }],
+            "version": CONTRACT_VERSION, "runId": run, "nonce": "n", "registries": registries,
         });
         config.as_object_mut().unwrap().extend(work.as_object().unwrap().clone());
         let at = |name: &str| self.folder.path().join(name).display().to_string();
@@ -55,6 +68,7 @@ impl Pod {
         let (config, payloads, secrets, log) = (at("run.json"), at("payload"), at("secrets"), at("outcome"));
         let places = ["--config", &config, "--payloads", &payloads, "--registry-secrets", &secrets];
         let worker = charon(["worker", "--termination-log", &log, "--progress-port", "0"]).arguments(places);
+        let worker = worker.arguments(["--object-store-secrets", &at("object-store")]);
         let ended = worker.run();
         let outcome: Outcome = serde_json::from_slice(&fs::read(log).unwrap()).unwrap();
         ended.ended_with(outcome.reason.exit_code().into());
@@ -70,6 +84,93 @@ impl Pod {
         import.as_object_mut().unwrap().extend(fields.as_object().unwrap().clone());
         self.works("import", &json!({ "import": import }), registry)
     }
+}
+
+/// What the Secret of a store holds, where the pod has it; and an object of the store.
+fn opened(pod: &Pod, store: &S3, key: &str) -> Value {
+    let secrets = pod.folder.path().join("object-store");
+    fs::create_dir_all(&secrets).unwrap();
+    fs::write(secrets.join("accesskey"), ACCESS).unwrap();
+    fs::write(secrets.join("secretkey"), format!("{SECRET}\n")).unwrap();
+    let endpoint = format!("http://{}", store.host());
+    json!({ "bucket": "transfer", "key": key, "endpoint": endpoint, "credentials": true })
+}
+
+#[test]
+fn a_run_with_an_object_leaves_its_report_beside_it_and_finds_it_again() {
+    let (source, store) = (source(Software::Distribution3, &["ferry:1"]), S3::start());
+    let (pod, target) = (Pod::new(), Registry::start(Software::Distribution3));
+    let images = json!([{ "name": source.name("ferry:1") }]);
+    let object = opened(&pod, &store, "out/app.zip");
+    let work = json!({ "build": { "images": images, "objectStore": object } });
+    let built = pod.works("run", &work, &source);
+    assert_eq!(built.reason, Reason::Succeeded, "{built:?}");
+    assert!(built.message.starts_with("s3://transfer/out/app.zip with 1 images, "), "{}", built.message);
+    assert!(store.file("out/app.zip.report.json").exists());
+    assert!(pod.files().is_empty());
+    let asked = asked_for(&source, "ferry");
+    let again = pod.works("run", &work, &source);
+    assert_eq!((again.reason, again.payload), (Reason::AlreadyPresent, built.payload.clone()));
+    assert_eq!(asked_for(&source, "ferry"), asked, "it asked a registry");
+
+    let import = |object: &Value| {
+        let work = json!({ "import": { "objectStore": object, "registry": target.host() } });
+        pod.works("import", &work, &target)
+    };
+    let imported = import(&object);
+    assert_eq!(
+        (imported.reason, imported.payload),
+        (Reason::Succeeded, built.payload),
+        "{}",
+        imported.message
+    );
+    assert_eq!(target.tags("ferry"), ["1"]);
+    // It waits for what is not there, or not there yet as a whole.
+    assert_eq!(import(&opened(&pod, &store, "none.zip")).reason, Reason::SourceNotFound);
+    let size = fs::metadata(store.file("out/app.zip")).unwrap().len();
+    fs::File::options().write(true).open(store.file("out/app.zip")).unwrap().set_len(size - 1).unwrap();
+    assert_eq!(import(&object).reason, Reason::SourceIncomplete);
+}
+
+#[test]
+fn a_build_replaces_no_object_that_is_no_payload_and_says_what_a_store_refuses() {
+    let (source, store) = (source(Software::Distribution3, &["ferry:1"]), S3::start());
+    let pod = Pod::new();
+    let images = json!([{ "name": source.name("ferry:1") }]);
+    let builds = |object: &Value| {
+        pod.works("run", &json!({ "build": { "images": images, "objectStore": object } }), &source)
+    };
+    let object = opened(&pod, &store, "app.zip");
+    for content in ["precious", ""] {
+        fs::write(store.file("app.zip"), content).unwrap();
+        let refused = builds(&object);
+        assert_eq!(refused.reason, Reason::OutputConflict);
+        assert!(
+            refused.message.starts_with("s3://transfer/app.zip is no payload of charon's"),
+            "{}",
+            refused.message
+        );
+        assert_eq!(fs::read_to_string(store.file("app.zip")).unwrap(), content);
+    }
+    assert_eq!(store.keys(), ["app.zip"]);
+    assert_eq!(asked_for(&source, "ferry/manifests/1 "), 1, "only the image was pushed");
+
+    let mut nowhere = object.clone();
+    nowhere["bucket"] = json!("nowhere");
+    assert_eq!(builds(&nowhere).reason, Reason::StorageNotFound);
+    let mut certified = object.clone();
+    certified["certificates"] = json!(true);
+    assert_eq!(builds(&certified).reason, Reason::SecretNotFound);
+    fs::write(pod.folder.path().join("object-store/secretkey"), "wrong").unwrap();
+    let denied = builds(&object);
+    assert_eq!(denied.reason, Reason::StorageAccessDenied);
+    assert!(
+        denied.message.contains("check the credentials") && !denied.message.contains("wrong"),
+        "{}",
+        denied.message
+    );
+    fs::remove_file(pod.folder.path().join("object-store/secretkey")).unwrap();
+    assert_eq!(builds(&object).reason, Reason::SecretNotFound);
 }
 
 /// How often a registry was asked for something of a repository.
@@ -114,6 +215,39 @@ fn a_build_leaves_a_report_and_the_same_run_asks_nobody_again(software: Software
     let half = fs::metadata(pod.payload("out.zip")).unwrap().len() / 2;
     fs::File::options().write(true).open(pod.payload("out.zip")).unwrap().set_len(half).unwrap();
     assert_eq!(pod.builds("run", &images, "out.zip", &source).reason, Reason::Succeeded);
+}
+
+fn what_a_build_left_out_and_what_an_import_wrote_anew_is_told(software: Software) {
+    let (source, target) = (Registry::start(software), Registry::start(software));
+    let image = |name: &str| Image::for_platform(Types::Oci, name, &[Layer::new(name, 100)]);
+    Image::index(Types::Oci, &[image("amd64"), image("arm64")]).push(&source, "ferry:1");
+    let pod = Pod::new();
+    let [ferry, gone] = ["ferry:1", "gone:1"].map(|name| source.name(name));
+    let images = json!([{ "name": &ferry, "platforms": ["linux/arm64"] }, { "name": &gone }]);
+    let work = json!({ "build": { "images": images, "allowMissing": true, "path": "out.zip" } });
+    let built = pod.works("run", &work, &source);
+    assert_eq!((built.reason, built.failures_total), (Reason::Succeeded, 1), "{built:?}");
+    assert_eq!(
+        (built.failures[0].item.as_str(), built.failures[0].reason),
+        (gone.as_str(), Reason::ImageNotFound)
+    );
+    let report = fs::read_to_string(pod.payload("out.zip.report.json")).unwrap();
+    assert!(
+        report.lines().any(|line| line.contains(&gone) && line.contains(r#""outcome":"Missing""#)),
+        "{report}"
+    );
+    let again = pod.works("run", &work, &source);
+    assert_eq!((again.reason, again.failures), (Reason::AlreadyPresent, built.failures));
+
+    let kept = pod.imports(&json!({}), "out.zip", &target);
+    assert_eq!(kept.reason, Reason::UnsupportedImage, "{kept:?}");
+    assert!(kept.message.contains("registry.sparseIndex: Rewrite"), "{}", kept.message);
+    let rewritten = pod.imports(&json!({ "sparseIndex": "Rewrite" }), "out.zip", &target);
+    assert_eq!(rewritten.reason, Reason::Succeeded, "{rewritten:?}");
+    let result = rewritten.result.unwrap();
+    assert_eq!((result.images, result.images_rewritten, result.rewritten.len()), (1, 1, 1));
+    assert_eq!(result.rewritten[0].image, ferry);
+    assert_eq!(result.rewritten[0].digest.as_str(), crane_digest(&target.name("ferry:1")));
 }
 
 fn two_names_at_the_far_side_are_kept_apart_by_as_and_reach_the_registry(software: Software) {

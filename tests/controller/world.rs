@@ -4,7 +4,7 @@ use std::fmt::Debug;
 use std::time::Duration;
 
 use charon::api::{self, Condition, PayloadBuild, PayloadImport, Run, Status};
-use charon::controller::{Pace, Settings, WorkerDefaults};
+use charon::controller::{ControllerError, Pace, Settings, WorkerDefaults};
 use futures::StreamExt as _;
 use k8s_openapi::NamespaceResourceScope;
 use k8s_openapi::api::batch::v1::Job;
@@ -95,6 +95,7 @@ impl World {
             namespace: Some(namespace.clone()),
             concurrency: 4,
             pace: quick(),
+            lease: None,
             health_address: None,
         };
         let world = Self { client, namespace, settings, controller: None };
@@ -143,15 +144,27 @@ impl World {
     /// Starts a controller with the rights of the Role.
     pub(crate) async fn start(&mut self) {
         assert!(self.controller.is_none(), "there is one already");
+        self.controller = Some(self.another().await);
+    }
+
+    /// Starts one more controller, which nobody but the caller ends.
+    pub(crate) async fn another(&self) -> (CancellationToken, tokio::task::JoinHandle<()>) {
         let mut config = Config::infer().await.unwrap();
+        config.default_namespace.clone_from(&self.namespace);
         config.auth_info.impersonate = Some(USER.into());
         config.auth_info.impersonate_groups = Some(vec!["system:authenticated".into()]);
         let client = Client::try_from(config).unwrap();
         let stop = CancellationToken::new();
         let (settings, stopped) = (self.settings.clone(), stop.clone());
-        let task =
-            tokio::spawn(async move { charon::controller::run(client, settings, stopped).await.unwrap() });
-        self.controller = Some((stop, task));
+        let task = tokio::spawn(async move {
+            // A kubelet starts a controller again that has ended since it lost its Lease.
+            while let Err(error) =
+                charon::controller::run(client.clone(), settings.clone(), stopped.clone()).await
+            {
+                assert!(matches!(error, ControllerError::LeaseLost), "{error}");
+            }
+        });
+        (stop, task)
     }
 
     /// Ends the controller as SIGTERM does.
@@ -338,6 +351,7 @@ pub(crate) fn rules() -> Vec<PolicyRule> {
         rule("", &["pods"], &["get", "list", "watch"]),
         rule("", &["events"], &["list"]),
         rule("events.k8s.io", &["events"], &["create", "patch"]),
+        rule("coordination.k8s.io", &["leases"], &["get", "create", "update"]),
     ]
 }
 

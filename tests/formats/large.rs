@@ -74,6 +74,8 @@ fn image(name: &str, blobs: &[(Digest, u64)]) -> ImagePlan {
         digest: digest.clone(),
         media_type: media_type.clone(),
         size: bytes.len() as u64,
+        platforms: Vec::new(),
+        omitted: Vec::new(),
         manifests: vec![ManifestPlan { digest, media_type, bytes }],
     }
 }

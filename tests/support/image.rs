@@ -18,6 +18,7 @@ pub(crate) struct Layer {
     pub(crate) bytes: Vec<u8>,
     diff_id: String,
     media_type: Option<&'static str>,
+    urls: Vec<String>,
 }
 
 /// A manifest or an index, with all that it names.
@@ -89,11 +90,18 @@ impl Layer {
 
     /// Not even a tar.
     pub(crate) fn of_no_bytes() -> Self {
-        Self { bytes: Vec::new(), diff_id: digest(b""), media_type: None }
+        Self { bytes: Vec::new(), diff_id: digest(b""), media_type: None, urls: Vec::new() }
+    }
+
+    /// A layer that may not be distributed, and may be had there.
+    pub(crate) fn foreign(name: &str, urls: &[&str]) -> Self {
+        let media_type = Some("application/vnd.docker.image.rootfs.foreign.diff.tar.gzip");
+        let urls = urls.iter().map(|url| (*url).to_owned()).collect();
+        Self { media_type, urls, ..Self::new(name, 2000) }
     }
 
     fn of_tar(tar: &[u8]) -> Self {
-        Self { bytes: gzip(tar), diff_id: digest(tar), media_type: None }
+        Self { bytes: gzip(tar), diff_id: digest(tar), media_type: None, urls: Vec::new() }
     }
 
     pub(crate) fn digest(&self) -> String {
@@ -117,13 +125,30 @@ impl Image {
         Self::assemble(types, config.to_string().into_bytes(), layers, platform)
     }
 
+    /// An image for a platform with a variant.
+    pub(crate) fn for_variant(architecture: &str, variant: &str, layers: &[Layer]) -> Self {
+        let mut image = Self::for_platform(Types::Oci, architecture, layers);
+        image.platform["variant"] = variant.into();
+        image
+    }
+
+    /// The same image as a child of an index that does not say what it is for.
+    pub(crate) fn of_no_platform(mut self) -> Self {
+        self.platform = Value::Null;
+        self
+    }
+
     /// What a builder attests of an image, in the form of Docker's `BuildKit`.
     pub(crate) fn attestation(of: &Self) -> Self {
         let statement =
             json!({"_type": "https://in-toto.io/Statement/v0.1", "subject": [{"digest": of.digest}]});
         let bytes = statement.to_string().into_bytes();
-        let layer =
-            Layer { diff_id: digest(&bytes), media_type: Some("application/vnd.in-toto+json"), bytes };
+        let layer = Layer {
+            diff_id: digest(&bytes),
+            media_type: Some("application/vnd.in-toto+json"),
+            urls: Vec::new(),
+            bytes,
+        };
         let config = json!({
             "architecture": "unknown", "os": "unknown", "config": {},
             "rootfs": {"type": "layers", "diff_ids": [layer.diff_id]},
@@ -139,7 +164,13 @@ impl Image {
     fn assemble(types: Types, config: Vec<u8>, layers: &[Layer], platform: Value) -> Self {
         let described: Vec<Value> = layers
             .iter()
-            .map(|layer| descriptor(layer.media_type.unwrap_or(types.layer()), &layer.bytes))
+            .map(|layer| {
+                let mut described = descriptor(layer.media_type.unwrap_or(types.layer()), &layer.bytes);
+                if !layer.urls.is_empty() {
+                    described["urls"] = layer.urls.clone().into();
+                }
+                described
+            })
             .collect();
         let manifest = json!({
             "schemaVersion": 2, "mediaType": types.manifest(),

@@ -52,6 +52,8 @@ fn plan(name: &str, image: &Image, base: Option<(&str, &Image)>) -> ImagePlan {
         digest: image.digest.parse().expect("it is a digest"),
         media_type: image.media_type.to_owned(),
         size: image.manifest.len() as u64,
+        platforms: Vec::new(),
+        omitted: Vec::new(),
         manifests,
     }
 }

@@ -47,6 +47,7 @@ impl Stage {
             status: Status::default(),
             observed: Observed::default(),
             settings: Settings {
+                lease: None,
                 worker: WorkerDefaults::with_image("i"),
                 namespace: None,
                 concurrency: 1,

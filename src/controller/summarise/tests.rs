@@ -239,6 +239,46 @@ fn a_new_run_forgets_the_failures_of_the_old_one_and_keeps_its_payload() {
 }
 
 #[test]
+fn ready_tells_what_was_left_out_and_what_has_another_digest() {
+    let message = |outcome: &Outcome, is_import: bool| {
+        let (run, registry) = (run(), is_import.then_some("registry.infra"));
+        let news = News { outcome: Some(outcome), is_import, registry, ..news(&run, &Verdict::Succeeded) };
+        let status = summarise(&Status::default(), &news);
+        let ready = status.conditions.iter().find(|condition| condition.type_ == condition::READY).unwrap();
+        assert_eq!(ready.status, "True");
+        (ready.message.clone(), status)
+    };
+    let summary = PayloadSummary {
+        digest: None,
+        size_bytes: 1,
+        format_version: 1,
+        images: 1,
+        blobs: 1,
+        blobs_reused: 0,
+    };
+    let built = Outcome { reason: Reason::Succeeded, payload: Some(summary), ..outcome(2) };
+    let (told, status) = message(&built, false);
+    assert!(told.ends_with("1 B; without 2 that could not be had: see status.failures"), "{told}");
+    assert_eq!((status.failures.len(), status.failures_total), (2, Some(2)));
+
+    let rewritten = contract::Rewritten { image: "a:1".into(), digest: Digest::sha256(b"") };
+    let result = ImportResult {
+        images: 1,
+        images_rewritten: 1,
+        rewritten: vec![rewritten],
+        ..ImportResult::default()
+    };
+    let imported = Outcome { result: Some(result), failures: vec![], failures_total: 0, ..built };
+    let (told, status) = message(&imported, true);
+    assert!(
+        told.contains("; 1 with another digest") && told.ends_with("see status.result.rewritten"),
+        "{told}"
+    );
+    let result = status.result.unwrap();
+    assert_eq!((result.images_rewritten, result.rewritten[0].image.as_str()), (Some(1), "a:1"));
+}
+
+#[test]
 fn progress_is_a_share_of_the_bytes_and_unknown_without_their_sum() {
     let said = |done, total| contract::Progress {
         run_id: "r".into(),

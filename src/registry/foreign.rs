@@ -1,0 +1,344 @@
+//! Layers that may not be distributed: had from where their manifest says, if a person wants that.
+//!
+//! A manifest is anybody's word. What it names is asked for by HTTPS alone, without any credential, by no proxy, and
+//! never at an address that is not of the public internet: names are looked up and judged once, and the connection
+//! goes to the address that was judged, also after each redirect.
+
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
+use std::ops::Range;
+use std::pin::Pin;
+use std::sync::Arc;
+
+use bytes::{Buf as _, Bytes};
+use futures::{Stream, StreamExt as _, stream};
+use reqwest::dns::{Addrs, Name, Resolve, Resolving};
+use reqwest::header::{ACCEPT_ENCODING, CONTENT_LENGTH, LOCATION, RANGE};
+use reqwest::{Client, ClientBuilder, Response, StatusCode};
+use url::{Host as UrlHost, Url};
+
+use super::client::authority;
+use super::error::{Asked, RegistryError, plain, root_cause, unreachable};
+use super::retry::Patience;
+use crate::digest::Digest;
+use crate::reference::Host;
+
+const REDIRECTS: usize = 5;
+/// So often a transfer that was cut is taken up again before the next URL is tried.
+const CUTS: usize = 3;
+
+/// Fetches layers from outside of registries.
+#[derive(Clone, Debug)]
+pub struct Foreign {
+    client: Client,
+    rule: Rule,
+    patience: Patience,
+}
+
+/// Where may be asked.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Rule {
+    pub(super) is_scheme: fn(&str) -> bool,
+    pub(super) is_address: fn(IpAddr) -> bool,
+}
+
+/// Outside of tests there is no other.
+pub(super) const PUBLIC_HTTPS: Rule = Rule { is_scheme: |scheme| scheme == "https", is_address: is_public };
+
+/// What a layer is, and where it may be had.
+#[derive(Clone, Debug)]
+pub struct ForeignBlob {
+    /// The registry that named it, and does not have it.
+    pub host: Host,
+    /// The repository there.
+    pub repository: String,
+    /// The layer's digest.
+    pub digest: Digest,
+    /// Its size in bytes.
+    pub size: u64,
+    /// Where its manifest says that it may be had, in the order of preference.
+    pub urls: Vec<String>,
+}
+
+/// A host has an address that is not asked.
+#[derive(Debug, thiserror::Error)]
+#[error("it has the address {0}, which is not of the public internet")]
+struct NotPublic(IpAddr);
+
+impl Foreign {
+    /// Nothing is sent before something is asked for.
+    pub fn new() -> Result<Self, RegistryError> {
+        Self::with_rule(PUBLIC_HTTPS, Patience::default())
+    }
+
+    pub(super) fn with_rule(rule: Rule, patience: Patience) -> Result<Self, RegistryError> {
+        let client = ClientBuilder::new()
+            .user_agent(concat!("charon/", env!("CARGO_PKG_VERSION")))
+            .redirect(reqwest::redirect::Policy::none())
+            .retry(reqwest::retry::never())
+            .referer(false)
+            .no_proxy()
+            .http1_only()
+            .connect_timeout(patience.connect)
+            .read_timeout(patience.idle)
+            .dns_resolver(Arc::new(Judging(rule.is_address)))
+            .build()
+            .map_err(|error| RegistryError::Unsupported {
+                asked: Asked::fetching_foreign_layers(),
+                problem: format!("the certificates make no TLS client: {}", plain(&root_cause(&error))),
+            })?;
+        Ok(Self { client, rule, patience })
+    }
+
+    /// One that asks this machine by plain HTTP, and nobody else.
+    #[cfg(test)]
+    pub(crate) fn on_loopback() -> Result<Self, RegistryError> {
+        let rule = Rule { is_scheme: |scheme| scheme == "http", is_address: |address| address.is_loopback() };
+        Self::with_rule(rule, Patience::default())
+    }
+
+    /// The bytes `range` of a layer, from the first of its URLs that gives them: the caller hashes.
+    ///
+    /// What is longer or shorter than its manifest says ends the stream with an error.
+    pub fn blob_range(
+        &self,
+        blob: ForeignBlob,
+        range: Range<u64>,
+    ) -> impl Stream<Item = Result<Bytes, RegistryError>> + Send + use<> {
+        let reader = Reader { foreign: self.clone(), blob, next: range.start, url: 0, cuts: 0, body: None };
+        stream::try_unfold(reader, |mut reader| async move {
+            Ok(reader.chunk().await?.map(|chunk| (chunk, reader)))
+        })
+    }
+}
+
+type Body = Pin<Box<dyn Stream<Item = reqwest::Result<Bytes>> + Send>>;
+
+struct Reader {
+    foreign: Foreign,
+    blob: ForeignBlob,
+    /// The offset of the byte that is given next.
+    next: u64,
+    /// Which of the URLs is asked.
+    url: usize,
+    /// How often it was cut.
+    cuts: usize,
+    body: Option<(Url, Body)>,
+}
+
+impl Reader {
+    async fn chunk(&mut self) -> Result<Option<Bytes>, RegistryError> {
+        loop {
+            if self.next >= self.blob.size {
+                return Ok(None);
+            }
+            let asked = self.asked();
+            let Some((url, body)) = &mut self.body else {
+                match self.open().await {
+                    Ok(body) => self.body = Some(body),
+                    Err(error) => self.after(error)?,
+                }
+                continue;
+            };
+            let error = match body.next().await {
+                Some(Ok(chunk)) if chunk.len() as u64 > self.blob.size - self.next => {
+                    return Err(self.wrong_size("more"));
+                }
+                Some(Ok(chunk)) => {
+                    self.next += chunk.len() as u64;
+                    if !chunk.is_empty() {
+                        return Ok(Some(chunk));
+                    }
+                    continue;
+                }
+                Some(Err(error)) => unreachable(&asked, url, error),
+                None => self.wrong_size(&format!("{} bytes", self.next)),
+            };
+            self.body = None;
+            if self.cuts < CUTS && matches!(error, RegistryError::Unreachable { .. }) {
+                self.cuts += 1;
+            } else {
+                self.after(error)?;
+            }
+        }
+    }
+
+    /// The next URL is tried, if there is one.
+    fn after(&mut self, error: RegistryError) -> Result<(), RegistryError> {
+        (self.url, self.cuts) = (self.url + 1, 0);
+        if self.url < self.blob.urls.len() { Ok(()) } else { Err(error) }
+    }
+
+    /// Asks the URL, and where it leads.
+    async fn open(&mut self) -> Result<(Url, Body), RegistryError> {
+        let text = self.blob.urls.get(self.url).map(String::as_str).unwrap_or_default();
+        let mut url = Url::parse(text).map_err(|_| self.refused("one of its urls cannot be read as one"))?;
+        for _ in 0..=REDIRECTS {
+            self.judge(&mut url)?;
+            let mut request = self.foreign.client.get(url.clone()).header(ACCEPT_ENCODING, "identity");
+            if self.next > 0 {
+                request = request.header(RANGE, format!("bytes={}-", self.next));
+            }
+            let sent = tokio::time::timeout(self.foreign.patience.idle, request.send()).await;
+            let response = match sent {
+                Ok(Ok(response)) => response,
+                Ok(Err(error)) => return Err(self.unanswered(&url, error)),
+                Err(_) => return Err(super::client::silent(&self.asked(), &url)),
+            };
+            match response.status() {
+                StatusCode::OK | StatusCode::PARTIAL_CONTENT => return self.body(url, response),
+                status if status.is_redirection() => {
+                    let location = response.headers().get(LOCATION).and_then(|text| text.to_str().ok());
+                    let next = location.and_then(|location| url.join(location).ok());
+                    url = next
+                        .ok_or_else(|| self.refused(&format!("{} redirects to nowhere", authority(&url))))?;
+                }
+                status => {
+                    let problem = format!("{} answered {status}", authority(&url));
+                    return Err(if status.is_server_error() || status == StatusCode::TOO_MANY_REQUESTS {
+                        self.unavailable(problem)
+                    } else {
+                        self.refused(&problem)
+                    });
+                }
+            }
+        }
+        Err(self.refused(&format!("{} redirected more than {REDIRECTS} times", authority(&url))))
+    }
+
+    /// That a URL may be asked at all. What it says of users is not sent.
+    fn judge(&self, url: &mut Url) -> Result<(), RegistryError> {
+        if !(self.foreign.rule.is_scheme)(url.scheme()) {
+            let problem = format!("{} is not asked, since it is not named by https", authority(url));
+            return Err(self.refused(&problem));
+        }
+        let literal = match url.host() {
+            Some(UrlHost::Ipv4(address)) => Some(IpAddr::V4(address)),
+            Some(UrlHost::Ipv6(address)) => Some(IpAddr::V6(address)),
+            Some(UrlHost::Domain(_)) => None,
+            None => return Err(self.refused("one of its urls names no host")),
+        };
+        if let Some(address) = literal.filter(|address| !(self.foreign.rule.is_address)(*address)) {
+            return Err(self.refused(&format!("{} is not asked: {}", authority(url), NotPublic(address))));
+        }
+        let _ = url.set_username("").and_then(|()| url.set_password(None));
+        Ok(())
+    }
+
+    fn body(&self, url: Url, response: Response) -> Result<(Url, Body), RegistryError> {
+        // Who was asked for a part and sends all begins at the beginning.
+        let is_part = response.status() == StatusCode::PARTIAL_CONTENT;
+        if is_part && self.next == 0 {
+            return Err(self.refused(&format!("{} sent a part that nobody asked for", authority(&url))));
+        }
+        let skip = if is_part { 0 } else { self.next };
+        let length = response.headers().get(CONTENT_LENGTH);
+        let length = length.and_then(|length| length.to_str().ok()?.trim().parse::<u64>().ok());
+        if let Some(length) = length.filter(|length| *length != self.blob.size - self.next + skip) {
+            return Err(self.wrong_size(&format!("{length} bytes")));
+        }
+        let bytes = response.bytes_stream().scan(skip, |skip, chunk| {
+            let chunk = chunk.map(|mut chunk| {
+                let skipped = usize::try_from(*skip).map_or(chunk.len(), |skip| skip.min(chunk.len()));
+                chunk.advance(skipped);
+                *skip -= skipped as u64;
+                chunk
+            });
+            std::future::ready(Some(chunk))
+        });
+        Ok((url, Box::pin(bytes)))
+    }
+
+    fn unanswered(&self, url: &Url, error: reqwest::Error) -> RegistryError {
+        let mut cause: Option<&(dyn std::error::Error + 'static)> = Some(&error);
+        while let Some(found) = cause {
+            if let Some(not_public) = found.downcast_ref::<NotPublic>() {
+                return self.refused(&format!("{} is not asked: {not_public}", authority(url)));
+            }
+            cause = found.source();
+        }
+        unreachable(&self.asked(), url, error)
+    }
+
+    fn asked(&self) -> Asked {
+        Asked::reading_blob(&self.blob.host, &self.blob.repository, &self.blob.digest)
+    }
+
+    fn refused(&self, problem: &str) -> RegistryError {
+        let problem = format!("the registry does not have it, and {problem}");
+        RegistryError::Unsupported { asked: self.asked(), problem: plain(&problem) }
+    }
+
+    fn unavailable(&self, problem: String) -> RegistryError {
+        RegistryError::Unreachable {
+            asked: self.asked(),
+            problem,
+            advice: "",
+            transient: true,
+            tries: 1,
+            source: None,
+        }
+    }
+
+    fn wrong_size(&self, found: &str) -> RegistryError {
+        let size = self.blob.size;
+        let problem = format!("the manifest says {size} bytes, its url gave {found}");
+        RegistryError::DigestMismatch { asked: self.asked(), problem }
+    }
+}
+
+/// Looks names up, and gives none of a name that has an address which is not asked.
+#[derive(Clone, Copy, Debug)]
+struct Judging(fn(IpAddr) -> bool);
+
+impl Resolve for Judging {
+    fn resolve(&self, name: Name) -> Resolving {
+        let Self(is_address) = *self;
+        Box::pin(async move {
+            let found: Vec<SocketAddr> = tokio::net::lookup_host((name.as_str(), 0)).await?.collect();
+            match found.iter().map(SocketAddr::ip).find(|address| !is_address(*address)) {
+                Some(address) => Err(NotPublic(address).into()),
+                None => Ok(Box::new(found.into_iter()) as Addrs),
+            }
+        })
+    }
+}
+
+/// Whether an address is of the public internet (the registries of IANA for special purposes, RFC 6890).
+pub(super) fn is_public(address: IpAddr) -> bool {
+    match address {
+        IpAddr::V4(address) => is_public_v4(address),
+        IpAddr::V6(address) => is_public_v6(address),
+    }
+}
+
+fn is_public_v4(address: Ipv4Addr) -> bool {
+    let [a, b, c, _] = address.octets();
+    let is_special = matches!(
+        (a, b, c),
+        // This network, shared address space, protocol assignments, 6to4 relays, benchmarks, and above multicast.
+        (0 | 240.., _, _) | (100, 64..=127, _) | (192, 0, 0) | (192, 88, 99) | (198, 18 | 19, _)
+    );
+    !(is_special
+        || address.is_private()
+        || address.is_loopback()
+        || address.is_link_local()
+        || address.is_multicast()
+        || address.is_documentation())
+}
+
+fn is_public_v6(address: Ipv6Addr) -> bool {
+    let segments = address.segments();
+    let embedded = |high: u16, low: u16| {
+        let ([a, b], [c, d]) = (high.to_be_bytes(), low.to_be_bytes());
+        is_public_v4(Ipv4Addr::new(a, b, c, d))
+    };
+    match segments {
+        [0, 0, 0, 0, 0, 0xffff, high, low]
+        | [0x64, 0xff9b, 0, 0, 0, 0, high, low]
+        | [0x2002, high, low, ..] => embedded(high, low),
+        // Protocol assignments with Teredo, documentation.
+        [0x2001, 0..=0x1ff | 0xdb8, ..] | [0x3fff, 0..=0xfff, ..] => false,
+        // Global unicast is 2000::/3, and nothing else.
+        [first, ..] => first & 0xe000 == 0x2000,
+    }
+}

@@ -1,0 +1,173 @@
+//! Layers from outside of registries.
+
+use std::net::IpAddr;
+
+use axum::body::Body;
+use axum::http::Response;
+use bytes::Bytes;
+use futures::TryStreamExt as _;
+
+use super::scripted::{Server, reply};
+use super::{EAGER, RegistryError};
+use crate::digest::Digest;
+use crate::reason::Reason;
+use crate::registry::foreign::{Foreign, ForeignBlob, PUBLIC_HTTPS, Rule, is_public};
+
+const CONTENT: &[u8] = b"not to be distributed";
+
+/// As [`PUBLIC_HTTPS`], but plain HTTP to this machine: there is no other network where tests run.
+const LOOPBACK: Rule =
+    Rule { is_scheme: |scheme| scheme == "http", is_address: |address| address.is_loopback() };
+
+fn blob(urls: &[&str]) -> ForeignBlob {
+    ForeignBlob {
+        host: "registry.example".parse().unwrap(),
+        repository: "windows".into(),
+        digest: Digest::sha256(CONTENT),
+        size: CONTENT.len() as u64,
+        urls: urls.iter().map(|url| (*url).to_owned()).collect(),
+    }
+}
+
+async fn read(rule: Rule, urls: &[&str], from: u64) -> Result<Vec<u8>, RegistryError> {
+    let blob = blob(urls);
+    let size = blob.size;
+    let chunks: Vec<Bytes> =
+        Foreign::with_rule(rule, EAGER).unwrap().blob_range(blob, from..size).try_collect().await?;
+    Ok(chunks.concat())
+}
+
+fn answer(status: u16, content: &'static [u8]) -> Response<Body> {
+    reply(status, &[], content)
+}
+
+fn redirect(to: &str) -> Response<Body> {
+    reply(302, &[("location", to)], "")
+}
+
+#[test]
+fn only_addresses_of_the_public_internet_are_asked() {
+    for public in
+        ["1.1.1.1", "100.128.0.1", "172.32.0.1", "2606:4700::1111", "::ffff:1.1.1.1", "64:ff9b::101:101"]
+    {
+        assert!(is_public(public.parse().unwrap()), "{public}");
+    }
+    for other in [
+        "0.0.0.0",
+        "10.0.0.1",
+        "100.64.0.1",
+        "127.0.0.1",
+        "169.254.169.254",
+        "172.16.0.1",
+        "192.0.0.8",
+        "192.168.1.1",
+        "198.18.0.1",
+        "203.0.113.1",
+        "224.0.0.1",
+        "255.255.255.255",
+        "::",
+        "::1",
+        "::7f00:1",
+        "::ffff:10.0.0.1",
+        "64:ff9b::a00:1",
+        "64:ff9b:1::1",
+        "2001::1",
+        "2001:db8::1",
+        "2002:a00:1::",
+        "fc00::1",
+        "fe80::1",
+        "fec0::1",
+        "ff02::1",
+    ] {
+        assert!(!is_public(other.parse().unwrap()), "{other}");
+    }
+}
+
+#[tokio::test]
+async fn a_layer_comes_from_the_first_url_that_gives_it_and_nobody_is_told_a_credential() {
+    let server = Server::start(|seen, _| match seen.target.as_str() {
+        "/lost" => answer(404, b""),
+        "/moved" => redirect("/layer?token=1"),
+        _ => answer(200, CONTENT),
+    })
+    .await;
+    let moved = server.url("/moved").replace("http://", "http://user:secret@");
+    let urls = ["gopher://a.example/", &server.url("/lost"), &moved, &server.url("/never")];
+    assert_eq!(read(LOOPBACK, &urls, 0).await.unwrap(), CONTENT);
+    assert_eq!(server.lines(), ["GET /lost", "GET /moved", "GET /layer?token=1"]);
+    assert!(server.seen().iter().all(|seen| seen.header("authorization").is_none()));
+}
+
+#[tokio::test]
+async fn a_layer_is_taken_up_where_it_was_left_whether_or_not_the_server_knows_parts() {
+    let server = Server::start(|seen, _| match (seen.target.as_str(), seen.header("range")) {
+        ("/parts", Some("bytes=4-")) => answer(206, &CONTENT[4..]),
+        ("/all", Some("bytes=4-")) => answer(200, CONTENT),
+        _ => answer(500, b""),
+    })
+    .await;
+    for path in ["/parts", "/all"] {
+        assert_eq!(read(LOOPBACK, &[&server.url(path)], 4).await.unwrap(), &CONTENT[4..], "{path}");
+    }
+}
+
+#[tokio::test]
+async fn what_is_not_the_size_that_the_manifest_says_is_refused() {
+    let server = Server::start(|seen, _| match seen.target.as_str() {
+        "/short" => answer(200, &CONTENT[1..]),
+        _ => answer(200, b"this is longer than what the manifest says"),
+    })
+    .await;
+    for path in ["/short", "/long"] {
+        let error = read(LOOPBACK, &[&server.url(path)], 0).await.unwrap_err();
+        assert_eq!(error.reason(), Reason::DigestMismatch, "{error}");
+    }
+}
+
+#[tokio::test]
+async fn plain_http_and_addresses_that_are_not_public_are_never_asked_nor_are_names_of_them() {
+    let server = Server::start(|_, _| answer(200, CONTENT)).await;
+    let port = server.host().as_str().rsplit_once(':').unwrap().1.to_owned();
+    let https = Rule { is_scheme: |_| true, ..PUBLIC_HTTPS };
+    for (rule, url, told) in [
+        (PUBLIC_HTTPS, server.url("/"), "since it is not named by https"),
+        (https, server.url("/"), "it has the address 127.0.0.1"),
+        (https, format!("http://2130706433:{port}/"), "it has the address 127.0.0.1"),
+        (https, format!("http://[::ffff:127.0.0.1]:{port}/"), "it has the address ::ffff:127.0.0.1"),
+        (https, format!("http://localhost:{port}/"), "which is not of the public internet"),
+        (https, "file:///etc/passwd".to_owned(), "one of its urls names no host"),
+        (https, "not a url".to_owned(), "cannot be read as one"),
+    ] {
+        let error = read(rule, &[&url], 0).await.unwrap_err();
+        assert_eq!(error.reason(), Reason::UnsupportedImage, "{url}");
+        assert!(error.to_string().contains(told), "{url}: {error}");
+    }
+    assert!(server.seen().is_empty());
+}
+
+#[tokio::test]
+async fn a_redirect_leads_nowhere_that_may_not_be_asked() {
+    // 127.0.0.1 may be asked here, and no other address.
+    let only = Rule { is_address: |address| address == IpAddr::from([127, 0, 0, 1]), ..LOOPBACK };
+    let server = Server::start(|seen, _| match seen.target.as_str() {
+        "/metadata" => redirect("http://169.254.169.254/latest"),
+        "/other" => redirect("ftp://127.0.0.1/"),
+        _ => redirect("/round"),
+    })
+    .await;
+    for (path, told) in [
+        ("/metadata", "it has the address 169.254.169.254"),
+        ("/other", "since it is not named by https"),
+        ("/round", "redirected more than 5 times"),
+    ] {
+        let error = read(only, &[&server.url(path)], 0).await.unwrap_err();
+        assert!(error.to_string().contains(told), "{path}: {error}");
+    }
+}
+
+#[tokio::test]
+async fn a_server_that_is_down_may_be_up_again() {
+    let server = Server::start(|_, _| answer(503, b"")).await;
+    let error = read(LOOPBACK, &[&server.url("/")], 0).await.unwrap_err();
+    assert_eq!(error.reason(), Reason::RegistryUnavailable, "{error}");
+}
