@@ -318,6 +318,66 @@ fn an_import_looks_for_its_base_in_the_repositories_that_it_is_told() {
 }
 
 #[test]
+fn a_build_that_lacks_images_tries_all_lists_what_failed_and_keeps_what_it_has_for_the_next() {
+    let source = source(Software::Distribution3, &["whole:1"]);
+    let lost = Layer::new("lost", 100);
+    let image = Image::new(Types::Docker, std::slice::from_ref(&lost));
+    image.push(&source, "lost:1");
+    source.lose(&lost.digest());
+    let pod = Pod::new();
+    let images = |names: &[&str]| names.iter().map(|name| json!({ "name": source.name(name) })).collect();
+    let fetched = || asked_for(&source, "GET /v2/whole/blobs/");
+
+    let unknown = pod.builds("a", &images(&["nobody:1", "whole:1", "nothing:1"]), "a.zip", &source);
+    assert_eq!((unknown.reason, unknown.failures_total), (Reason::ImageNotFound, 2));
+    assert!(unknown.message.starts_with("2 images cannot be had: "), "{}", unknown.message);
+    let items: Vec<_> = unknown.failures.iter().map(|failure| failure.item.as_str()).collect();
+    assert_eq!(items, [source.name("nobody:1"), source.name("nothing:1")]);
+    assert!(pod.files().is_empty(), "{:?}", pod.files());
+
+    let both = images(&["lost:1", "whole:1"]);
+    let incomplete = pod.builds("b", &both, "b.zip", &source);
+    assert_eq!((incomplete.reason, incomplete.failures_total), (Reason::ImageNotFound, 1));
+    assert_eq!(incomplete.failures[0].item, source.name("lost:1"));
+    assert_eq!(pod.files(), ["b.zip.partial", "b.zip.partial.journal"]);
+    let before = fetched();
+    assert_eq!(before, 2, "it did not try all");
+    image.push(&source, "lost:1");
+    assert_eq!(pod.builds("b", &both, "b.zip", &source).reason, Reason::Succeeded);
+    assert_eq!(fetched(), before, "it was fetched again");
+    assert_eq!(pod.files(), ["b.zip", "b.zip.report.json"]);
+}
+
+#[test]
+fn an_import_that_lacks_a_base_pushes_what_it_can_and_nothing_if_it_is_strict() {
+    let (source, target) = (source(Software::Distribution3, &[]), Registry::start(Software::Distribution3));
+    let base = Layer::new("base", 200);
+    Image::new(Types::Docker, std::slice::from_ref(&base)).push(&source, "base:1");
+    Image::new(Types::Docker, &[base, Layer::new("own", 100)]).push(&source, "app:1");
+    Image::new(Types::Docker, &[Layer::new("other", 100)]).push(&source, "other:1");
+    let pod = Pod::new();
+    let build = json!({ "build": {
+        "images": [{ "name": source.name("app:1") }, { "name": source.name("other:1") }],
+        "alreadyTransferred": [source.name("base:1")],
+        "path": "out.zip",
+    }});
+    assert_eq!(pod.works("run", &build, &source).reason, Reason::Succeeded);
+
+    let strict = pod.imports(&json!({ "strict": true }), "out.zip", &target);
+    assert_eq!((strict.reason, strict.result, strict.failures_total), (Reason::MissingBase, None, 1));
+    assert!(strict.message.starts_with("nothing was pushed: "), "{}", strict.message);
+    assert!(strict.message.contains("app:1") && strict.message.contains("base:1"), "{}", strict.message);
+    assert!(target.is_empty());
+    assert!(!target.requests().iter().any(|request| request.starts_with('P')), "it began to write");
+
+    let partial = pod.imports(&json!({}), "out.zip", &target);
+    let result = partial.result.unwrap();
+    assert_eq!((partial.reason, partial.failures_total), (Reason::MissingBase, 1));
+    assert_eq!((result.images, result.images_failed), (1, 1));
+    assert_eq!((target.tags("app"), target.tags("other")), (vec![], vec!["1".to_owned()]));
+}
+
+#[test]
 fn a_file_that_is_no_payload_of_charons_is_never_replaced_and_nobody_is_asked() {
     let source = source(Software::Distribution3, &["ferry:1"]);
     let images = json!([{ "name": source.name("ferry:1") }]);
