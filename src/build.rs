@@ -3,6 +3,7 @@
 mod fetch;
 mod journal;
 mod plan;
+mod referrers;
 mod resolve;
 
 use std::collections::HashMap;
@@ -42,6 +43,8 @@ pub struct BuildRequest {
     pub images: Vec<ImageRequest>,
     /// Images that the far side has: what they share with `images` is not carried.
     pub already_transferred: Vec<Reference>,
+    /// Whether signatures, attestations and SBOMs are carried with the images.
+    pub referrers: bool,
     /// A client for each host that the images name.
     pub registries: HashMap<Host, Registry>,
     /// Where the payload goes.

@@ -3,6 +3,7 @@
 mod deliver;
 mod meter;
 mod names;
+mod referrers;
 mod target;
 #[cfg(test)]
 mod tests;
@@ -317,8 +318,17 @@ async fn check_presence(target: &mut Target, delivery: &Delivery) -> Result<(), 
     let asked = target.asked();
     match delivery.manifest_digest(&target.repository, &asked).await {
         Ok(Some(found)) if target.root.as_ref().is_none_or(|root| *root == found) => {
-            info!("Skipping {} as it's already in the destination registry", target.far_name());
-            target.state = State::Present;
+            match delivery.lacks_referrers(target).await {
+                Ok(false) => {
+                    info!("Skipping {} as it's already in the destination registry", target.far_name());
+                    target.state = State::Present;
+                }
+                Ok(true) => {
+                    info!("{} is in the destination registry, not all that belongs to it", target.far_name());
+                    target.wants_only_referrers();
+                }
+                Err(error) => target.fail_or(error)?,
+            }
         }
         Ok(_) if !target.carried => {
             let (host, repository) = (delivery.host(), &target.repository);

@@ -13,6 +13,7 @@ mod client;
 mod docker_config;
 mod error;
 mod manifests;
+mod referrers;
 mod retry;
 #[cfg(test)]
 mod tests;

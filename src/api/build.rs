@@ -54,6 +54,9 @@ pub struct PayloadBuildSpec {
     /// What the far side has already: its blobs are left out of the payload.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub already_transferred: Option<AlreadyTransferred>,
+    /// Whether the images' signatures, attestations and SBOMs are carried with them. Absent: true.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub referrers: Option<bool>,
     /// Where the payload is written.
     pub output: Output,
     /// How registries are reached, by host. A registry that is not listed is reached by HTTPS, anonymously.

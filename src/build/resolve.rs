@@ -4,6 +4,7 @@ use futures::FutureExt;
 use futures::future::BoxFuture;
 use tracing::info;
 
+use super::referrers::{Place, Told};
 use super::{BuildRequest, ImageRequest};
 use crate::digest::Digest;
 use crate::payload::{ImagePlan, MANIFESTS_LIMIT, ManifestContent, ManifestPlan, PayloadError};
@@ -26,13 +27,19 @@ pub(super) struct Resolved {
 }
 
 #[derive(Debug, thiserror::Error)]
-enum ResolveError {
+pub(super) enum ResolveError {
     #[error(transparent)]
     Registry(#[from] RegistryError),
     #[error("{image}: {error}")]
     Payload { image: String, error: PayloadError },
     #[error("no access to {0} was given")]
     NoAccess(Host),
+    /// What belongs to an image cannot be had: that it is unknown whether there is a signature does not mean that
+    /// there is none.
+    #[error(
+        "{error}; {image} can be carried without its signatures and attestations: with --no-referrers, or referrers: false"
+    )]
+    Referrers { image: String, error: Box<ResolveError> },
     /// A registry that did not answer, or not to these credentials, is not asked for the next image.
     #[error("{image} was not asked for: {why}")]
     Unanswered { image: String, reason: Reason, why: String },
@@ -44,6 +51,7 @@ impl ResolveError {
             Self::Registry(error) => error.reason(),
             Self::Payload { error, .. } => error.reason(),
             Self::NoAccess(_) => Reason::InvalidSpec,
+            Self::Referrers { error, .. } => error.reason(),
             Self::Unanswered { reason, .. } => *reason,
         }
     }
@@ -55,10 +63,12 @@ pub(super) async fn resolve(request: &BuildRequest) -> Result<Resolved, Vec<Fail
         registries: &request.registries,
         manifests: HashMap::new(),
         manifests_size: 0,
+        told: HashMap::new(),
         unanswered: HashMap::new(),
     };
     let mut failures = Vec::new();
-    let already_transferred = resolver.images(&request.already_transferred, &mut failures).await;
+    // What belongs to them is left out of nothing: they need not have brought it.
+    let already_transferred = resolver.images(&request.already_transferred, false, &mut failures).await;
     let there: HashMap<String, &ImagePlan> =
         already_transferred.iter().map(|image| (image.reference.to_string(), image)).collect();
     let (skipped, wanted): (Vec<_>, Vec<_>) = unique(&request.images)
@@ -68,7 +78,7 @@ pub(super) async fn resolve(request: &BuildRequest) -> Result<Resolved, Vec<Fail
         info!("Skipping {} as it has already been transferred", image.reference.written());
     }
     let wanted: Vec<Reference> = wanted.into_iter().map(|image| image.reference).collect();
-    let wanted = resolver.images(&wanted, &mut failures).await;
+    let wanted = resolver.images(&wanted, request.referrers, &mut failures).await;
     if !failures.is_empty() {
         return Err(failures);
     }
@@ -90,20 +100,27 @@ fn unique(images: &[ImageRequest]) -> Vec<ImageRequest> {
     images.iter().filter(is_first).cloned().collect()
 }
 
-struct Resolver<'a> {
-    registries: &'a HashMap<Host, Registry>,
+pub(super) struct Resolver<'a> {
+    pub(super) registries: &'a HashMap<Host, Registry>,
     /// Manifests that were read: several images may name the same one.
     manifests: HashMap<Digest, Manifest>,
     /// Bytes of all manifests together.
     manifests_size: u64,
+    /// What registries told of what refers to their manifests.
+    pub(super) told: HashMap<Place, Told>,
     unanswered: HashMap<Host, (Reason, String)>,
 }
 
 impl Resolver<'_> {
-    async fn images(&mut self, references: &[Reference], failures: &mut Vec<Failure>) -> Vec<ImagePlan> {
+    async fn images(
+        &mut self,
+        references: &[Reference],
+        with_referrers: bool,
+        failures: &mut Vec<Failure>,
+    ) -> Vec<ImagePlan> {
         let mut images = Vec::new();
         for reference in references {
-            match self.image(reference).await {
+            match self.image(reference, with_referrers).await {
                 Ok(image) => images.push(image),
                 Err(error) => {
                     let (reason, message) = (error.reason(), error.to_string());
@@ -123,7 +140,11 @@ impl Resolver<'_> {
         images
     }
 
-    async fn image(&mut self, reference: &Reference) -> Result<ImagePlan, ResolveError> {
+    async fn image(
+        &mut self,
+        reference: &Reference,
+        with_referrers: bool,
+    ) -> Result<ImagePlan, ResolveError> {
         if let Some((reason, why)) = self.unanswered.get(reference.host()).cloned() {
             return Err(ResolveError::Unanswered { image: reference.written().to_owned(), reason, why });
         }
@@ -131,6 +152,12 @@ impl Resolver<'_> {
         let root = self.read(reference, reference.tag_or_digest()).await?;
         let mut manifests = Vec::new();
         self.visit(reference, root.clone(), 0, &mut manifests).await?;
+        let referrers =
+            if with_referrers { self.referrers(reference, &manifests).await } else { Ok(Vec::new()) };
+        let referrers = referrers.map_err(|error| {
+            let (image, error) = (reference.written().to_owned(), Box::new(error));
+            ResolveError::Referrers { image, error }
+        })?;
         Ok(ImagePlan {
             reference: reference.clone(),
             far_name: None,
@@ -138,11 +165,12 @@ impl Resolver<'_> {
             media_type: root.media_type,
             size: root.bytes.len() as u64,
             manifests,
+            referrers,
         })
     }
 
     /// Adds a manifest behind all that it names, each once.
-    fn visit<'a>(
+    pub(super) fn visit<'a>(
         &'a mut self,
         reference: &'a Reference,
         manifest: Manifest,
@@ -174,7 +202,11 @@ impl Resolver<'_> {
         .boxed()
     }
 
-    async fn read(&mut self, reference: &Reference, tag_or_digest: &str) -> Result<Manifest, ResolveError> {
+    pub(super) async fn read(
+        &mut self,
+        reference: &Reference,
+        tag_or_digest: &str,
+    ) -> Result<Manifest, ResolveError> {
         let known = tag_or_digest.parse().ok().and_then(|digest: Digest| self.manifests.get(&digest));
         if let Some(known) = known {
             return Ok(known.clone());

@@ -64,6 +64,9 @@ impl Inspection<'_> {
         let (blobs, blobs_size) = amount(self.bill.blobs().map(|blob| blob.size));
         let docker_charon = match (self.docker_charon, self.digest) {
             (true, None) => "made it".to_owned(),
+            (true, Some(_)) if self.bill.images.iter().any(|image| !image.referrers.is_empty()) => {
+                "can push its images, too, without their referrers".to_owned()
+            }
             (true, Some(_)) => "can push it, too".to_owned(),
             (false, _) => format!("cannot push it: {}", why_not_docker_charon(self.bill)),
         };
@@ -145,9 +148,13 @@ fn why_not_docker_charon(bill: &Bill) -> String {
 }
 
 fn kind(image: &BillImage) -> String {
-    match (image.carried, image.manifests.len()) {
+    let kind = match (image.carried, image.manifests.len()) {
         (false, _) => "only named, the far side has it".to_owned(),
         (true, 1) => "one manifest".to_owned(),
         (true, count) => format!("index, {count} manifests"),
+    };
+    match image.referrers.len() {
+        0 => kind,
+        count => format!("{kind}, {}", output::count(count, "referrer")),
     }
 }

@@ -21,6 +21,9 @@ pub(super) struct MakePayload {
     /// Images that the far side has, delimited by commas; may be repeated
     #[arg(short, long, value_name = "IMAGES", value_delimiter = ',', env = "CHARON_ALREADY_TRANSFERRED")]
     already_transferred: Vec<String>,
+    /// Leave out the signatures, attestations and SBOMs of the images
+    #[arg(long, env = "CHARON_NO_REFERRERS")]
+    no_referrers: bool,
     /// Where the payload goes; standard output if it is not given
     #[arg(short, long, value_name = "FILE", env = "CHARON_FILE")]
     file: Option<PathBuf>,
@@ -33,6 +36,7 @@ impl MakePayload {
         let options = library::MakePayload {
             images: self.images,
             already_transferred: self.already_transferred,
+            no_referrers: self.no_referrers,
             file: self.file.clone().unwrap_or_default(),
             registry: self.registry.read()?,
             progress: context.progress(),

@@ -96,12 +96,14 @@ pub(super) fn build(spec: &PayloadBuildSpec) -> Result<Valid, Invalid> {
         identity: json!({
             "images": spec.images,
             "alreadyTransferred": spec.already_transferred,
+            "referrers": spec.referrers,
             "output": spec.output,
             "trigger": spec.trigger,
         }),
         work: Work::Build(BuildWork {
             images: spec.images.iter().map(image).collect(),
             already_transferred: far,
+            referrers: spec.referrers.unwrap_or(true),
             path: claim.path.clone(),
         }),
         registries: registries(spec.registries.as_deref().unwrap_or_default())?,
@@ -325,6 +327,7 @@ mod tests {
         let work = BuildWork {
             images: vec!["python:3".into()],
             already_transferred: vec![],
+            referrers: true,
             path: "out/app.zip".into(),
         };
         assert_eq!(valid.work, Work::Build(work));

@@ -39,10 +39,42 @@ pub(super) struct Delivery {
 }
 
 #[derive(Default)]
-struct Known {
+pub(super) struct Known {
     present: HashMap<Digest, BTreeMap<String, bool>>,
-    manifests: HashSet<(String, Digest)>,
+    pub(super) manifests: HashSet<(String, Digest)>,
+    /// The referrers that the registry, or an index in it, lists, by repository and subject.
+    pub(super) listed: HashMap<(String, Digest), HashSet<Digest>>,
     counts: Counts,
+}
+
+/// A manifest that was not taken.
+pub(super) struct Refused {
+    error: RegistryError,
+    /// Whether it is one that belongs to the image, and not a part of it.
+    is_referrer: bool,
+}
+
+impl Refused {
+    pub(super) fn of_referrer(error: RegistryError) -> Self {
+        Self { error, is_referrer: true }
+    }
+
+    fn tell(&self) -> Why {
+        let (reason, why) = tell(&self.error);
+        if self.is_referrer {
+            let why = format!(
+                "{why}; it is a signature, an attestation or the like, without which no tag is pushed"
+            );
+            return (reason, why);
+        }
+        (reason, why)
+    }
+}
+
+impl From<RegistryError> for Refused {
+    fn from(error: RegistryError) -> Self {
+        Self { error, is_referrer: false }
+    }
 }
 
 impl Delivery {
@@ -54,12 +86,16 @@ impl Delivery {
         self.registry.host()
     }
 
+    pub(super) fn registry(&self) -> &Registry {
+        &self.registry
+    }
+
     pub(super) fn counts(&self) -> Counts {
         self.known().counts
     }
 
     /// Nothing that is known is ever half known: a writer that panicked does not spoil it.
-    fn known(&self) -> MutexGuard<'_, Known> {
+    pub(super) fn known(&self) -> MutexGuard<'_, Known> {
         self.known.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
@@ -388,7 +424,7 @@ impl Delivery {
             return;
         }
         let mut put = self.put_manifests(target, manifests).await;
-        if let (Err(error), Some(file)) = (&put, file)
+        if let (Err(Refused { error, .. }), Some(file)) = (&put, file)
             && error.is_blob_unknown()
         {
             info!("{error}; uploading the blobs of {} without asking", target.name);
@@ -397,13 +433,14 @@ impl Delivery {
                 Err(why) => return target.fail(why.0, &why.1),
             };
         }
-        if let Err(error) = put {
-            let (reason, why) = tell(&error);
+        if let Err(refused) = put {
+            let (reason, why) = refused.tell();
             debug!("{why}");
             target.fail(reason, &why);
             return;
         }
-        info!(target: STEP, "Pushed {}", target.far_name());
+        let what = if target.is_there { "what belongs to " } else { "" };
+        info!(target: STEP, "Pushed {what}{}", target.far_name());
         target.state = State::Pushed;
     }
 
@@ -418,21 +455,13 @@ impl Delivery {
         &self,
         target: &Target,
         manifests: &HashMap<Digest, Bytes>,
-    ) -> Result<(), RegistryError> {
-        let Target { repository, tag, .. } = target;
-        for manifest in &target.manifests {
-            let bytes = manifests.get(&manifest.digest).cloned().unwrap_or_default();
-            let key = (repository.clone(), manifest.digest.clone());
-            let is_there = self.known().manifests.contains(&key);
-            if !is_there {
-                let digest = manifest.digest.as_str();
-                let put = self.registry.put_manifest(repository, digest, &manifest.media_type, bytes.clone());
-                put.await?;
-                self.known().manifests.insert(key);
-            }
-            if let Some(tag) = tag.as_ref().filter(|_| Some(&manifest.digest) == target.root.as_ref()) {
-                self.registry.put_manifest(repository, tag, &manifest.media_type, bytes).await?;
-            }
+    ) -> Result<(), Refused> {
+        self.put_each(&target.repository, &target.manifests, manifests).await?;
+        self.referrers(target, manifests).await?;
+        // Nobody sees a tag without the signature.
+        if let (Some(tag), Some(root)) = (&target.tag, target.manifests.last()) {
+            let bytes = manifests.get(&root.digest).cloned().unwrap_or_default();
+            self.registry.put_manifest(&target.repository, tag, &root.media_type, bytes).await?;
         }
         Ok(())
     }

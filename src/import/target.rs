@@ -6,7 +6,7 @@ use bytes::Bytes;
 use super::ImportError;
 use super::names::Names;
 use crate::digest::Digest;
-use crate::payload::{Bill, BillManifest, ManifestContent, PayloadError, Required};
+use crate::payload::{Bill, BillManifest, BillReferrer, ManifestContent, PayloadError, Required};
 use crate::reason::{Failure, Reason};
 use crate::reference::{self, Host};
 use crate::registry::RegistryError;
@@ -26,8 +26,14 @@ pub(super) struct Target {
     pub(super) carried: bool,
     /// Its manifests in push order, the root last.
     pub(super) manifests: Vec<BillManifest>,
-    /// Every blob that its manifests name.
+    /// Every blob that its manifests name, and those of its referrers.
     pub(super) blobs: Arc<HashSet<Digest>>,
+    /// What belongs to it: see [`crate::payload::BillImage`].
+    pub(super) referrers: Vec<BillReferrer>,
+    /// The blobs of these.
+    pub(super) referrers_blobs: Arc<HashSet<Digest>>,
+    /// The image itself is there, with its tag: only what belongs to it is to be pushed.
+    pub(super) is_there: bool,
     pub(super) state: State,
 }
 
@@ -75,6 +81,13 @@ impl Target {
             (None, Some(root)) => format!("{}@{root}", self.repository),
             (None, None) => self.repository.clone(),
         }
+    }
+
+    /// The image is there, not all that belongs to it.
+    pub(super) fn wants_only_referrers(&mut self) {
+        self.is_there = true;
+        self.manifests = Vec::new();
+        self.blobs = Arc::clone(&self.referrers_blobs);
     }
 
     /// What the registry is asked for to learn whether the image is there: its tag, or the digest
@@ -162,6 +175,14 @@ pub(super) fn targets(
         if let Some(root) = &image.digest {
             blobs_of.insert(root, Arc::clone(&blobs));
         }
+        let referring = image.referrers.iter().flat_map(BillReferrer::all_digests);
+        let referring = referring.filter_map(|digest| contents.get(digest)).flat_map(ManifestContent::blobs);
+        let referrers_blobs: HashSet<Digest> = referring.map(|blob| blob.digest.clone()).collect();
+        let blobs = if referrers_blobs.is_empty() {
+            blobs
+        } else {
+            Arc::new(blobs.union(&referrers_blobs).cloned().collect())
+        };
         let own = image.far_name()?;
         let repository = names.repository(&reference, own.as_ref());
         let is_name = reference::is_repository(&repository);
@@ -172,6 +193,9 @@ pub(super) fn targets(
             carried: image.carried,
             manifests: image.manifests.clone(),
             blobs,
+            referrers: image.referrers.clone(),
+            referrers_blobs: Arc::new(referrers_blobs),
+            is_there: false,
             state: State::Wanted,
             repository,
         };
@@ -187,18 +211,21 @@ pub(super) fn targets(
 
 /// Two images may not become one: none of them is pushed.
 fn refuse_clashes(targets: &mut [Target]) {
-    let mut by_name: HashMap<String, Vec<usize>> = HashMap::new();
+    let mut by_name: HashMap<String, Vec<(usize, Option<Digest>)>> = HashMap::new();
     for (index, target) in targets.iter().enumerate() {
-        if let Some(tag) = &target.tag {
-            by_name.entry(format!("{}:{tag}", target.repository)).or_default().push(index);
+        let own = target.tag.iter().map(|tag| (tag, target.root.clone()));
+        let tags =
+            target.referrers.iter().filter_map(|referrer| Some((referrer.tag.as_ref()?, &referrer.digest)));
+        for (tag, digest) in own.chain(tags.map(|(tag, digest)| (tag, Some(digest.clone())))) {
+            by_name.entry(format!("{}:{tag}", target.repository)).or_default().push((index, digest));
         }
     }
     for (name, clashing) in by_name {
-        let roots: HashSet<Option<&Digest>> =
-            clashing.iter().map(|index| targets[*index].root.as_ref()).collect();
-        if roots.len() < 2 {
+        let digests: HashSet<&Option<Digest>> = clashing.iter().map(|(_, digest)| digest).collect();
+        if digests.len() < 2 {
             continue;
         }
+        let clashing: Vec<usize> = clashing.iter().map(|(index, _)| *index).collect();
         let names: Vec<&str> = clashing.iter().map(|index| targets[*index].name.as_str()).collect();
         let number = if names.len() == 2 { "both" } else { "all" };
         let why = format!(
@@ -219,7 +246,10 @@ pub(super) fn manifests(
     let digests: HashSet<&Digest> = bill
         .images
         .iter()
-        .flat_map(|image| image.manifests.iter().map(|manifest| &manifest.digest))
+        .flat_map(|image| {
+            let own = image.manifests.iter().map(|manifest| &manifest.digest);
+            own.chain(image.referrers.iter().flat_map(BillReferrer::all_digests))
+        })
         .collect();
     digests.into_iter().map(|digest| Ok((digest.clone(), manifest(digest)?))).collect()
 }

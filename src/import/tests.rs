@@ -71,6 +71,7 @@ async fn payload() -> std::fs::File {
         media_type: DOCKER.into(),
         size: bytes.len() as u64,
         manifests: vec![ManifestPlan { digest: root, media_type: DOCKER.into(), bytes }],
+        referrers: Vec::new(),
     };
     let contents = Contents::new(&[image], &[(digest, BLOB.len() as u64)], Vec::new()).unwrap();
     let mut writer = PayloadWriter::begin(&contents, Vec::new()).await.unwrap();

@@ -17,6 +17,8 @@ pub struct MakePayload {
     pub images: Vec<String>,
     /// Images that the far side has: what they share with `images` is not carried.
     pub already_transferred: Vec<String>,
+    /// Leave out the signatures, attestations and SBOMs of the images.
+    pub no_referrers: bool,
     /// The file to write. [`make_payload_to`] does not look at it.
     pub file: PathBuf,
     /// How registries are reached.
@@ -64,10 +66,13 @@ pub async fn make_payload_to(
 }
 
 /// The same images, asked for again, are the same run.
-fn run(images: &[Reference], already_transferred: &[Reference]) -> String {
+fn run(images: &[Reference], already_transferred: &[Reference], no_referrers: bool) -> String {
     let names =
         |references: &[Reference]| references.iter().map(ToString::to_string).collect::<Vec<_>>().join(",");
-    let asked = format!("{} without {}", names(images), names(already_transferred));
+    let mut asked = format!("{} without {}", names(images), names(already_transferred));
+    if no_referrers {
+        asked.push_str(" without referrers");
+    }
     Digest::sha256(asked.as_bytes()).to_string()
 }
 
@@ -78,10 +83,11 @@ async fn make(options: &MakePayload, output: Output) -> Result<BuildReport, Erro
     }
     let already_transferred = options.registry.references(&options.already_transferred)?;
     let registries = options.registry.clients(&[images.clone(), already_transferred.clone()].concat())?;
-    let run = run(&images, &already_transferred);
+    let run = run(&images, &already_transferred, options.no_referrers);
     let request = BuildRequest {
         images: images.into_iter().map(Into::into).collect(),
         already_transferred,
+        referrers: !options.no_referrers,
         registries,
         output,
         run,

@@ -99,6 +99,7 @@ impl Content {
                 size: 0,
                 carried: false,
                 manifests: Vec::new(),
+                referrers: Vec::new(),
             });
             return Ok(());
         };
@@ -119,6 +120,7 @@ impl Content {
             size,
             carried: true,
             manifests: vec![manifest],
+            referrers: Vec::new(),
         });
         Ok(())
     }

@@ -42,6 +42,7 @@ fn sample(media_type: &str) -> Sample {
         media_type: media_type.into(),
         size: bytes.len() as u64,
         manifests: vec![manifest],
+        referrers: Vec::new(),
     };
     let required = Required {
         digest: Digest::sha256(far),
@@ -231,6 +232,7 @@ fn an_index_whose_child_is_not_in_the_payload_is_refused() {
             media_type: "m".into(),
             size: index.len() as u64,
             manifests,
+            referrers: Vec::new(),
         };
         Contents::new(&[image], &[], Vec::new()).unwrap().bill().clone()
     };

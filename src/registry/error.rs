@@ -263,6 +263,10 @@ impl Asked {
         Self { doing: "read blob", object: format!("{host}/{repository}@{digest}"), pushes: false }
     }
 
+    pub(super) fn listing_referrers(host: &Host, repository: &str, subject: &Digest) -> Self {
+        Self { doing: "list what refers to", object: format!("{host}/{repository}@{subject}"), pushes: false }
+    }
+
     pub(super) fn pushing(host: &Host, repository: &str, tag_or_digest: &str) -> Self {
         Self { doing: "push", object: name(host, repository, tag_or_digest), pushes: true }
     }

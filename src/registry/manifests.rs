@@ -11,7 +11,7 @@ use super::error::{Asked, RegistryError, plain};
 use crate::digest::Digest;
 
 /// The distribution specification has registries take manifests up to here, at least.
-const MANIFEST_CAP: usize = 4 * 1024 * 1024;
+pub(super) const MANIFEST_CAP: usize = 4 * 1024 * 1024;
 
 /// The kinds of manifest that are asked for. Schema 1 is not: its digest changes when it is converted.
 const ACCEPTED: &str = "application/vnd.oci.image.index.v1+json, application/vnd.oci.image.manifest.v1+json, \
@@ -94,6 +94,17 @@ impl Registry {
         media_type: &str,
         bytes: Bytes,
     ) -> Result<(), RegistryError> {
+        self.store_manifest(repository, tag_or_digest, media_type, bytes).await.map(drop)
+    }
+
+    /// The same; gives the headers of the answer.
+    pub(super) async fn store_manifest(
+        &self,
+        repository: &str,
+        tag_or_digest: &str,
+        media_type: &str,
+        bytes: Bytes,
+    ) -> Result<HeaderMap, RegistryError> {
         let asked = Asked::pushing(self.host(), repository, tag_or_digest);
         let content_type = HeaderValue::try_from(media_type).map_err(|_| RegistryError::Unsupported {
             asked: asked.clone(),
@@ -104,7 +115,11 @@ impl Registry {
             Call::new(Method::PUT, url, Scopes::push(repository), asked).header(CONTENT_TYPE, content_type);
         call.bytes = Some(bytes);
         let reply = self.send(&call, &mut self.retry()).await?;
-        if reply.status().is_success() { Ok(()) } else { Err(self.refused(&call, reply).await) }
+        if reply.status().is_success() {
+            Ok(reply.response.headers().clone())
+        } else {
+            Err(self.refused(&call, reply).await)
+        }
     }
 
     fn manifest_call(
@@ -192,7 +207,7 @@ fn told_by_fields(fields: &Fields) -> &'static str {
     }
 }
 
-fn content_type(headers: &HeaderMap) -> Option<String> {
+pub(super) fn content_type(headers: &HeaderMap) -> Option<String> {
     let text = headers.get(CONTENT_TYPE)?.to_str().ok()?;
     text.split(';').next().map(|kind| kind.trim().to_ascii_lowercase())
 }

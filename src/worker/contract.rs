@@ -71,6 +71,9 @@ pub struct BuildWork {
     /// Images that the far side has, as written in the spec.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub already_transferred: Vec<String>,
+    /// Whether signatures, attestations and SBOMs are carried with the images.
+    #[serde(default = "yes")]
+    pub referrers: bool,
     /// The payload's path below [`PAYLOAD_MOUNT`].
     pub path: String,
 }
@@ -305,6 +308,7 @@ mod tests {
             work: Work::Build(BuildWork {
                 images: vec!["python:3".into()],
                 already_transferred: vec![],
+                referrers: true,
                 path: "out/app.zip".into(),
             }),
             registries: vec![RegistryAccess {

@@ -66,6 +66,7 @@ async fn run_build(
     let request = BuildRequest {
         images,
         already_transferred,
+        referrers: work.referrers,
         registries,
         output: Output::File(path.clone()),
         run: run_id.to_owned(),

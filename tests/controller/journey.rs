@@ -29,6 +29,7 @@ async fn a_build_becomes_ready_and_tells_what_it_made() {
     let work = BuildWork {
         images: vec!["python:3".into()],
         already_transferred: vec![],
+        referrers: true,
         path: "out/app.zip".into(),
     };
     assert_eq!(config(&pod).work, Work::Build(work));

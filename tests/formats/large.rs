@@ -75,6 +75,7 @@ fn image(name: &str, blobs: &[(Digest, u64)]) -> ImagePlan {
         media_type: media_type.clone(),
         size: bytes.len() as u64,
         manifests: vec![ManifestPlan { digest, media_type, bytes }],
+        referrers: Vec::new(),
     }
 }
 

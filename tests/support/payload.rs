@@ -53,6 +53,7 @@ fn plan(name: &str, image: &Image, base: Option<(&str, &Image)>) -> ImagePlan {
         media_type: image.media_type.to_owned(),
         size: image.manifest.len() as u64,
         manifests,
+        referrers: Vec::new(),
     }
 }
 
