@@ -2,6 +2,7 @@
 
 mod pushing;
 mod reading;
+mod referrers;
 mod scripted;
 mod signing_in;
 mod telling;

@@ -14,6 +14,7 @@ mod program;
 #[path = "../support/registry.rs"]
 mod registry;
 
+mod front;
 mod gate;
 mod token_service;
 
@@ -30,5 +31,6 @@ mod library;
 mod missing_base;
 mod names;
 mod payload_file;
+mod referrers;
 mod terminal;
 mod worker;

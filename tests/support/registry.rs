@@ -2,6 +2,7 @@
 
 use std::fs;
 use std::io::{BufRead, BufReader, Read};
+use std::net::{TcpListener, TcpStream};
 use std::path::PathBuf;
 use std::process::{Child, Command, Stdio};
 use std::sync::{Arc, LazyLock, Mutex, mpsc};
@@ -40,6 +41,9 @@ pub(crate) enum Software {
     Distribution3,
     /// docker-registry, distribution 2.8, as Debian has it.
     Distribution2,
+    /// olareg, which lists referrers by itself. It keeps everything in memory and its log to itself.
+    #[allow(dead_code)] // not every test binary has a use for it
+    Olareg,
 }
 
 /// A registry that is running.
@@ -55,7 +59,11 @@ impl Registry {
     /// An empty registry that anybody may use.
     pub(crate) fn start(software: Software) -> Self {
         let folder = Arc::new(tempfile::tempdir().expect("a folder for the registry"));
-        Self::serve(software, folder, &[])
+        if software == Software::Olareg {
+            Self::serve_olareg(folder)
+        } else {
+            Self::serve(software, folder, &[])
+        }
     }
 
     /// Another entrance to the same content, with settings as distribution reads them from its environment.
@@ -74,6 +82,7 @@ impl Registry {
         let program = match software {
             Software::Distribution3 => "registry",
             Software::Distribution2 => "docker-registry",
+            Software::Olareg => unreachable!("it has no settings"),
         };
         let mut process = Command::new(path_of(program))
             .arg("serve")
@@ -115,6 +124,30 @@ impl Registry {
             panic!("{program} does not serve: {said}")
         });
         Self { software, process, address, folder, requests }
+    }
+
+    /// It does not tell which port it got: it is told one that was free a moment ago, until it gets it.
+    fn serve_olareg(folder: Arc<TempDir>) -> Self {
+        loop {
+            let free = TcpListener::bind("127.0.0.1:0").and_then(|listener| listener.local_addr());
+            let address = free.expect("a port is free");
+            let mut process = Command::new(path_of("olareg"))
+                .args(["serve", "--store-type", "mem", "--addr", "127.0.0.1", "--port"])
+                .arg(address.port().to_string())
+                .env_clear()
+                .stdin(Stdio::null())
+                .stdout(Stdio::null())
+                .stderr(Stdio::null())
+                .spawn()
+                .unwrap_or_else(|error| panic!("cannot run olareg: {error}"));
+            while process.try_wait().expect("a child can be asked").is_none() {
+                if TcpStream::connect(address).is_ok() {
+                    let (address, requests) = (address.to_string(), Arc::default());
+                    return Self { software: Software::Olareg, process, address, folder, requests };
+                }
+                thread::yield_now();
+            }
+        }
     }
 
     /// `127.0.0.1:port`.
@@ -215,6 +248,7 @@ impl Registry {
 
     /// The requests that were answered, `METHOD target status`, in the order in which the answers ended.
     pub(crate) fn requests(&self) -> Vec<String> {
+        assert_ne!(self.software, Software::Olareg, "it keeps its log to itself");
         // A request is logged after it was answered: once this one is in the log, all before it are.
         let mark = format!("mark-{}", fastrand::u64(..));
         self.send(Method::GET, &format!("{mark}/tags/list"), |request| request);
