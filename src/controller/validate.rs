@@ -322,6 +322,16 @@ mod tests {
     }
 
     #[test]
+    fn a_build_carries_referrers_unless_it_says_otherwise() {
+        for (given, expected) in [(json!(null), true), (json!(true), true), (json!(false), false)] {
+            let Work::Build(work) = build_of(with(spec(), "referrers", given)).unwrap().work else {
+                panic!()
+            };
+            assert_eq!(work.referrers, expected);
+        }
+    }
+
+    #[test]
     fn a_build_becomes_work_with_the_defaults_filled_in() {
         let valid = build_of(spec()).unwrap();
         let work = BuildWork {

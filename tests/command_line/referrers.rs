@@ -4,7 +4,7 @@ use std::fs;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 
-use serde_json::Value;
+use serde_json::{Value, json};
 use tempfile::TempDir;
 
 use crate::front::Front;
@@ -36,6 +36,8 @@ between_registries!(
     an_sbom_and_what_refers_to_it_are_discovered_at_the_far_side,
     what_the_far_side_has_of_an_image_stays_beside_what_arrives,
     referrers_arrive_although_the_image_is_there,
+    an_index_that_refers_to_an_image_arrives_with_what_it_names,
+    what_is_a_part_of_an_image_and_refers_to_another_part_is_listed_too,
 );
 
 /// Both sides of an air gap, and somebody who signs.
@@ -43,6 +45,8 @@ struct Sides {
     source: Registry,
     target: Registry,
     folder: TempDir,
+    /// Who pushes a manifest there lists it by himself.
+    source_lists_nothing: bool,
 }
 
 /// In which form cosign keeps what it makes.
@@ -84,7 +88,9 @@ impl Sides {
         }
         fs::write(folder.path().join("sbom.json"), r#"{"spdxVersion":"SPDX-2.3"}"#).unwrap();
         fs::write(folder.path().join("other.json"), r#"{"other":true}"#).unwrap();
-        let sides = Self { source: Registry::start(source), target: Registry::start(target), folder };
+        let source_lists_nothing = source != Software::Olareg;
+        let (source, target) = (Registry::start(source), Registry::start(target));
+        let sides = Self { source, target, folder, source_lists_nothing };
         sides.cosign(&["generate-key-pair"]).run().succeeded();
         sides
     }
@@ -243,6 +249,86 @@ fn referrers_arrive_although_the_image_is_there(sides: &Sides) {
         let log = sides.push(&payload).succeeded().stderr;
         assert!(log.contains("Skipping ferry:1 as it's already in the destination registry"), "{log}");
     }
+}
+
+/// A manifest of JSON in a registry; gives its digest.
+fn push_manifest(registry: &Registry, manifest: &Value) -> String {
+    let bytes = manifest.to_string();
+    let digest = digest(bytes.as_bytes());
+    let media_type = manifest["mediaType"].as_str().unwrap();
+    registry.push_manifest("ferry", &digest, media_type, bytes.as_bytes());
+    digest
+}
+
+fn described(image: &Image) -> Value {
+    json!({"mediaType": image.media_type, "digest": image.digest, "size": image.manifest.len()})
+}
+
+/// Sees to it that a registry lists a referrer of an image, which Charon's own far side does for a distribution.
+fn list(registry: &Registry, subject: &str, referrer: &Value, digest: &str) {
+    let index = json!({
+        "schemaVersion": 2, "mediaType": Types::Oci.index(), "manifests": [
+            {"mediaType": referrer["mediaType"], "digest": digest, "size": referrer.to_string().len()},
+        ],
+    });
+    let tag = subject.replace(':', "-");
+    registry.push_manifest("ferry", &tag, Types::Oci.index(), index.to_string().as_bytes());
+}
+
+fn an_index_that_refers_to_an_image_arrives_with_what_it_names(sides: &Sides) {
+    let [image, named] = ["a", "named"].map(image);
+    image.push(&sides.source, "ferry:1");
+    named.push(&sides.source, "ferry:named");
+    let index = json!({
+        "schemaVersion": 2, "mediaType": Types::Oci.index(), "artifactType": "application/x.set",
+        "manifests": [described(&named)], "subject": described(&image),
+    });
+    let set = push_manifest(&sides.source, &index);
+    if sides.source_lists_nothing {
+        list(&sides.source, &image.digest, &index, &set);
+    }
+    sides.push(&sides.payload(&[], "ferry:1")).succeeded();
+    assert_eq!(discovered(&sides.target, "ferry:1"), [set.as_str()]);
+    assert_eq!(sides.target.manifest("ferry", &set).unwrap().1, index.to_string().into_bytes());
+    assert_eq!(sides.target.manifest("ferry", &named.digest).unwrap().1, named.manifest);
+    for blob in &named.blobs {
+        assert!(sides.target.has_blob("ferry", &digest(blob)));
+    }
+}
+
+/// So `BuildKit` writes what it attests, if it is asked to.
+fn what_is_a_part_of_an_image_and_refers_to_another_part_is_listed_too(sides: &Sides) {
+    let platform = image("a");
+    platform.push(&sides.source, "ferry:platform");
+    let statement = br#"{"_type":"https://in-toto.io/Statement/v1"}"#;
+    for blob in [b"{}".as_slice(), statement] {
+        sides.source.push_blob("ferry", blob);
+    }
+    let blob =
+        |kind: &str, bytes: &[u8]| json!({"mediaType": kind, "digest": digest(bytes), "size": bytes.len()});
+    let attestation = json!({
+        "schemaVersion": 2, "mediaType": Types::Oci.manifest(), "artifactType": "application/vnd.docker.attestation.manifest.v1+json",
+        "config": blob("application/vnd.oci.empty.v1+json", b"{}"),
+        "layers": [blob("application/vnd.in-toto+json", statement)], "subject": described(&platform),
+    });
+    let attested = push_manifest(&sides.source, &attestation);
+    if sides.source_lists_nothing {
+        list(&sides.source, &platform.digest, &attestation, &attested);
+    }
+    let mut child = json!({
+        "mediaType": Types::Oci.manifest(), "digest": attested, "size": attestation.to_string().len(),
+        "platform": {"architecture": "unknown", "os": "unknown"},
+    });
+    child["annotations"] = json!({
+        "vnd.docker.reference.type": "attestation-manifest", "vnd.docker.reference.digest": platform.digest,
+    });
+    let index = json!({
+        "schemaVersion": 2, "mediaType": Types::Oci.index(), "manifests": [described(&platform), child],
+    });
+    sides.source.push_manifest("ferry", "1", Types::Oci.index(), index.to_string().as_bytes());
+    sides.push(&sides.payload(&[], "ferry:1")).succeeded();
+    assert_eq!(crane_digest(&sides.target.name("ferry:1")), digest(index.to_string().as_bytes()));
+    assert_eq!(discovered(&sides.target, &format!("ferry@{}", platform.digest)), [attested.as_str()]);
 }
 
 #[test]
