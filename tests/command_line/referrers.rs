@@ -390,12 +390,12 @@ fn that_a_signature_cannot_be_looked_for_does_not_mean_that_there_is_none() {
     let front =
         Front::before(&sides.source, |request| request.contains("/referrers/").then(|| (403, Vec::new())));
     let make = || charon(["make-payload", "ferry:1", "-q", "-i", "-r", front.host()]);
-    let made = make().run().ended_with(1);
-    assert!(made.stdout.is_empty());
+    let refused = make().run().ended_with(1);
+    assert!(refused.stdout.is_empty());
     for words in
         ["cannot list what refers to", "answered 403 Forbidden", "--no-referrers", "referrers: false"]
     {
-        assert!(made.stderr.contains(words), "{}", made.stderr);
+        assert!(refused.stderr.contains(words), "{}", refused.stderr);
     }
     let before = front.requests().len();
     make().arguments(["--no-referrers"]).run().succeeded();
@@ -422,9 +422,26 @@ fn what_registries_answer_instead_of_a_list_is_not_taken_for_one() {
         request.ends_with(&fallback).then(|| (200, vec![("docker-content-digest", hash.clone())]))
     });
     let make = || charon(["make-payload", "ferry:1", "-q", "-i", "-r", front.host()]);
-    let made = make().run().succeeded().stdout;
-    assert!(made == make().arguments(["--no-referrers"]).run().succeeded().stdout);
+    let with = make().run().succeeded().stdout;
+    assert!(with == make().arguments(["--no-referrers"]).run().succeeded().stdout);
     assert_eq!(web.requests(), Vec::<String>::new());
+}
+
+#[test]
+fn what_is_listed_and_does_not_refer_to_the_image_or_is_gone_is_left_out() {
+    let sides = Sides::new(Software::Distribution3, Software::Distribution3);
+    let [image, stranger, gone] = ["a", "stranger", "gone"].map(image);
+    image.push(&sides.source, "ferry:1");
+    stranger.push(&sides.source, "ferry:stranger");
+    gone.push(&sides.source, "ferry:gone");
+    let index = json!({
+        "schemaVersion": 2, "mediaType": Types::Oci.index(),
+        "manifests": [described(&stranger), described(&gone)],
+    });
+    let tag = image.digest.replace(':', "-");
+    sides.source.push_manifest("ferry", &tag, Types::Oci.index(), index.to_string().as_bytes());
+    sides.source.lose(&gone.digest);
+    assert!(sides.payload(&[], "ferry:1") == sides.payload(&["--no-referrers"], "ferry:1"));
 }
 
 #[test]

@@ -127,11 +127,11 @@ fn a_build_carries_signatures_unless_its_run_says_otherwise() {
     for (referrers, expected) in
         [(None, "one manifest, 1 referrer"), (Some(true), "1 referrer"), (Some(false), "one manifest\n")]
     {
-        let mut build = json!({ "images": [{ "name": source.name("ferry:1") }], "path": "out.zip" });
+        let mut work = json!({ "images": [{ "name": source.name("ferry:1") }], "path": "out.zip" });
         if let Some(referrers) = referrers {
-            build["referrers"] = json!(referrers);
+            work["referrers"] = json!(referrers);
         }
-        let built = pod.works(&format!("run-{referrers:?}"), &json!({ "build": build }), &source);
+        let built = pod.works(&format!("run-{referrers:?}"), &json!({ "build": work }), &source);
         assert_eq!(built.reason, Reason::Succeeded, "{built:?}");
         let inspected =
             charon(["inspect".as_ref(), pod.payload("out.zip").as_os_str()]).run().succeeded().text();

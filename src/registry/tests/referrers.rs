@@ -104,21 +104,21 @@ async fn what_is_no_list_is_none_and_the_fallback_tag_is_asked_for_by_head_first
     // GHCR sends on to a web page, others answer with one, or with what is no index.
     let web = Server::start(|_, _| reply(200, &[("content-type", INDEX)], index(&["trap"]))).await;
     let page = web.url("/login");
-    let answers: Vec<(u16, Vec<(&'static str, String)>, String)> = vec![
-        (404, vec![], "404 page not found".into()),
-        (303, vec![("location", page.clone())], String::new()),
-        (307, vec![("location", page)], String::new()),
-        (200, vec![("content-type", "text/html".into())], "<html>".into()),
-        (200, vec![("content-type", "application/json".into())], index(&["trap"])),
-        (200, vec![("content-type", INDEX.into())], "no index".into()),
-        (400, vec![], String::new()),
-        (405, vec![], String::new()),
-        (501, vec![], String::new()),
+    let answers: [(u16, &str, &str, String); 9] = [
+        (404, "content-type", "text/plain", "404 page not found".to_owned()),
+        (303, "location", &page, String::new()),
+        (307, "location", &page, String::new()),
+        (200, "content-type", "text/html", "<html>".to_owned()),
+        (200, "content-type", "application/json", index(&["trap"])),
+        (200, "content-type", INDEX, "no index".to_owned()),
+        (400, "content-type", "text/plain", String::new()),
+        (405, "content-type", "text/plain", String::new()),
+        (501, "content-type", "text/plain", String::new()),
     ];
-    for (status, headers, body) in answers {
+    for (status, header, value, body) in answers {
+        let (header, value) = (header.to_owned(), value.to_owned());
         let server = Server::start(move |seen, _| {
-            let headers: Vec<(&str, &str)> =
-                headers.iter().map(|(name, value)| (*name, value.as_str())).collect();
+            let headers = [(header.as_str(), value.as_str())];
             if is_api(seen) { reply(status, &headers, body.clone()) } else { fallback(seen, &["b", "a"]) }
         })
         .await;
@@ -133,21 +133,11 @@ async fn what_is_no_list_is_none_and_the_fallback_tag_is_asked_for_by_head_first
 #[tokio::test]
 async fn a_registry_that_has_no_list_is_asked_for_one_once() {
     for status in [404, 303] {
-        let server =
-            Server::start(move |_, _| reply(status, &[("location", "https://example.com/")], "")).await;
-        let server = if status == 404 {
-            server
-        } else {
-            drop(server);
-            Server::start(|seen, _| {
-                if is_api(seen) {
-                    reply(303, &[("location", "https://example.com/")], "")
-                } else {
-                    reply(404, &[], "")
-                }
-            })
-            .await
-        };
+        let server = Server::start(move |seen, _| {
+            let status = if is_api(seen) { status } else { 404 };
+            reply(status, &[("location", "https://example.com/")], "")
+        })
+        .await;
         let registry = client(&server, NO_PATIENCE, None);
         for name in ["a", "b", "c"] {
             assert_eq!(registry.referrers("x", &digest_of(name.as_bytes())).await.unwrap(), []);
@@ -160,9 +150,11 @@ async fn a_registry_that_has_no_list_is_asked_for_one_once() {
 
 #[tokio::test]
 async fn gitlab_which_takes_the_tag_for_the_digest_has_no_index_there() {
-    let server = Server::start(|seen, _| match is_api(seen) {
-        true => reply(404, &[], ""),
-        false => reply(200, &[("content-type", INDEX), ("docker-content-digest", subject().as_str())], ""),
+    let server = Server::start(|seen, _| {
+        if is_api(seen) {
+            return reply(404, &[], "");
+        }
+        reply(200, &[("content-type", INDEX), ("docker-content-digest", subject().as_str())], "")
     })
     .await;
     assert_eq!(client(&server, NO_PATIENCE, None).referrers("x", &subject()).await.unwrap(), []);
@@ -180,9 +172,8 @@ async fn unavailable_is_not_none() {
     ] {
         // Whether it is the list or the fallback tag that cannot be had.
         for fails_api in [true, false] {
-            let server = Server::start(move |seen, _| match is_api(seen) {
-                true if !fails_api => reply(404, &[], ""),
-                _ => reply(status, &[], ""),
+            let server = Server::start(move |seen, _| {
+                reply(if is_api(seen) && !fails_api { 404 } else { status }, &[], "")
             })
             .await;
             let error = client(&server, NO_PATIENCE, None).referrers("x", &subject()).await.unwrap_err();
