@@ -275,3 +275,19 @@ fn a_file_that_is_no_payload_of_charons_is_never_replaced_and_nobody_is_asked() 
     fs::write(pod.payload("out.zip"), head).unwrap();
     assert_eq!(pod.builds("next", &images, "out.zip", &source).reason, Reason::Succeeded);
 }
+
+#[test]
+fn a_secret_with_certificates_that_is_not_there_is_waited_for_by_its_name() {
+    let registry = source(Software::Distribution3, &["app:1"]);
+    let pod = Pod::new();
+    let host = registry.host();
+    let registries = json!([{ "host": host, "insecure": true, "certificates": "corp-ca" }]);
+    let build = json!({ "images": [{ "name": format!("{host}/app:1") }], "path": "app.zip" });
+    let outcome = pod.works("r", &json!({ "build": build, "registries": registries }), &registry);
+    assert_eq!((outcome.reason, outcome.reason.exit_code()), (Reason::SecretNotFound, 76));
+    assert!(
+        outcome.message.contains("\"corp-ca\"") && outcome.message.contains(host),
+        "{}",
+        outcome.message
+    );
+}
