@@ -2,6 +2,7 @@ use std::io::Read;
 
 use clap::Args;
 use secrecy::{ExposeSecret, SecretString};
+use tracing::warn;
 
 use super::CliError;
 use crate::library;
@@ -19,19 +20,19 @@ const PASSWORD_LIMIT: u64 = 64 << 10;
 #[derive(Args)]
 pub(super) struct RegistryOptions {
     /// The registry, host or host:port; Docker Hub if it is not given
-    #[arg(short, long, value_name = "HOST", env = "CHARON_REGISTRY")]
+    #[arg(short, long, value_name = "HOST")]
     registry: Option<String>,
     /// Use plain HTTP instead of HTTPS
-    #[arg(short, long, env = "CHARON_INSECURE")]
+    #[arg(short, long)]
     insecure: bool,
     /// The name to sign in with; also from DOCKER_CHARON_USERNAME
-    #[arg(short, long, value_name = "NAME", env = "CHARON_USERNAME")]
+    #[arg(short, long, value_name = "NAME")]
     username: Option<String>,
     /// The password to sign in with; also from DOCKER_CHARON_PASSWORD. Others on this machine can see it here: better use the variable or --password-stdin
-    #[arg(short, long, value_name = "PASSWORD", env = "CHARON_PASSWORD", hide_env_values = true)]
+    #[arg(short, long, value_name = "PASSWORD", hide_env_values = true)]
     password: Option<SecretString>,
     /// Read the password from standard input
-    #[arg(long, conflicts_with = "password")]
+    #[arg(long)]
     password_stdin: bool,
 }
 
@@ -49,8 +50,11 @@ impl RegistryOptions {
 
     /// What was given, by option, variable, standard input or Docker's configuration, in this order.
     pub(super) fn read(self) -> Result<library::RegistryOptions, CliError> {
-        let docker_config =
-            DockerConfig::load_default().map_err(|error| CliError::Failed(error.to_string()))?;
+        // docker-charon does not know of it, and it may be another program's trouble.
+        let docker_config = DockerConfig::load_default().unwrap_or_else(|error| {
+            warn!("{error}; going on without it");
+            None
+        });
         let credentials = self.credentials()?;
         Ok(library::RegistryOptions {
             registry: self.registry,

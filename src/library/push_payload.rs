@@ -9,6 +9,7 @@ use super::{Error, RegistryOptions, unless_cancelled};
 use crate::digest::Digest;
 use crate::import::{self, ImportReport, ImportRequest, Naming, Source};
 use crate::progress::Progress;
+use crate::reference::is_repository;
 use crate::storage;
 
 /// A payload to push: the options of `charon push-payload`.
@@ -61,6 +62,11 @@ pub(crate) async fn push_open_file(options: &PushPayload, file: File) -> Result<
 }
 
 async fn push(options: &PushPayload, source: Source) -> Result<ImportReport, Error> {
+    if let Some(other) = options.base_repositories.iter().find(|repository| !is_repository(repository)) {
+        return Err(Error::Usage(format!(
+            "{other:?} is no base repository: name one of the target registry, without host and tag"
+        )));
+    }
     let request = ImportRequest {
         source,
         expected_digest: options.expected_digest.clone(),

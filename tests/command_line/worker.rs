@@ -285,9 +285,5 @@ fn a_secret_with_certificates_that_is_not_there_is_waited_for_by_its_name() {
     let build = json!({ "images": [{ "name": format!("{host}/app:1") }], "path": "app.zip" });
     let outcome = pod.works("r", &json!({ "build": build, "registries": registries }), &registry);
     assert_eq!((outcome.reason, outcome.reason.exit_code()), (Reason::SecretNotFound, 76));
-    assert!(
-        outcome.message.contains("\"corp-ca\"") && outcome.message.contains(host),
-        "{}",
-        outcome.message
-    );
+    assert!(outcome.message.contains("\"corp-ca\"") && outcome.message.contains(host), "{}", outcome.message);
 }
