@@ -4,6 +4,7 @@ mod choice;
 mod fetch;
 mod journal;
 mod plan;
+mod referrers;
 mod resolve;
 mod source;
 
@@ -51,6 +52,8 @@ pub struct BuildRequest {
     pub foreign_layers: bool,
     /// Images that cannot be had are left out, unless none can: see [`BuildReport::missing`].
     pub allow_missing: bool,
+    /// Whether signatures, attestations and SBOMs are carried with the images.
+    pub referrers: bool,
     /// A client for each host that the images name.
     pub registries: HashMap<Host, Registry>,
     /// Where the payload goes.

@@ -14,6 +14,7 @@ mod docker_config;
 mod error;
 mod foreign;
 mod manifests;
+mod referrers;
 mod retry;
 #[cfg(test)]
 mod tests;

@@ -126,6 +126,7 @@ impl Content {
                 omitted: Vec::new(),
                 carried: false,
                 manifests: Vec::new(),
+                referrers: Vec::new(),
             });
             return Ok(());
         };
@@ -148,6 +149,7 @@ impl Content {
             omitted: Vec::new(),
             carried: true,
             manifests: vec![manifest],
+            referrers: Vec::new(),
         });
         Ok(())
     }

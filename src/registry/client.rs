@@ -39,6 +39,7 @@ struct Inner {
     patience: Patience,
     auth: Auth,
     has_moved: AtomicBool,
+    lacks_referrers: AtomicBool,
 }
 
 impl fmt::Debug for Registry {
@@ -62,8 +63,9 @@ impl Registry {
         let (client, stranger) = clients(&host, &access, &patience)?;
         let path = access.endpoint.as_ref().and_then(Endpoint::path).map(str::to_owned);
         let auth = Auth::new(access.credentials);
-        let has_moved = AtomicBool::new(false);
-        Ok(Self { inner: Arc::new(Inner { host, base, path, client, stranger, patience, auth, has_moved }) })
+        let (has_moved, lacks_referrers) = (AtomicBool::new(false), AtomicBool::new(false));
+        let inner = Inner { host, base, path, client, stranger, patience, auth, has_moved, lacks_referrers };
+        Ok(Self { inner: Arc::new(inner) })
     }
 
     /// The host that this is a client of.
@@ -123,6 +125,20 @@ impl Registry {
         self.inner.has_moved.load(Ordering::Relaxed)
     }
 
+    /// The registry said that it has no referrers API: it is not asked again.
+    pub(super) fn note_no_referrers(&self) {
+        self.inner.lacks_referrers.store(true, Ordering::Relaxed);
+    }
+
+    pub(super) fn lacks_referrers(&self) -> bool {
+        self.inner.lacks_referrers.load(Ordering::Relaxed)
+    }
+
+    /// Whether a URL is one of the registry itself.
+    pub(super) fn is_own(&self, url: &Url) -> bool {
+        url.origin() == self.inner.base.origin()
+    }
+
     /// Asks until there is an answer that another try would not change, or patience ends.
     pub(super) async fn send(&self, call: &Call, retry: &mut Retry) -> Result<Reply, RegistryError> {
         loop {
@@ -176,7 +192,7 @@ impl Registry {
         let mut is_own = true;
         for _ in 0..=REDIRECTS {
             // Once led astray, a request stays a stranger's, even if it is led back.
-            is_own = is_own && url.origin() == self.inner.base.origin();
+            is_own = is_own && self.is_own(&url);
             let client = if is_own { &self.inner.client } else { &self.inner.stranger };
             let mut request = client.request(call.method.clone(), url.clone()).headers(call.headers.clone());
             if let Some(authorization) = authorization.filter(|_| is_own) {
@@ -204,7 +220,12 @@ impl Registry {
         if !leads_on || !response.headers().contains_key(LOCATION) {
             return Ok(None);
         }
-        self.location(&call.asked, url, response.headers()).map(Some)
+        let next = self.location(&call.asked, url, response.headers());
+        match next {
+            Ok(next) if call.stays && !self.is_own(&next) => Ok(None),
+            Err(_) if call.stays => Ok(None),
+            next => next.map(Some),
+        }
     }
 
     /// Where a `Location` leads, seen from `url`.
@@ -219,20 +240,25 @@ impl Registry {
             problem: format!("{} sent no usable Location", authority(url)),
         };
         let location = headers.get(LOCATION).and_then(|value| value.to_str().ok()).ok_or_else(unusable)?;
-        let mut next = url.join(location).map_err(|_| unusable())?;
+        self.join(url, location).ok_or_else(unusable)
+    }
+
+    /// Where a reference leads, seen from `url`.
+    pub(super) fn join(&self, url: &Url, reference: &str) -> Option<Url> {
+        let mut next = url.join(reference).ok()?;
         if !matches!(next.scheme(), "http" | "https") || !next.has_host() {
-            return Err(unusable());
+            return None;
         }
         let base = &self.inner.base;
         if base.scheme() == "https" && next.scheme() == "http" && next.host() == base.host() {
             // A registry behind a proxy that ends TLS often does not know that it is reached by https.
-            next = Url::parse(&next.as_str().replacen("http", "https", 1)).map_err(|_| unusable())?;
-            next.set_port(base.port()).map_err(|()| unusable())?;
+            next = Url::parse(&next.as_str().replacen("http", "https", 1)).ok()?;
+            next.set_port(base.port()).ok()?;
         }
         // What a URL says of users is a credential of someone's; a fragment is not sent.
         let _ = next.set_username("").and_then(|()| next.set_password(None));
         next.set_fragment(None);
-        Ok(next)
+        Some(next)
     }
 
     /// One request and the head of its answer. Waits as long as bytes move.
@@ -331,12 +357,14 @@ pub(super) struct Call {
     pub(super) bytes: Option<Bytes>,
     /// Watches over a body that is streamed.
     pub(super) watch: Option<Arc<Watch>>,
+    /// It is not followed off the host.
+    pub(super) stays: bool,
     pub(super) asked: Asked,
 }
 
 impl Call {
     pub(super) fn new(method: Method, url: Url, scopes: Scopes, asked: Asked) -> Self {
-        Self { method, url, scopes, headers: HeaderMap::new(), bytes: None, watch: None, asked }
+        Self { method, url, scopes, headers: HeaderMap::new(), bytes: None, watch: None, stays: false, asked }
     }
 
     pub(super) fn header(mut self, name: reqwest::header::HeaderName, value: HeaderValue) -> Self {

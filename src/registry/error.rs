@@ -276,6 +276,10 @@ impl Asked {
         Self { doing: "fetch", object: "layers from outside of registries".to_owned(), pushes: false }
     }
 
+    pub(super) fn listing_referrers(host: &Host, repository: &str, subject: &Digest) -> Self {
+        Self { doing: "list what refers to", object: format!("{host}/{repository}@{subject}"), pushes: false }
+    }
+
     pub(super) fn pushing(host: &Host, repository: &str, tag_or_digest: &str) -> Self {
         Self { doing: "push", object: name(host, repository, tag_or_digest), pushes: true }
     }

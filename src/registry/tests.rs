@@ -3,6 +3,7 @@
 mod foreign;
 mod pushing;
 mod reading;
+mod referrers;
 mod scripted;
 mod signing_in;
 mod telling;

@@ -79,6 +79,9 @@ pub struct BuildWork {
     /// Images that cannot be had are left out.
     #[serde(default, skip_serializing_if = "std::ops::Not::not")]
     pub allow_missing: bool,
+    /// Whether signatures, attestations and SBOMs are carried with the images.
+    #[serde(default = "yes")]
+    pub referrers: bool,
     /// The payload's path below [`PAYLOAD_MOUNT`].
     pub path: String,
 }
@@ -340,6 +343,7 @@ mod tests {
                 already_transferred: vec![],
                 foreign_layers: false,
                 allow_missing: false,
+                referrers: true,
                 path: "out/app.zip".into(),
             }),
             registries: vec![RegistryAccess {

@@ -71,6 +71,7 @@ async fn run_build(
         already_transferred,
         foreign_layers: work.foreign_layers,
         allow_missing: work.allow_missing,
+        referrers: work.referrers,
         registries,
         output: Output::File(path.clone()),
         run: run_id.to_owned(),

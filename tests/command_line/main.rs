@@ -14,6 +14,7 @@ mod program;
 #[path = "../support/registry.rs"]
 mod registry;
 
+mod front;
 mod gate;
 mod token_service;
 
@@ -35,5 +36,6 @@ mod missing_base;
 mod names;
 mod payload_file;
 mod platforms;
+mod referrers;
 mod terminal;
 mod worker;

@@ -10,7 +10,7 @@ use charon::worker::contract::{CONTRACT_VERSION, Outcome};
 use serde_json::{Value, json};
 
 use crate::image::{Image, Layer, Types};
-use crate::program::{charon, crane_digest};
+use crate::program::{charon, crane_digest, tool};
 use crate::registry::{Registry, Software};
 
 with_each_registry!(
@@ -159,6 +159,58 @@ fn what_a_build_left_out_and_what_an_import_wrote_anew_is_told(software: Softwar
     assert_eq!((result.images, result.images_rewritten, result.rewritten.len()), (1, 1, 1));
     assert_eq!(result.rewritten[0].image, ferry);
     assert_eq!(result.rewritten[0].digest.as_str(), crane_digest(&target.name("ferry:1")));
+}
+
+#[test]
+fn a_build_carries_signatures_unless_its_run_says_otherwise() {
+    let source = source(Software::Distribution3, &["ferry:1"]);
+    let pod = Pod::new();
+    fs::write(pod.folder.path().join("sbom.json"), "{}").unwrap();
+    let attach = tool("oras", ["attach", "--plain-http", "--artifact-type", "application/spdx+json"]);
+    let attach = attach.arguments([&source.name("ferry:1"), "sbom.json:application/json"]);
+    attach.in_folder(pod.folder.path()).run().succeeded();
+    for (referrers, expected) in
+        [(None, "one manifest, 1 referrer"), (Some(true), "1 referrer"), (Some(false), "one manifest\n")]
+    {
+        let mut work = json!({ "images": [{ "name": source.name("ferry:1") }], "path": "out.zip" });
+        if let Some(referrers) = referrers {
+            work["referrers"] = json!(referrers);
+        }
+        let built = pod.works(&format!("run-{referrers:?}"), &json!({ "build": work }), &source);
+        assert_eq!(built.reason, Reason::Succeeded, "{built:?}");
+        let inspected =
+            charon(["inspect".as_ref(), pod.payload("out.zip").as_os_str()]).run().succeeded().text();
+        assert!(inspected.contains(expected), "{referrers:?}: {inspected}");
+    }
+}
+
+#[test]
+fn two_signatures_that_would_be_under_one_tag_are_told_and_neither_is_lost() {
+    let (source, target) =
+        (Registry::start(Software::Distribution3), Registry::start(Software::Distribution3));
+    let image = Image::new(Types::Oci, &[Layer::new("common", 100)]);
+    let tag = format!("{}.sig", image.digest.replace(':', "-"));
+    for repository in ["ferry", "styx"] {
+        image.push(&source, &format!("{repository}:1"));
+        Image::new(Types::Oci, &[Layer::new(repository, 10)]).push(&source, &format!("{repository}:{tag}"));
+    }
+    let pod = Pod::new();
+    let images = |names: [&str; 2]| {
+        json!([
+            { "name": source.name("ferry:1"), "as": names[0] }, { "name": source.name("styx:1"), "as": names[1] },
+        ])
+    };
+    pod.builds("run", &images(["crew:1", "crew:2"]), "one.zip", &source);
+    let imported = pod.imports(&json!({}), "one.zip", &target);
+    assert_eq!((imported.reason, imported.failures_total), (Reason::InvalidSpec, 2), "{imported:?}");
+    let told = format!("would both be crew:{tag} here; choose another naming");
+    assert!(imported.failures.iter().all(|failure| failure.message.contains(&told)), "{imported:?}");
+    assert!(target.is_empty());
+
+    pod.builds("run", &images(["crew:1", "other/crew:2"]), "two.zip", &source);
+    assert_eq!(pod.imports(&json!({}), "two.zip", &target).reason, Reason::Succeeded);
+    assert_eq!(target.tags("crew"), ["1", &tag]);
+    assert_eq!(target.tags("other/crew"), ["2", &tag]);
 }
 
 fn two_names_at_the_far_side_are_kept_apart_by_as_and_reach_the_registry(software: Software) {
