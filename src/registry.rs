@@ -12,10 +12,12 @@ mod blobs;
 mod client;
 mod docker_config;
 mod error;
+mod feed;
 mod manifests;
 mod retry;
 #[cfg(test)]
 mod tests;
+mod upload;
 mod uploads;
 
 pub use access::{Access, Credentials};

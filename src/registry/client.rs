@@ -14,6 +14,7 @@ use super::access::{Access, clients, setup};
 use super::auth::{Auth, Scopes};
 use super::error::{self, Answer, Asked, RegistryError};
 use super::retry::{Patience, Retry, Watch, retry_after};
+use super::upload::LargestPiece;
 use crate::reference::{Host, is_repository};
 
 /// Error bodies and tokens are read up to here.
@@ -36,6 +37,7 @@ struct Inner {
     patience: Patience,
     auth: Auth,
     has_moved: AtomicBool,
+    largest_piece: LargestPiece,
 }
 
 impl fmt::Debug for Registry {
@@ -57,8 +59,10 @@ impl Registry {
             .map_err(|error| setup(&host, "its name is no host", error))?;
         let (client, stranger) = clients(&host, &access, &patience)?;
         let auth = Auth::new(access.credentials);
-        let has_moved = AtomicBool::new(false);
-        Ok(Self { inner: Arc::new(Inner { host, base, client, stranger, patience, auth, has_moved }) })
+        let (has_moved, largest_piece) = (AtomicBool::new(false), LargestPiece::default());
+        Ok(Self {
+            inner: Arc::new(Inner { host, base, client, stranger, patience, auth, has_moved, largest_piece }),
+        })
     }
 
     /// The host that this is a client of.
@@ -75,6 +79,11 @@ impl Registry {
 
     pub(super) fn patience(&self) -> &Patience {
         &self.inner.patience
+    }
+
+    /// What was learned of the size of requests.
+    pub(super) fn largest_piece(&self) -> &LargestPiece {
+        &self.inner.largest_piece
     }
 
     /// The URL of something in a repository.

@@ -166,10 +166,16 @@ impl RegistryError {
     pub(super) fn is_transient(&self) -> bool {
         match self {
             Self::Unreachable { transient, .. } => *transient,
-            // An upload that the registry forgot, in a restart or behind a load balancer, is begun anew.
-            Self::Refused { answer, .. } => {
-                is_transient(answer.status) || answer.codes.iter().any(|code| code == "BLOB_UPLOAD_UNKNOWN")
-            }
+            Self::Refused { answer, .. } => is_transient(answer.status),
+            _ => false,
+        }
+    }
+
+    /// Whether an exchange broke off under way: in the connection, or in a proxy that lost patience.
+    pub(super) fn is_cut(&self) -> bool {
+        match self {
+            Self::Unreachable { .. } => true,
+            Self::Refused { answer, .. } => matches!(answer.status.as_u16(), 408 | 502 | 504),
             _ => false,
         }
     }

@@ -5,6 +5,7 @@ mod reading;
 mod scripted;
 mod signing_in;
 mod telling;
+mod uploading;
 
 use std::time::Duration;
 

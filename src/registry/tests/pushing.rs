@@ -51,26 +51,6 @@ async fn a_blob_goes_up_in_one_piece_of_a_known_length() {
 }
 
 #[tokio::test]
-async fn an_upload_that_fails_in_passing_is_begun_anew_with_a_fresh_body() {
-    for (status, body) in [(503, ""), (404, r#"{"errors":[{"code":"BLOB_UPLOAD_UNKNOWN"}]}"#)] {
-        let server = taking_uploads(move |_, nth| match nth {
-            0 => reply(status, &[], body),
-            _ => reply(201, &[], ""),
-        })
-        .await;
-        let made = AtomicUsize::new(0);
-        let body = || {
-            made.fetch_add(1, Ordering::Relaxed);
-            whole()
-        };
-        anonymous(&server).push_blob("x", &digest_of(CONTENT), SIZE, body).await.unwrap();
-        assert_eq!(methods(&server), ["POST", "PUT", "DELETE", "POST", "PUT"]);
-        assert_eq!(server.seen()[4].body.as_deref(), Some(CONTENT));
-        assert_eq!(made.load(Ordering::Relaxed), 2);
-    }
-}
-
-#[tokio::test]
 async fn an_upload_that_is_refused_for_good_is_cancelled() {
     let answer = r#"{"errors":[{"code":"DIGEST_INVALID","message":"provided digest did not match"}]}"#;
     let server = taking_uploads(move |_, _| reply(400, &[], answer)).await;
