@@ -20,13 +20,14 @@ use crate::payload::{
     BlobError, Contents, FORMAT_VERSION, PayloadError, PayloadWriter, PlacedPayload, Remains, is_payload,
 };
 use crate::progress::{Progress, STEP, Stage};
-use crate::reason::{self, Failure, Reason};
+use crate::reason::{self, Class, Failure, Reason};
 use crate::reference::{FarName, Host, Reference};
-use crate::registry::{Registry, RegistryError};
+use crate::registry::{Manifest, Registry, RegistryError};
 use crate::storage::{FileTarget, StorageError};
 use fetch::Fetch;
 use journal::{Journal, Notes};
 use plan::{BlobPlan, Plan};
+use resolve::Library;
 
 /// Bytes are gathered until there are so many: a write to a file costs a hop to another thread.
 const WRITE_BUFFER: usize = 1 << 20;
@@ -159,7 +160,15 @@ pub async fn build(request: BuildRequest, progress: &Arc<Progress>) -> Result<Bu
     let remains = Remains::of(target.file());
     let (plan, contents) = match adopt(&request, notes.as_ref(), remains.as_ref()) {
         Some(adopted) => adopted,
-        None => plan(&request).await?,
+        None => {
+            let library = library(&request, &target.journal(), notes.as_ref(), remains.as_ref());
+            let planned = plan(&request, library).await;
+            // What may pass comes again, and need not read again what was read.
+            if planned.as_ref().is_err_and(|error| error.reason().class() == Class::Wait) {
+                target.keep_journal();
+            }
+            planned?
+        }
     };
     progress.enter(Stage::Checking);
     expect(&plan, progress);
@@ -167,8 +176,8 @@ pub async fn build(request: BuildRequest, progress: &Arc<Progress>) -> Result<Bu
     let size = contents.layout().total_size();
     // What the notes say holds for the payload that they were made of, here or set aside.
     let (have, old) = match (notes, remains) {
-        (Some(notes), _) if notes.payload == *contents.digest() => (notes.have, None),
-        (Some(notes), Some(remains)) if notes.payload == remains.digest => {
+        (Some(notes), _) if notes.payload.as_ref() == Some(contents.digest()) => (notes.have, None),
+        (Some(notes), Some(remains)) if notes.payload.as_ref() == Some(&remains.digest) => {
             (notes.have, set_aside(&mut target, remains, size)?)
         }
         _ => (HashMap::new(), None),
@@ -180,7 +189,7 @@ pub async fn build(request: BuildRequest, progress: &Arc<Progress>) -> Result<Bu
     let journal = if is_same {
         Journal::go_on(&target.journal())
     } else {
-        Journal::begin(&target.journal(), &request.run, contents.digest())
+        Journal::begin(&target.journal(), &request.run, Some(contents.digest()))
     };
     let journal = journal.map_err(failed)?;
     let payload = PlacedPayload::begin(contents, Arc::clone(target.file())).map_err(failed)?;
@@ -225,9 +234,32 @@ fn check_replaceable(path: &Path) -> Result<(), StorageError> {
     }
 }
 
+/// What need not be read again since earlier attempts had read it, and where to note what is read now.
+fn library(
+    request: &BuildRequest,
+    journal: &Path,
+    notes: Option<&Notes>,
+    remains: Option<&Remains>,
+) -> Library {
+    let mut manifests = notes.map(|notes| notes.manifests.clone()).unwrap_or_default();
+    if let Some(remains) = remains {
+        let named = remains.bill.images.iter().flat_map(|image| &image.manifests);
+        let had = named.filter_map(|named| {
+            let (digest, media_type) = (named.digest.clone(), named.media_type.clone());
+            let bytes = remains.manifests.get(&digest)?.clone();
+            Some((digest.clone(), Manifest { bytes, digest, media_type }))
+        });
+        manifests.extend(had);
+    }
+    let journal =
+        if notes.is_some() { Journal::go_on(journal) } else { Journal::begin(journal, &request.run, None) };
+    // A journal that cannot be written is told of when the payload cannot be either.
+    Library { manifests, journal: journal.ok() }
+}
+
 /// Resolves all names, and plans the payload.
-async fn plan(request: &BuildRequest) -> Result<(Plan, Contents), BuildError> {
-    let resolved = resolve::resolve(request).await.map_err(BuildError::Images)?;
+async fn plan(request: &BuildRequest, library: Library) -> Result<(Plan, Contents), BuildError> {
+    let resolved = resolve::resolve(request, library).await.map_err(BuildError::Images)?;
     let plan = Plan::new(resolved).map_err(BuildError::Images)?;
     let contents = Contents::new(&plan.images, &plan.blob_sizes(), plan.required.clone())?;
     Ok((plan, contents))
@@ -241,7 +273,7 @@ fn adopt(
     remains: Option<&Remains>,
 ) -> Option<(Plan, Contents)> {
     let (notes, remains) = (notes?, remains?);
-    if notes.run != request.run || notes.payload != remains.digest {
+    if notes.run != request.run || notes.payload.as_ref() != Some(&remains.digest) {
         return None;
     }
     let plan = Plan::of_remains(remains)?;
@@ -266,7 +298,7 @@ fn set_aside(target: &mut FileTarget, remains: Remains, size: u64) -> Result<Opt
 }
 
 async fn build_stream(request: BuildRequest, progress: &Arc<Progress>) -> Result<BuildReport, BuildError> {
-    let (plan, contents) = plan(&request).await?;
+    let (plan, contents) = plan(&request, Library::default()).await?;
     progress.enter(Stage::Checking);
     check_sizes(&plan, &request.registries).await?;
     expect(&plan, progress);

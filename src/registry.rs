@@ -10,6 +10,7 @@ mod access;
 mod auth;
 mod blobs;
 mod client;
+mod credential_helper;
 mod docker_config;
 mod error;
 mod feed;
@@ -22,8 +23,9 @@ mod uploads;
 
 pub use access::{Access, Credentials};
 pub use client::Registry;
+pub use credential_helper::HelperError;
 pub use docker_config::{DockerConfig, DockerConfigError};
 pub use error::{Answer, Asked, RegistryError};
 pub use manifests::Manifest;
-pub use retry::Patience;
+pub use retry::Traffic;
 pub use uploads::settle_uploads;

@@ -4,6 +4,7 @@ use futures::FutureExt;
 use futures::future::BoxFuture;
 use tracing::info;
 
+use super::journal::Journal;
 use super::{BuildRequest, ImageRequest};
 use crate::digest::Digest;
 use crate::payload::{ImagePlan, MANIFESTS_LIMIT, ManifestContent, ManifestPlan, PayloadError};
@@ -49,10 +50,20 @@ impl ResolveError {
     }
 }
 
+/// The manifests that need not be read any more.
+#[derive(Debug, Default)]
+pub(super) struct Library {
+    /// What earlier attempts read.
+    pub(super) manifests: HashMap<Digest, Manifest>,
+    /// Where what is read is noted for further attempts.
+    pub(super) journal: Option<Journal>,
+}
+
 /// Resolves every name once. All are tried; all failures are told.
-pub(super) async fn resolve(request: &BuildRequest) -> Result<Resolved, Vec<Failure>> {
+pub(super) async fn resolve(request: &BuildRequest, library: Library) -> Result<Resolved, Vec<Failure>> {
     let mut resolver = Resolver {
         registries: &request.registries,
+        library,
         manifests: HashMap::new(),
         manifests_size: 0,
         unanswered: HashMap::new(),
@@ -92,6 +103,7 @@ fn unique(images: &[ImageRequest]) -> Vec<ImageRequest> {
 
 struct Resolver<'a> {
     registries: &'a HashMap<Host, Registry>,
+    library: Library,
     /// Manifests that were read: several images may name the same one.
     manifests: HashMap<Digest, Manifest>,
     /// Bytes of all manifests together.
@@ -110,7 +122,7 @@ impl Resolver<'_> {
                     // Docker Hub refuses to say anonymously whether an image exists: the next may.
                     let signs_in =
                         || self.registries.get(reference.host()).is_some_and(Registry::has_credentials);
-                    if reason == Reason::RegistryUnavailable
+                    if matches!(reason, Reason::RegistryUnavailable | Reason::RateLimited)
                         || (reason == Reason::AuthenticationFailed && signs_in())
                     {
                         let first = self.unanswered.entry(reference.host().clone());
@@ -128,7 +140,7 @@ impl Resolver<'_> {
             return Err(ResolveError::Unanswered { image: reference.written().to_owned(), reason, why });
         }
         info!(target: STEP, "Resolving {reference}");
-        let root = self.read(reference, reference.tag_or_digest()).await?;
+        let root = self.root(reference).await?;
         let mut manifests = Vec::new();
         self.visit(reference, root.clone(), 0, &mut manifests).await?;
         Ok(ImagePlan {
@@ -174,16 +186,44 @@ impl Resolver<'_> {
         .boxed()
     }
 
+    /// The manifest that a reference means. Docker Hub counts reads and not questions: what a tag means is asked for,
+    /// and then read only if it is not known.
+    async fn root(&mut self, reference: &Reference) -> Result<Manifest, ResolveError> {
+        let tag = reference.tag_or_digest();
+        if tag.parse::<Digest>().is_err()
+            && let Some(digest) = self.registry(reference)?.tag_digest(reference.repository(), tag).await?
+        {
+            match self.read(reference, digest.as_str()).await {
+                // There is nothing under the digest that was told: what the tag means is read.
+                Err(ResolveError::Registry(error)) if error.is_not_found() => {}
+                result => return result,
+            }
+        }
+        self.read(reference, tag).await
+    }
+
+    fn registry(&self, reference: &Reference) -> Result<&Registry, ResolveError> {
+        let registry = self.registries.get(reference.host());
+        registry.ok_or_else(|| ResolveError::NoAccess(reference.host().clone()))
+    }
+
     async fn read(&mut self, reference: &Reference, tag_or_digest: &str) -> Result<Manifest, ResolveError> {
-        let known = tag_or_digest.parse().ok().and_then(|digest: Digest| self.manifests.get(&digest));
-        if let Some(known) = known {
+        let digest = tag_or_digest.parse::<Digest>().ok();
+        if let Some(known) = digest.as_ref().and_then(|digest| self.manifests.get(digest)) {
             return Ok(known.clone());
         }
-        let registry = self
-            .registries
-            .get(reference.host())
-            .ok_or_else(|| ResolveError::NoAccess(reference.host().clone()))?;
-        let manifest = registry.manifest(reference.repository(), tag_or_digest).await?;
+        let manifest = match digest.and_then(|digest| self.library.manifests.remove(&digest)) {
+            Some(manifest) => manifest,
+            None => {
+                let registry = self.registry(reference)?;
+                let manifest = registry.manifest(reference.repository(), tag_or_digest).await?;
+                if let Some(journal) = &self.library.journal {
+                    // Without the note it is read once more: nothing worse.
+                    let _ = journal.note_manifest(&manifest);
+                }
+                manifest
+            }
+        };
         self.manifests_size += manifest.bytes.len() as u64;
         if self.manifests_size > MANIFESTS_LIMIT {
             let message = format!("the manifests of all images have over {MANIFESTS_LIMIT} bytes");

@@ -1,11 +1,14 @@
 use std::io::Read;
+use std::num::{NonZeroU32, NonZeroUsize};
+use std::time::Duration;
 
 use clap::Args;
+use jiff::SignedDuration;
 use secrecy::{ExposeSecret, SecretString};
 
 use super::CliError;
 use crate::library;
-use crate::registry::{Credentials, DockerConfig};
+use crate::registry::{Credentials, DockerConfig, Traffic};
 
 /// The variables of docker-charon, which are read beside our own.
 const DOCKER_CHARON_USERNAME: &str = "DOCKER_CHARON_USERNAME";
@@ -33,6 +36,23 @@ pub(super) struct RegistryOptions {
     /// Read the password from standard input
     #[arg(long, conflicts_with = "password")]
     password_stdin: bool,
+    /// Move so many blobs at once [default: 4]
+    #[arg(long, value_name = "NUMBER", env = "CHARON_PARALLEL", help_heading = TRAFFIC)]
+    parallel: Option<NonZeroUsize>,
+    /// Ask no registry more often; as often as needed if it is not given
+    #[arg(long, value_name = "NUMBER", env = "CHARON_REQUESTS_PER_SECOND", help_heading = TRAFFIC)]
+    requests_per_second: Option<NonZeroU32>,
+    /// Wait for registries that fail for so long in all, 90s or 2h [default: 30m]
+    #[arg(long, value_name = "TIME", value_parser = time, env = "CHARON_RETRY_FOR", help_heading = TRAFFIC)]
+    retry_for: Option<Duration>,
+}
+
+/// Stands above what few ever need.
+const TRAFFIC: &str = "Traffic";
+
+fn time(text: &str) -> Result<Duration, String> {
+    let time = text.parse::<SignedDuration>().map_err(|error| error.to_string())?;
+    time.try_into().map_err(|_| "it is less than nothing".to_owned())
 }
 
 impl std::fmt::Debug for RegistryOptions {
@@ -52,11 +72,22 @@ impl RegistryOptions {
         let docker_config =
             DockerConfig::load_default().map_err(|error| CliError::Failed(error.to_string()))?;
         let credentials = self.credentials()?;
+        let mut traffic = Traffic::default();
+        if let Some(parallel) = self.parallel {
+            traffic = traffic.blobs_at_once(parallel);
+        }
+        if let Some(most) = self.requests_per_second {
+            traffic = traffic.requests_per_second(most);
+        }
+        if let Some(time) = self.retry_for {
+            traffic = traffic.waiting(time);
+        }
         Ok(library::RegistryOptions {
             registry: self.registry,
             insecure: self.insecure,
             credentials,
             docker_config,
+            traffic,
         })
     }
 
@@ -73,7 +104,7 @@ impl RegistryOptions {
             password.or_else(from_variable)
         };
         match (username, password) {
-            (Some(username), Some(password)) => Ok(Some(Credentials { username, password })),
+            (Some(username), Some(password)) => Ok(Some(Credentials::Password { username, password })),
             (None, None) => Ok(None),
             (Some(_), None) => Err(CliError::Usage(
                 "a username without a password: give one with DOCKER_CHARON_PASSWORD or --password-stdin"

@@ -18,8 +18,6 @@ use crate::reason::Reason;
 use crate::reference::Host;
 use crate::registry::{Registry, RegistryError};
 
-/// So many blobs are pushed at once: four fill two cores, and more gain little.
-const AT_ONCE: usize = 4;
 /// So many small questions and answers are under way at once.
 pub(super) const ASKED_AT_ONCE: usize = 8;
 /// So many pieces of a streamed blob wait between the payload and the registry.
@@ -144,7 +142,7 @@ impl Delivery {
                 (entry.digest, failed)
             }))
         });
-        let mut brought = brought.buffer_unordered(AT_ONCE);
+        let mut brought = brought.buffer_unordered(self.registry.blobs_at_once());
         while let Some(joined) = brought.next().await {
             let (digest, failed) = joined
                 .map_err(|error| PayloadError::Io { doing: "pushing the payload", source: error.into() })?;

@@ -1,8 +1,9 @@
 //! Requests: how a host is reached, what is tried again and for how long, where a redirect may lead.
 
 use std::fmt;
-use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{Arc, Mutex, PoisonError};
+use std::time::Duration;
 
 use bytes::{Bytes, BytesMut};
 use reqwest::header::{AUTHORIZATION, HeaderMap, HeaderValue, LOCATION, WWW_AUTHENTICATE};
@@ -13,13 +14,15 @@ use url::Url;
 use super::access::{Access, clients, setup};
 use super::auth::{Auth, Scopes};
 use super::error::{self, Answer, Asked, RegistryError};
-use super::retry::{Patience, Retry, Watch, retry_after};
+use super::retry::{Pacer, Patience, Retry, Traffic, Watch, retry_after};
 use super::upload::LargestPiece;
 use crate::reference::{Host, is_repository};
 
 /// Error bodies and tokens are read up to here.
 pub(super) const SMALL_BODY: usize = 64 * 1024;
 const REDIRECTS: usize = 5;
+/// Of so many reads that a registry still allows people are told.
+const FEW_READS: u32 = 10;
 
 /// A client of one registry. Clones share connections, tokens and what is known of the host.
 #[derive(Clone)]
@@ -34,10 +37,14 @@ struct Inner {
     client: Client,
     /// For the hosts that it sends us on to: the same without the client's certificate.
     stranger: Client,
-    patience: Patience,
+    traffic: Traffic,
+    pacer: Pacer,
     auth: Auth,
     has_moved: AtomicBool,
     largest_piece: LargestPiece,
+    reads_are_short: AtomicBool,
+    /// Until when the registry asked to be left alone, when it was given up for that.
+    rests_until: Mutex<Option<Instant>>,
 }
 
 impl fmt::Debug for Registry {
@@ -49,19 +56,29 @@ impl fmt::Debug for Registry {
 impl Registry {
     /// A client of `host`. Nothing is sent before something is asked for.
     pub fn new(host: Host, access: Access) -> Result<Self, RegistryError> {
-        Self::with_patience(host, access, Patience::default())
+        Self::with_traffic(host, access, &Traffic::default())
     }
 
-    /// A client of `host` that waits as `patience` says.
-    pub fn with_patience(host: Host, access: Access, patience: Patience) -> Result<Self, RegistryError> {
+    /// A client of `host` in a run that treats registries as `traffic` says.
+    pub fn with_traffic(host: Host, access: Access, traffic: &Traffic) -> Result<Self, RegistryError> {
         let scheme = if access.insecure { "http" } else { "https" };
         let base = Url::parse(&format!("{scheme}://{}/v2/", host.api_host()))
             .map_err(|error| setup(&host, "its name is no host", error))?;
-        let (client, stranger) = clients(&host, &access, &patience)?;
-        let auth = Auth::new(access.credentials);
-        let (has_moved, largest_piece) = (AtomicBool::new(false), LargestPiece::default());
+        let (client, stranger) = clients(&host, &access, traffic.patience())?;
         Ok(Self {
-            inner: Arc::new(Inner { host, base, client, stranger, patience, auth, has_moved, largest_piece }),
+            inner: Arc::new(Inner {
+                host,
+                base,
+                client,
+                stranger,
+                traffic: traffic.clone(),
+                pacer: traffic.pacer(),
+                auth: Auth::new(access.credentials),
+                has_moved: AtomicBool::new(false),
+                largest_piece: LargestPiece::default(),
+                reads_are_short: AtomicBool::new(false),
+                rests_until: Mutex::default(),
+            }),
         })
     }
 
@@ -77,8 +94,30 @@ impl Registry {
         self.inner.auth.has_credentials()
     }
 
+    /// How many blobs may move at once between it and us.
+    #[must_use]
+    pub fn blobs_at_once(&self) -> usize {
+        self.inner.traffic.at_once().get()
+    }
+
+    /// For how long the registry still wants to be left alone, if it was given up because it said so.
+    #[must_use]
+    pub fn rest(&self) -> Option<Duration> {
+        let until = *self.inner.rests_until.lock().unwrap_or_else(PoisonError::into_inner);
+        until.map(|until| until.saturating_duration_since(Instant::now()))
+    }
+
+    pub(super) fn note_rest(&self, rest: Duration) {
+        let until = Instant::now().checked_add(rest);
+        *self.inner.rests_until.lock().unwrap_or_else(PoisonError::into_inner) = until;
+    }
+
     pub(super) fn patience(&self) -> &Patience {
-        &self.inner.patience
+        self.inner.traffic.patience()
+    }
+
+    pub(super) fn traffic(&self) -> &Traffic {
+        &self.inner.traffic
     }
 
     /// What was learned of the size of requests.
@@ -181,6 +220,9 @@ impl Registry {
                 request = request.body(body);
             }
             let response = self.exchange(call, &url, request).await?;
+            if is_own {
+                self.watch_reads(response.headers());
+            }
             match self.redirect(call, &url, &response)? {
                 Some(next) => url = next,
                 None => return Ok(Reply { response, url, is_own }),
@@ -190,6 +232,19 @@ impl Registry {
             asked: call.asked.clone(),
             problem: format!("{} redirected more than {REDIRECTS} times", self.inner.host),
         })
+    }
+
+    /// Docker Hub counts reads of manifests, and says how many are left.
+    fn watch_reads(&self, headers: &HeaderMap) {
+        let text = headers.get("ratelimit-remaining").and_then(|value| value.to_str().ok());
+        // `76;w=21600`: so many in a window of so many seconds.
+        let left = text.and_then(|text| text.split(';').next()?.trim().parse::<u32>().ok());
+        if let Some(left) = left
+            && (left <= FEW_READS) != self.inner.reads_are_short.swap(left <= FEW_READS, Ordering::Relaxed)
+            && left <= FEW_READS
+        {
+            tracing::warn!("{} allows {left} more reads of manifests for now", self.inner.host);
+        }
     }
 
     fn redirect(&self, call: &Call, url: &Url, response: &Response) -> Result<Option<Url>, RegistryError> {
@@ -237,6 +292,9 @@ impl Registry {
         url: &Url,
         request: reqwest::RequestBuilder,
     ) -> Result<Response, RegistryError> {
+        if url.origin() == self.inner.base.origin() {
+            self.inner.pacer.turn().await;
+        }
         let start = Instant::now();
         let patience = self.patience();
         let deadline = || match &call.watch {

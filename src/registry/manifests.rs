@@ -56,6 +56,19 @@ impl Registry {
         }
     }
 
+    /// The digest that a tag has by the registry's own word, without reading the manifest. None: the registry does not
+    /// say, and what there is to say is found by reading.
+    pub async fn tag_digest(&self, repository: &str, tag: &str) -> Result<Option<Digest>, RegistryError> {
+        let call = self.manifest_call(Method::HEAD, repository, tag)?;
+        match self.send(&call, &mut self.retry()).await {
+            Ok(reply) if reply.status() == StatusCode::OK => Ok(content_digest(reply.response.headers())),
+            Ok(_) => Ok(None),
+            // The answer to a HEAD has no words, that to a GET has. But a wrong password is not sent twice.
+            Err(RegistryError::Authentication { .. }) if !self.has_credentials() => Ok(None),
+            Err(error) => Err(error),
+        }
+    }
+
     /// The digest that a tag or a digest has in the registry, or none if it has no such manifest.
     pub async fn manifest_digest(
         &self,
@@ -67,8 +80,7 @@ impl Registry {
         match reply.status() {
             StatusCode::NOT_FOUND => return Ok(None),
             StatusCode::OK => {
-                let header = reply.response.headers().get("docker-content-digest");
-                let digest = header.and_then(|value| value.to_str().ok()?.trim().parse().ok());
+                let digest = content_digest(reply.response.headers());
                 if digest.is_some() {
                     return Ok(digest);
                 }
@@ -190,6 +202,10 @@ fn told_by_fields(fields: &Fields) -> &'static str {
         (None, true) => "application/vnd.docker.distribution.manifest.v2+json",
         (None, false) => "application/vnd.oci.image.manifest.v1+json",
     }
+}
+
+fn content_digest(headers: &HeaderMap) -> Option<Digest> {
+    headers.get("docker-content-digest")?.to_str().ok()?.trim().parse().ok()
 }
 
 fn content_type(headers: &HeaderMap) -> Option<String> {

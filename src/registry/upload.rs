@@ -339,8 +339,7 @@ impl<'a> Upload<'a> {
     async fn ask(&mut self, url: &mut Url) -> Result<Next, RegistryError> {
         let call = self.call(Method::GET, url.clone());
         let reply = self.registry.send(&call, &mut self.retry).await?;
-        let is_gone = reply.status() == StatusCode::NOT_FOUND;
-        if is_gone
+        if !reply.status().is_success()
             && self.was_sent
             && self.registry.has_blob(self.repository, self.digest).await.unwrap_or(false)
         {

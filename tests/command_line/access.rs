@@ -27,14 +27,14 @@ pub(crate) const PASSWORD: &str = "the boatman wants 1 obol";
 pub(crate) const HTPASSWD: &str = "charon:$2b$04$CharonCharonCharonChaeA8XkliGL7/dEiT/RtFIvTpGMaSWHCTi\n";
 
 /// A registry with the image `ferry:1`, and an entrance to it that is locked.
-struct Locked {
-    registry: Registry,
-    entrance: Registry,
+pub(crate) struct Locked {
+    pub(crate) registry: Registry,
+    pub(crate) entrance: Registry,
     _keys: TempDir,
 }
 
 impl Locked {
-    fn new(software: Software) -> Self {
+    pub(crate) fn new(software: Software) -> Self {
         let keys = tempfile::tempdir().unwrap();
         let file = keys.path().join("htpasswd");
         fs::write(&file, HTPASSWD).unwrap();
@@ -48,13 +48,13 @@ impl Locked {
         Self { registry, entrance, _keys: keys }
     }
 
-    fn make(&self) -> Program {
+    pub(crate) fn make(&self) -> Program {
         charon(["make-payload", "ferry:1", "-q", "-i", "-r", self.entrance.host()])
     }
 }
 
 /// An entrance for whoever has a token of the service.
-fn with_tokens(registry: &Registry, service: &TokenService) -> Registry {
+pub(crate) fn with_tokens(registry: &Registry, service: &TokenService) -> Registry {
     registry.entrance(&[
         ("REGISTRY_AUTH", "token"),
         ("REGISTRY_AUTH_TOKEN_REALM", &service.realm()),

@@ -10,6 +10,8 @@
 mod image;
 #[path = "../support/program.rs"]
 mod program;
+#[path = "../support/proxy.rs"]
+mod proxy;
 #[macro_use]
 #[path = "../support/registry.rs"]
 mod registry;
@@ -19,7 +21,9 @@ mod token_service;
 
 mod access;
 mod already_transferred;
+mod broken_uploads;
 mod carrying;
+mod credential_helpers;
 mod failing_builds;
 mod failing_pushes;
 mod far_side;
@@ -29,6 +33,9 @@ mod kinds;
 mod library;
 mod missing_base;
 mod names;
+mod odd_registries;
 mod payload_file;
+mod proxies;
+mod rate_limits;
 mod terminal;
 mod worker;

@@ -2,10 +2,12 @@
 
 use std::fs;
 use std::io::{BufRead, BufReader, Read};
+use std::net::{TcpListener, TcpStream};
 use std::path::PathBuf;
 use std::process::{Child, Command, Stdio};
 use std::sync::{Arc, LazyLock, Mutex, mpsc};
 use std::thread;
+use std::time::Duration;
 
 use reqwest::{Client, Method, RequestBuilder, Response, StatusCode};
 use tempfile::TempDir;
@@ -24,6 +26,12 @@ macro_rules! with_each_registry {
             $(#[test] fn $name() { super::$name(crate::registry::Software::Distribution2); })+
         }
     };
+    ($($name:ident),+ $(,)?; and olareg) => {
+        with_each_registry!($($name),+);
+        mod with_olareg {
+            $(#[test] fn $name() { super::$name(crate::registry::Software::Olareg); })+
+        }
+    };
 }
 
 /// What the tests themselves do over the network runs here.
@@ -40,6 +48,8 @@ pub(crate) enum Software {
     Distribution3,
     /// docker-registry, distribution 2.8, as Debian has it.
     Distribution2,
+    /// olareg, which knows referrers. It keeps its content in a form of its own, and no log of requests.
+    Olareg,
 }
 
 /// A registry that is running.
@@ -74,6 +84,7 @@ impl Registry {
         let program = match software {
             Software::Distribution3 => "registry",
             Software::Distribution2 => "docker-registry",
+            Software::Olareg => return Self::serve_olareg(folder),
         };
         let mut process = Command::new(path_of(program))
             .arg("serve")
@@ -115,6 +126,29 @@ impl Registry {
             panic!("{program} does not serve: {said}")
         });
         Self { software, process, address, folder, requests }
+    }
+
+    fn serve_olareg(folder: Arc<TempDir>) -> Self {
+        // It does not say which port it took: one that was free a moment ago has to do.
+        let listener = TcpListener::bind("127.0.0.1:0").expect("a port is free");
+        let address = listener.local_addr().expect("it is bound");
+        drop(listener);
+        let mut process = Command::new(path_of("olareg"))
+            .args(["serve", "--addr", "127.0.0.1", "--port", &address.port().to_string(), "--dir"])
+            .arg(folder.path())
+            .env_clear()
+            .stdin(Stdio::null())
+            .stdout(Stdio::null())
+            .stderr(Stdio::null())
+            .spawn()
+            .expect("olareg runs");
+        while TcpStream::connect(address).is_err() {
+            let ended = process.try_wait().expect("a child can be asked");
+            assert!(ended.is_none(), "olareg ended: {ended:?}");
+            thread::sleep(Duration::from_millis(5));
+        }
+        let (software, address) = (Software::Olareg, address.to_string());
+        Self { software, process, address, folder, requests: Arc::default() }
     }
 
     /// `127.0.0.1:port`.
