@@ -6,7 +6,7 @@ mod plan;
 mod resolve;
 
 use std::collections::HashMap;
-use std::fs::File;
+use std::fs::{self, File};
 use std::io;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
@@ -166,6 +166,9 @@ pub async fn build(request: BuildRequest, progress: &Arc<Progress>) -> Result<Bu
             // What may pass comes again, and need not read again what was read.
             if planned.as_ref().is_err_and(|error| error.reason().class() == Class::Wait) {
                 target.keep_journal();
+            } else if notes.is_none() {
+                // From here on the partial file has them, and needs the room.
+                let _ = fs::remove_file(target.journal());
             }
             planned?
         }

@@ -34,7 +34,7 @@ impl MakePayload {
             images: self.images,
             already_transferred: self.already_transferred,
             file: self.file.clone().unwrap_or_default(),
-            registry: self.registry.read()?,
+            registry: self.registry.read(context).await?,
             progress: context.progress(),
             cancel: context.cancel(),
         };

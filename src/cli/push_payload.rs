@@ -80,7 +80,7 @@ impl PushPayload {
             base_repositories: self.base_repository,
             no_digest_tags: self.no_digest_tags,
             expected_digest: self.expected_digest,
-            registry: self.registry.read()?,
+            registry: self.registry.read(context).await?,
             progress: context.progress(),
             cancel: context.cancel(),
         };

@@ -5,8 +5,9 @@ use std::time::Duration;
 use clap::Args;
 use jiff::SignedDuration;
 use secrecy::{ExposeSecret, SecretString};
+use tokio_util::sync::CancellationToken;
 
-use super::CliError;
+use super::{CliError, Context};
 use crate::library;
 use crate::registry::{Credentials, DockerConfig, Traffic};
 
@@ -68,10 +69,10 @@ impl RegistryOptions {
     }
 
     /// What was given, by option, variable, standard input or Docker's configuration, in this order.
-    pub(super) fn read(self) -> Result<library::RegistryOptions, CliError> {
+    pub(super) async fn read(self, context: &Context) -> Result<library::RegistryOptions, CliError> {
         let docker_config =
             DockerConfig::load_default().map_err(|error| CliError::Failed(error.to_string()))?;
-        let credentials = self.credentials()?;
+        let credentials = self.credentials(&context.cancel()).await?;
         let mut traffic = Traffic::default();
         if let Some(parallel) = self.parallel {
             traffic = traffic.blobs_at_once(parallel);
@@ -92,12 +93,12 @@ impl RegistryOptions {
     }
 
     /// What is empty was not given: scripts pass variables on that may not be set.
-    fn credentials(&self) -> Result<Option<Credentials>, CliError> {
+    async fn credentials(&self, cancel: &CancellationToken) -> Result<Option<Credentials>, CliError> {
         let variable = |name| std::env::var(name).ok().filter(|value| !value.is_empty());
         let username = self.username.clone().filter(|username| !username.is_empty());
         let username = username.or_else(|| variable(DOCKER_CHARON_USERNAME));
         let password = if self.password_stdin {
-            Some(password_from_stdin()?)
+            Some(password_from_stdin(cancel).await?)
         } else {
             let from_variable = || variable(DOCKER_CHARON_PASSWORD).map(SecretString::from);
             let password = self.password.clone().filter(|password| !password.expose_secret().is_empty());
@@ -117,9 +118,14 @@ impl RegistryOptions {
     }
 }
 
-fn password_from_stdin() -> Result<SecretString, CliError> {
-    let mut text = String::new();
-    std::io::stdin().take(PASSWORD_LIMIT).read_to_string(&mut text).map_err(|error| {
+/// Whoever is to type it may not be there: a signal ends the waiting.
+async fn password_from_stdin(cancel: &CancellationToken) -> Result<SecretString, CliError> {
+    let read = tokio::task::spawn_blocking(|| {
+        let mut text = String::new();
+        std::io::stdin().take(PASSWORD_LIMIT).read_to_string(&mut text).map(|_| text)
+    });
+    let read = cancel.run_until_cancelled(read).await.ok_or(CliError::Interrupted)?;
+    let text = read.map_err(std::io::Error::from).and_then(std::convert::identity).map_err(|error| {
         CliError::Failed(format!("cannot read the password from standard input: {error}"))
     })?;
     Ok(SecretString::from(text.trim_end_matches(['\r', '\n'])))

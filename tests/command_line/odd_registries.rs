@@ -27,7 +27,6 @@ const ALWAYS: usize = usize::MAX;
 struct Odd {
     registry: Registry,
     proxy: Proxy,
-    image: Image,
     payload: Vec<u8>,
 }
 
@@ -38,7 +37,7 @@ impl Odd {
         image.push(&registry, "ferry:1");
         let proxy = Proxy::before(&registry);
         let payload = make(&proxy).run().succeeded().stdout;
-        Self { registry, proxy, image, payload }
+        Self { registry, proxy, payload }
     }
 
     fn makes_the_same(&self) {
