@@ -158,20 +158,11 @@ pub async fn build(request: BuildRequest, progress: &Arc<Progress>) -> Result<Bu
     let mut target = FileTarget::open(&path)?;
     let notes = Notes::read(&target.journal());
     let remains = Remains::of(target.file());
-    let (plan, contents) = match adopt(&request, notes.as_ref(), remains.as_ref()) {
-        Some(adopted) => adopted,
-        None => {
-            let library = library(&request, &target.journal(), notes.as_ref(), remains.as_ref());
-            let planned = plan(&request, library).await;
-            // What may pass comes again, and need not read again what was read.
-            if planned.as_ref().is_err_and(|error| error.reason().class() == Class::Wait) {
-                target.keep_journal();
-            } else if notes.is_none() {
-                // From here on the partial file has them, and needs the room.
-                let _ = fs::remove_file(target.journal());
-            }
-            planned?
-        }
+    let adopted = adopt(&request, notes.as_ref(), remains.as_ref());
+    let (plan, contents) = if let Some(adopted) = adopted {
+        adopted
+    } else {
+        plan_file(&request, &mut target, notes.as_ref(), remains.as_ref()).await?
     };
     progress.enter(Stage::Checking);
     expect(&plan, progress);
@@ -237,13 +228,14 @@ fn check_replaceable(path: &Path) -> Result<(), StorageError> {
     }
 }
 
-/// What need not be read again since earlier attempts had read it, and where to note what is read now.
-fn library(
+/// Plans a payload in a file. What an earlier attempt read of manifests is not read again, and what is read now is
+/// noted for the next.
+async fn plan_file(
     request: &BuildRequest,
-    journal: &Path,
+    target: &mut FileTarget,
     notes: Option<&Notes>,
     remains: Option<&Remains>,
-) -> Library {
+) -> Result<(Plan, Contents), BuildError> {
     let mut manifests = notes.map(|notes| notes.manifests.clone()).unwrap_or_default();
     if let Some(remains) = remains {
         let named = remains.bill.images.iter().flat_map(|image| &image.manifests);
@@ -254,10 +246,19 @@ fn library(
         });
         manifests.extend(had);
     }
+    let path = target.journal();
     let journal =
-        if notes.is_some() { Journal::go_on(journal) } else { Journal::begin(journal, &request.run, None) };
+        if notes.is_some() { Journal::go_on(&path) } else { Journal::begin(&path, &request.run, None) };
     // A journal that cannot be written is told of when the payload cannot be either.
-    Library { manifests, journal: journal.ok() }
+    let planned = plan(request, Library { manifests, journal: journal.ok() }).await;
+    if planned.as_ref().is_err_and(|error| error.reason().class() == Class::Wait) {
+        // What may pass comes again, and need not read again what was read.
+        target.keep_journal();
+    } else if notes.is_none() {
+        // From here on the partial file has them, and needs the room.
+        let _ = fs::remove_file(path);
+    }
+    planned
 }
 
 /// Resolves all names, and plans the payload.

@@ -212,17 +212,17 @@ impl Resolver<'_> {
         if let Some(known) = digest.as_ref().and_then(|digest| self.manifests.get(digest)) {
             return Ok(known.clone());
         }
-        let manifest = match digest.and_then(|digest| self.library.manifests.remove(&digest)) {
-            Some(manifest) => manifest,
-            None => {
-                let registry = self.registry(reference)?;
-                let manifest = registry.manifest(reference.repository(), tag_or_digest).await?;
-                if let Some(journal) = &self.library.journal {
-                    // Without the note it is read once more: nothing worse.
-                    let _ = journal.note_manifest(&manifest);
-                }
-                manifest
+        let kept = digest.and_then(|digest| self.library.manifests.remove(&digest));
+        let manifest = if let Some(kept) = kept {
+            kept
+        } else {
+            let registry = self.registry(reference)?;
+            let manifest = registry.manifest(reference.repository(), tag_or_digest).await?;
+            if let Some(journal) = &self.library.journal {
+                // Without the note it is read once more: nothing worse.
+                let _ = journal.note_manifest(&manifest);
             }
+            manifest
         };
         self.manifests_size += manifest.bytes.len() as u64;
         if self.manifests_size > MANIFESTS_LIMIT {

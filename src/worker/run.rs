@@ -33,8 +33,10 @@ pub(super) async fn run(
         Err((reason, message)) => return failed(reason, message),
     };
     let outcome = match &config.work {
-        Work::Build(work) => run_build(&config.run_id, work, registries, &traffic, payloads, progress).await,
-        Work::Import(work) => run_import(work, registries, &traffic, payloads, progress).await,
+        Work::Build(work) => {
+            Box::pin(run_build(&config.run_id, work, registries, &traffic, payloads, progress)).await
+        }
+        Work::Import(work) => Box::pin(run_import(work, registries, &traffic, payloads, progress)).await,
     };
     outcome.unwrap_or_else(|(reason, message)| failed(reason, message))
 }
@@ -81,7 +83,7 @@ async fn run_build(
         run: run_id.to_owned(),
         spares_other_files: true,
     };
-    Ok(match build(request, progress).await {
+    Ok(match Box::pin(build(request, progress)).await {
         Ok(built) => {
             // The payload is whole without it: the price is that it may be built again.
             match Report::of(&path, run_id).map(|report| report.write(&path)) {

@@ -12,7 +12,7 @@ use crate::gate::wait_until;
 use crate::image::{Image, Layer, Types};
 use crate::program::{Program, charon};
 use crate::registry::{Registry, Software};
-use crate::token_service::TokenService;
+use crate::token_service::{IDENTITY_TOKEN, TokenService};
 
 /// A folder with Docker's configuration and a credential helper, which is a shell script.
 struct Keeper {
@@ -120,8 +120,8 @@ fn an_identity_token_is_changed_for_others_at_the_token_service() {
     let entrance = with_tokens(&source, &service);
     let host = entrance.host();
     for (config, script) in [
-        (json!({"auths": {host: {"auth": "", "identitytoken": service.identity_token()}}}), String::new()),
-        (json!({"credsStore": "ferry"}), telling("<token>", service.identity_token())),
+        (json!({"auths": {host: {"auth": "", "identitytoken": IDENTITY_TOKEN}}}), String::new()),
+        (json!({"credsStore": "ferry"}), telling("<token>", IDENTITY_TOKEN)),
     ] {
         let keeper = Keeper::new(&config, &script);
         let payload =

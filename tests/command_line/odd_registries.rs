@@ -148,18 +148,8 @@ fn a_mount_that_becomes_an_upload_is_given_up_and_the_blob_copied(software: Soft
 
 fn a_slow_and_busy_registry_is_waited_for(software: Software) {
     let odd = Odd::new(software);
-    odd.proxy.does(
-        Misdeed::Answer("503 Service Unavailable", vec!["retry-after: 1".to_owned()]),
-        "HEAD",
-        "/manifests/",
-        1,
-    );
-    odd.proxy.does(
-        Misdeed::Answer("429 Too Many Requests", vec!["retry-after: 1".to_owned()]),
-        "GET",
-        BLOBS,
-        1,
-    );
+    odd.proxy.does(Misdeed::pause("503 Service Unavailable", 1), "HEAD", "/manifests/", 1);
+    odd.proxy.does(Misdeed::pause("429 Too Many Requests", 1), "GET", BLOBS, 1);
     odd.proxy.does(Misdeed::Throttle(4 << 20), "GET", BLOBS, ALWAYS);
     odd.makes_the_same();
 }

@@ -31,25 +31,21 @@ impl Socks {
 }
 
 fn serve(mut client: TcpStream, told: impl Fn(&str)) -> io::Result<()> {
-    let mut bytes = |count: usize| {
-        let mut bytes = vec![0; count];
+    let mut bytes = |count: u8, answer: &[u8]| {
+        client.write_all(answer)?;
+        let mut bytes = vec![0; count.into()];
         client.read_exact(&mut bytes).map(|()| bytes)
     };
-    let methods = bytes(2)?[1];
-    bytes(methods.into())?;
-    client.write_all(&[5, 0])?;
-    let mut bytes = |count: usize| {
-        let mut bytes = vec![0; count];
-        client.read_exact(&mut bytes).map(|()| bytes)
+    let methods = bytes(2, &[])?[1];
+    bytes(methods, &[])?;
+    let is_address = bytes(4, &[5, 0])?[3] == 1;
+    let host = if is_address {
+        bytes(4, &[])?.iter().map(u8::to_string).collect::<Vec<_>>().join(".")
+    } else {
+        let length = bytes(1, &[])?[0];
+        String::from_utf8_lossy(&bytes(length, &[])?).into_owned()
     };
-    let host = match bytes(4)?[3] {
-        1 => bytes(4)?.iter().map(u8::to_string).collect::<Vec<_>>().join("."),
-        _ => {
-            let length = bytes(1)?[0];
-            String::from_utf8_lossy(&bytes(length.into())?).into_owned()
-        }
-    };
-    let port = bytes(2)?;
+    let port = bytes(2, &[])?;
     let to = format!("{host}:{}", u16::from_be_bytes([port[0], port[1]]));
     told(&to);
     let mut server = TcpStream::connect(&to)?;

@@ -46,7 +46,7 @@ fn what_was_planned_survives_a_rate_limit(software: Software) {
     let (source, folder) = (source(software), tempfile::tempdir().unwrap());
     let proxy = Proxy::before(&source);
     let file = folder.path().join("payload.zip");
-    let limited = || Misdeed::Answer("429 Too Many Requests", vec!["retry-after: 3600".to_owned()]);
+    let limited = || Misdeed::pause("429 Too Many Requests", 3600);
     // The fifth manifest is one too many, once and again.
     proxy.does(Misdeed::Header("ratelimit-remaining", "4;w=21600".to_owned()), "GET", MANIFESTS, 4);
     proxy.does(limited(), "GET", MANIFESTS, 2);

@@ -23,7 +23,8 @@ use crate::registry::RUNTIME;
 /// So long after its end a token still opens distribution's registries, in seconds.
 const LEEWAY: u64 = 60;
 
-const IDENTITY_TOKEN: &str = "whom Charon knows";
+/// What the service changes for tokens of `charon`.
+pub(crate) const IDENTITY_TOKEN: &str = "whom Charon knows";
 
 /// A service that is running.
 ///
@@ -82,11 +83,6 @@ impl TokenService {
 
     pub(crate) fn certificate(&self) -> PathBuf {
         self.desk.folder.path().join("certificate.pem")
-    }
-
-    /// What the service changes for tokens of `charon`.
-    pub(crate) fn identity_token(&self) -> &'static str {
-        IDENTITY_TOKEN
     }
 
     /// What was asked for so far.

@@ -298,7 +298,7 @@ fn a_secret_may_have_several_hosts_and_another_an_authority_and_a_certificate(so
 fn a_registry_that_asks_to_be_left_alone_is_told_of_to_the_controller() {
     let source = source(Software::Distribution3, &["ferry:1"]);
     let proxy = Proxy::before(&source);
-    let limited = Misdeed::Answer("429 Too Many Requests", vec!["retry-after: 4000".to_owned()]);
+    let limited = Misdeed::pause("429 Too Many Requests", 4000);
     proxy.does(limited.clone(), "GET", "/manifests/", 1);
     let registries = json!([{ "host": proxy.host(), "insecure": true }]);
     let name = format!("{}/ferry:1", proxy.host());

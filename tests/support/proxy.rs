@@ -17,13 +17,13 @@ pub(crate) enum Misdeed {
     CutAnswer(usize),
     /// The registry does as it is asked, and its answer does not arrive.
     LoseAnswer,
-    /// This is answered instead: a status, and header lines.
-    Answer(&'static str, Vec<String>),
+    /// This is answered instead: a status, and headers.
+    Answer(&'static str, Vec<(String, String)>),
     /// A request whose body has more bytes is answered by 413.
     TooLarge(usize),
     /// The answer comes without this header.
     WithoutHeader(&'static str),
-    /// The answer comes with this header line instead of the registry's own.
+    /// The answer comes with this header instead of the registry's own.
     Header(&'static str, String),
     /// The request comes without this header.
     WithoutAsking(&'static str),
@@ -35,6 +35,13 @@ pub(crate) enum Misdeed {
     Delay(Duration),
     /// So many bytes a second pass in either direction.
     Throttle(usize),
+}
+
+impl Misdeed {
+    /// A refusal that asks for a pause of so many seconds.
+    pub(crate) fn pause(status: &'static str, seconds: u32) -> Self {
+        Self::Answer(status, vec![("retry-after".to_owned(), seconds.to_string())])
+    }
 }
 
 struct Rule {
@@ -142,7 +149,7 @@ impl Desk {
 
     fn serve(&self, mut client: &TcpStream) -> io::Result<()> {
         let mut from_client = BufReader::new(client);
-        let (line, headers) = head(&mut from_client)?;
+        let (mut line, headers) = head(&mut from_client)?;
         let mut words = line.split(' ').map(str::to_owned);
         let (method, target) = (words.next().unwrap_or_default(), words.next().unwrap_or_default());
         let request = Request { method, target, headers, passed: 0 };
@@ -152,84 +159,89 @@ impl Desk {
             seen.len() - 1
         };
         let (misdeed, number) = self.misdeed(&request).unzip();
+        let header = |name: &str, value: String| (name.to_owned(), value);
         let instead = match &misdeed {
             Some(Misdeed::Answer(status, headers)) => Some((*status, headers.clone())),
             Some(Misdeed::TooLarge(_)) => Some(("413 Content Too Large", Vec::new())),
             Some(Misdeed::Redirect(to)) => {
                 let signature = number.unwrap_or_default();
-                let location = format!("location: http://{to}{}?signature={signature}", request.target);
-                Some(("307 Temporary Redirect", vec![location]))
+                let location = format!("http://{to}{}?signature={signature}", request.target);
+                Some(("307 Temporary Redirect", vec![header("location", location)]))
             }
             _ => None,
         };
-        if let Some((status, headers)) = instead {
+        if let Some((status, mut headers)) = instead {
             // A client that is still sending would not see the answer of a connection that was reset.
             io::copy(&mut from_client.by_ref().take(request.length() as u64), &mut io::sink())?;
-            let headers: String = headers.iter().map(|line| format!("{line}\r\n")).collect();
-            let answer =
-                format!("HTTP/1.1 {status}\r\n{headers}content-length: 0\r\nconnection: close\r\n\r\n");
-            return client.write_all(answer.as_bytes());
+            headers
+                .extend([header("content-length", "0".to_owned()), header("connection", "close".to_owned())]);
+            return put_head(client, &format!("HTTP/1.1 {status}"), &headers);
         }
 
         let mut registry = TcpStream::connect(&self.registry)?;
-        let line = match &misdeed {
+        let mut asked = request.headers.clone();
+        asked.retain(|(name, _)| !name.eq_ignore_ascii_case("connection"));
+        asked.push(header("connection", "close".to_owned()));
+        match &misdeed {
+            Some(Misdeed::WithoutAsking(dropped)) => {
+                asked.retain(|(name, _)| !name.eq_ignore_ascii_case(dropped));
+            }
             Some(Misdeed::WithoutQuery) => {
                 let path = request.target.split('?').next().unwrap_or_default();
-                format!("{} {path} HTTP/1.1", request.method)
+                line = format!("{} {path} HTTP/1.1", request.method);
             }
-            _ => line,
-        };
-        let mut forwarded = format!("{line}\r\nconnection: close\r\n");
-        for (name, value) in &request.headers {
-            let is_dropped = matches!(&misdeed, Some(Misdeed::WithoutAsking(dropped)) if name.eq_ignore_ascii_case(dropped));
-            if !is_dropped && !name.eq_ignore_ascii_case("connection") {
-                forwarded += &format!("{name}: {value}\r\n");
-            }
+            _ => {}
         }
-        registry.write_all((forwarded + "\r\n").as_bytes())?;
+        put_head(&registry, &line, &asked)?;
         let rate = match &misdeed {
             Some(Misdeed::Throttle(rate)) => Some(*rate),
             _ => None,
         };
         let length = match &misdeed {
-            Some(Misdeed::CutRequest(limit)) => request.length().min(*limit),
+            Some(Misdeed::CutRequest(limit)) => *limit,
             _ => request.length(),
         };
         copy(&mut from_client, &mut registry, length, rate, |passed| {
             self.seen.lock().expect("nobody panicked")[place].passed += passed;
         })?;
-        if let Some(Misdeed::CutRequest(_)) = misdeed {
-            registry.shutdown(Shutdown::Both)?;
-            return client.shutdown(Shutdown::Both);
-        }
-        if let Some(Misdeed::Delay(time)) = misdeed {
-            thread::sleep(time);
+        match &misdeed {
+            Some(Misdeed::CutRequest(_)) => {
+                registry.shutdown(Shutdown::Both)?;
+                return client.shutdown(Shutdown::Both);
+            }
+            Some(Misdeed::Delay(time)) => thread::sleep(*time),
+            _ => {}
         }
 
         let mut from_registry = BufReader::new(registry);
-        let (line, headers) = head(&mut from_registry)?;
-        if let Some(Misdeed::LoseAnswer) = misdeed {
-            return client.shutdown(Shutdown::Both);
-        }
-        let mut answer = format!("{line}\r\n");
-        for (name, value) in headers {
-            match &misdeed {
-                Some(Misdeed::WithoutHeader(dropped)) if name.eq_ignore_ascii_case(dropped) => {}
-                Some(Misdeed::Header(replaced, _)) if name.eq_ignore_ascii_case(replaced) => {}
-                _ => answer += &format!("{name}: {value}\r\n"),
+        let (line, mut headers) = head(&mut from_registry)?;
+        let mut limit = usize::MAX;
+        match &misdeed {
+            Some(Misdeed::LoseAnswer) => return client.shutdown(Shutdown::Both),
+            Some(Misdeed::WithoutHeader(dropped)) => {
+                headers.retain(|(name, _)| !name.eq_ignore_ascii_case(dropped));
             }
+            Some(Misdeed::Header(replaced, value)) => {
+                headers.retain(|(name, _)| !name.eq_ignore_ascii_case(replaced));
+                headers.push(header(replaced, value.clone()));
+            }
+            Some(Misdeed::CutAnswer(bytes)) => limit = *bytes,
+            _ => {}
         }
-        if let Some(Misdeed::Header(name, value)) = &misdeed {
-            answer += &format!("{name}: {value}\r\n");
-        }
-        client.write_all((answer + "\r\n").as_bytes())?;
-        let limit = match &misdeed {
-            Some(Misdeed::CutAnswer(limit)) => *limit,
-            _ => usize::MAX,
-        };
+        put_head(client, &line, &headers)?;
         copy(&mut from_registry, &mut client, limit, rate, |_| ())?;
         client.shutdown(Shutdown::Both)
     }
+}
+
+fn put_head(mut to: &TcpStream, first: &str, headers: &[(String, String)]) -> io::Result<()> {
+    let mut head = Vec::new();
+    write!(head, "{first}\r\n")?;
+    for (name, value) in headers {
+        write!(head, "{name}: {value}\r\n")?;
+    }
+    head.extend(b"\r\n");
+    to.write_all(&head)
 }
 
 /// The first line, and the headers.
