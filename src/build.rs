@@ -13,7 +13,7 @@ use std::sync::Arc;
 
 use futures::{StreamExt, TryStreamExt};
 use tokio::io::{AsyncWrite, AsyncWriteExt, BufWriter};
-use tracing::info;
+use tracing::{debug, info};
 
 use crate::digest::Digest;
 use crate::payload::{
@@ -210,6 +210,7 @@ pub async fn build(request: BuildRequest, progress: &Arc<Progress>) -> Result<Bu
         check_replaceable(&path)?;
     }
     progress.enter(Stage::Finishing);
+    debug!("Syncing {}", path.display());
     tokio::task::spawn_blocking(move || target.finish())
         .await
         .map_err(|error| PayloadError::Io { doing: "syncing the payload", source: error.into() })??;

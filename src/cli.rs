@@ -15,7 +15,10 @@ mod verify;
 use std::path::Path;
 use std::process::ExitCode;
 
-use clap::{ArgAction, Args, CommandFactory, FromArgMatches, Parser, Subcommand, ValueEnum};
+use clap::builder::FalseyValueParser;
+use clap::error::ErrorKind;
+use clap::parser::ValueSource;
+use clap::{ArgAction, ArgMatches, Args, CommandFactory, FromArgMatches, Parser, Subcommand, ValueEnum};
 
 use crate::{library, worker};
 use context::Context;
@@ -36,7 +39,7 @@ const MESSAGES: &str = "Messages";
 #[derive(Debug, Args)]
 struct Verbosity {
     /// Say only what goes wrong
-    #[arg(short, long, global = true, conflicts_with = "verbose", help_heading = MESSAGES)]
+    #[arg(short, long, global = true, help_heading = MESSAGES)]
     quiet: bool,
     /// Say more; twice: everything
     #[arg(short, long, global = true, action = ArgAction::Count, help_heading = MESSAGES)]
@@ -48,7 +51,6 @@ struct Verbosity {
         value_enum,
         default_value_t,
         value_name = "FORMAT",
-        env = "CHARON_LOG_FORMAT",
         help_heading = MESSAGES
     )]
     log_format: LogFormat,
@@ -120,13 +122,48 @@ impl From<library::Error> for CliError {
     }
 }
 
-/// The command line; a variable that is set to nothing is not set.
+/// The command line. Of an option that is given twice the last counts, so that a script's own can be
+/// followed by its user's.
 fn command() -> clap::Command {
-    let without_empty = |argument: clap::Arg| {
-        let is_empty = argument.get_env().and_then(std::env::var_os).is_some_and(|value| value.is_empty());
-        if is_empty { argument.env(None::<&'static str>) } else { argument }
+    let command = Cli::command().args_override_self(true).mut_args(with_variable);
+    command.mut_subcommands(
+        |command| {
+            if command.is_hide_set() { command } else { command.mut_args(with_variable) }
+        },
+    )
+}
+
+/// Every option has a variable. One that is set to nothing is not set.
+fn with_variable(argument: clap::Arg) -> clap::Arg {
+    let Some(long) = argument.get_long() else { return argument };
+    let name = format!("CHARON_{}", long.replace('-', "_").to_uppercase());
+    let is_empty = std::env::var_os(&name).is_some_and(|value| value.is_empty());
+    let argument = match argument.get_action() {
+        ArgAction::SetTrue => argument.value_parser(FalseyValueParser::new()),
+        _ => argument,
     };
-    Cli::command().mut_args(without_empty).mut_subcommands(move |command| command.mut_args(without_empty))
+    if is_empty { argument } else { argument.env(name) }
+}
+
+/// Options that exclude each other. clap's own rule would count variables, too.
+const EXCLUSIVE: [[&str; 2]; 2] = [["quiet", "verbose"], ["password", "password_stdin"]];
+
+fn check_exclusive(matches: &ArgMatches) {
+    for names in EXCLUSIVE {
+        if names.iter().all(|name| is_typed(matches, name)) {
+            let [one, other] = names.map(|name| name.replace('_', "-"));
+            let message = format!("the argument '--{one}' cannot be used with '--{other}'");
+            command().error(ErrorKind::ArgumentConflict, message).exit();
+        }
+    }
+}
+
+/// Whether an option stands on the command line itself.
+fn is_typed(matches: &ArgMatches, name: &str) -> bool {
+    let of_command = matches.subcommand().map(|(_, of_command)| of_command);
+    [Some(matches), of_command].into_iter().flatten().any(|matches| {
+        matches.try_contains_id(name).is_ok() && matches.value_source(name) == Some(ValueSource::CommandLine)
+    })
 }
 
 /// Says that the program cannot begin: the system gives it no threads.
@@ -138,7 +175,11 @@ pub fn cannot_start(error: &std::io::Error) -> ExitCode {
 
 /// Runs the program with the arguments of the process.
 pub async fn main() -> ExitCode {
-    let cli = Cli::from_arg_matches(&command().get_matches()).unwrap_or_else(|error| error.exit());
+    let matches = command().get_matches();
+    check_exclusive(&matches);
+    let mut cli = Cli::from_arg_matches(&matches).unwrap_or_else(|error| error.exit());
+    // Of an option and a variable the option counts.
+    cli.verbosity.quiet &= !is_typed(&matches, "verbose");
     let context = Context::new(&cli);
     output::log(&cli, context.bar());
     let result = match cli.command {

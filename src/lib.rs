@@ -1,5 +1,6 @@
 //! Charon carries container images into air-gapped registries in a single zip, the payload.
 //!
+//! [`make_payload`] and [`push_payload`] do what the commands of these names do; [`library`] has an example.
 //! ARCHITECTURE.md shows the house; each module is a room of it.
 
 pub mod api;
@@ -18,5 +19,6 @@ pub mod storage;
 pub mod worker;
 
 pub use library::{
-    MakePayload, PushPayload, RegistryOptions, make_payload, make_payload_to, push_payload, push_payload_from,
+    Error, MakePayload, PushPayload, RegistryOptions, make_payload, make_payload_to, push_payload,
+    push_payload_from,
 };

@@ -2,7 +2,11 @@
 //!
 //! The fields of [`MakePayload`] and [`PushPayload`] are the options of the commands. Each function
 //! tells how far it is through a [`Progress`] that anybody may read meanwhile, and stops when its
-//! token is cancelled.
+//! token is cancelled. From one registry to another, `examples/carry.rs`:
+//!
+//! ```no_run
+#![doc = include_str!("../examples/carry.rs")]
+//! ```
 
 mod access;
 mod make_payload;

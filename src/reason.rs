@@ -173,9 +173,11 @@ impl Reason {
             | Self::AccessDenied
             | Self::BackoffLimitExceeded
             | Self::DeadlineExceeded => Class::Final,
-            Self::SourceNotFound | Self::SourceIncomplete | Self::RegistryUnavailable | Self::RateLimited => {
-                Class::Wait
-            }
+            Self::SecretNotFound
+            | Self::SourceNotFound
+            | Self::SourceIncomplete
+            | Self::RegistryUnavailable
+            | Self::RateLimited => Class::Wait,
             Self::AuthenticationFailed => Class::Twice,
             Self::Succeeded
             | Self::AlreadyPresent
@@ -183,7 +185,6 @@ impl Reason {
             | Self::ProgressingWithRetry
             | Self::Suspended
             | Self::Superseded
-            | Self::SecretNotFound
             | Self::ImageNotFound
             | Self::StorageNotFound
             | Self::StorageBusy
@@ -213,9 +214,11 @@ impl Reason {
             Self::OutputConflict => 69,
             Self::StorageFull | Self::StorageReadOnly | Self::StorageAccessDenied => 73,
             Self::AccessDenied | Self::AuthenticationFailed => 77,
-            Self::SourceNotFound | Self::SourceIncomplete | Self::RegistryUnavailable | Self::RateLimited => {
-                76
-            }
+            Self::SecretNotFound
+            | Self::SourceNotFound
+            | Self::SourceIncomplete
+            | Self::RegistryUnavailable
+            | Self::RateLimited => 76,
             _ => 75,
         }
     }

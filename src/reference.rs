@@ -26,6 +26,9 @@ pub enum ReferenceError {
     /// The registry's host cannot be one.
     #[error("{0:?} is no registry host; expected host or host:port, without a scheme or a path")]
     Host(String),
+    /// A user or a password stands before the host: it is not repeated.
+    #[error("a registry is given as host or host:port, and its user and password apart from it")]
+    HostWithUser,
     /// The repository's name is against the rules.
     #[error(
         "{0:?} is no image name: a repository has lowercase letters, digits and single separators (. _ __ -), in parts between slashes"
@@ -82,6 +85,10 @@ impl FromStr for Host {
 
     fn from_str(text: &str) -> Result<Self, ReferenceError> {
         let refused = || ReferenceError::Host(text.to_owned());
+        if text.contains('@') {
+            return Err(ReferenceError::HostWithUser);
+        }
+        let text = &text.to_ascii_lowercase();
         // One authority with neither path nor user: what the URL parser gives back must be what went in.
         let url = url::Url::parse(&format!("http://{text}/")).map_err(|_| refused())?;
         let host = url.host_str().ok_or_else(refused)?;
@@ -94,7 +101,7 @@ impl FromStr for Host {
         if !bare || !is_name || !port_is_well_formed || url.query().is_some() || url.fragment().is_some() {
             return Err(refused());
         }
-        Ok(match text {
+        Ok(match text.as_str() {
             "index.docker.io" | DOCKER_HUB_API => Self::docker_hub(),
             _ => Self(text.to_owned()),
         })

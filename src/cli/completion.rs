@@ -1,9 +1,9 @@
 use std::io;
 
-use clap::{Args, CommandFactory};
+use clap::Args;
 use clap_complete::Shell;
 
-use super::{Cli, CliError};
+use super::CliError;
 
 /// Print a completion script for a shell
 #[derive(Debug, Args)]
@@ -15,7 +15,7 @@ pub(super) struct Completion {
 impl Completion {
     pub(super) fn run(&self) -> Result<(), CliError> {
         let mut script = Vec::new();
-        clap_complete::generate(self.shell, &mut Cli::command(), "charon", &mut script);
+        clap_complete::generate(self.shell, &mut super::command(), "charon", &mut script);
         io::Write::write_all(&mut io::stdout().lock(), &script)
             .map_err(|error| CliError::Failed(format!("cannot write to standard output: {error}")))
     }

@@ -7,7 +7,7 @@ use indicatif::{ProgressBar, ProgressDrawTarget, ProgressStyle};
 use tokio::signal::unix::{SignalKind, signal};
 use tokio_util::sync::CancellationToken;
 
-use super::{Cli, LogFormat};
+use super::{Cli, CliError, LogFormat};
 use crate::progress::{Progress, Stage};
 
 /// A command that was told to end cleans up for so long at most.
@@ -15,6 +15,8 @@ const LONGEST_END: Duration = Duration::from_secs(15);
 /// The bar is drawn so often.
 const TICK: Duration = Duration::from_millis(100);
 const BAR: &str = "{msg:12} {bar:30} {bytes}/{total_bytes}  {bytes_per_sec}  {eta}";
+/// Before it is known how much there is to move: nothing of nothing would be drawn as done.
+const WAITING: &str = "{msg}";
 
 /// What every command has: a progress, a bar that shows it to people, and an ear for signals.
 pub(super) struct Context {
@@ -31,7 +33,7 @@ impl Context {
             && !cli.command.is_service()
             && cli.verbosity.log_format == LogFormat::Text;
         let target = if is_shown { ProgressDrawTarget::stderr() } else { ProgressDrawTarget::hidden() };
-        let bar = ProgressBar::with_draw_target(Some(0), target);
+        let bar = ProgressBar::with_draw_target(None, target);
         let context =
             Self { progress: Arc::default(), cancel: CancellationToken::new(), bar, signal: Arc::default() };
         if is_shown {
@@ -63,13 +65,28 @@ impl Context {
     }
 }
 
-async fn show(bar: ProgressBar, progress: Arc<Progress>) {
-    // The template is a constant, and well-formed.
-    if let Ok(style) = ProgressStyle::with_template(BAR) {
-        bar.set_style(style);
+/// Does what may wait long for somebody else; a signal ends the waiting.
+pub(super) async fn unless_cancelled<T: Send + 'static>(
+    cancel: &CancellationToken,
+    work: impl FnOnce() -> io::Result<T> + Send + 'static,
+) -> Result<io::Result<T>, CliError> {
+    let work = tokio::task::spawn_blocking(work);
+    match cancel.run_until_cancelled(work).await {
+        Some(done) => Ok(done.map_err(io::Error::from).and_then(std::convert::identity)),
+        None => Err(CliError::Interrupted),
     }
+}
+
+async fn show(bar: ProgressBar, progress: Arc<Progress>) {
+    // The templates are constants, and well-formed.
+    let (Ok(moving), Ok(waiting)) =
+        (ProgressStyle::with_template(BAR), ProgressStyle::with_template(WAITING))
+    else {
+        return;
+    };
     loop {
         let now = progress.snapshot();
+        bar.set_style(if now.bytes_total == 0 { waiting.clone() } else { moving.clone() });
         bar.set_message(match now.stage {
             Stage::Resolving => "resolving",
             Stage::Checking => "checking",

@@ -12,31 +12,31 @@ use crate::controller::{self, Pace, Settings, WorkerDefaults};
 #[derive(Debug, Clone, clap::Args)]
 pub(super) struct ControllerArgs {
     /// Image of the worker pods: the image that this program is in
-    #[arg(long, env = "CHARON_WORKER_IMAGE", value_name = "IMAGE")]
+    #[arg(long, value_name = "IMAGE")]
     pub(super) worker_image: String,
     /// When the worker's image is pulled; by default as Kubernetes chooses by its tag
-    #[arg(long, env = "CHARON_WORKER_IMAGE_PULL_POLICY", value_name = "POLICY", value_parser = ["Always", "IfNotPresent", "Never"])]
+    #[arg(long, value_name = "POLICY", value_parser = ["Always", "IfNotPresent", "Never"])]
     pub(super) worker_image_pull_policy: Option<String>,
     /// Requests and limits of worker pods, as JSON; a resource's own win
-    #[arg(long, env = "CHARON_WORKER_RESOURCES", value_name = "JSON", value_parser = resources)]
+    #[arg(long, value_name = "JSON", value_parser = resources)]
     pub(super) worker_resources: Option<WorkerResources>,
     /// User and groups of worker pods: 65532, or those that the cluster gives (OpenShift)
-    #[arg(long, env = "CHARON_WORKER_SECURITY_CONTEXT", value_enum, default_value = "auto")]
+    #[arg(long, value_enum, default_value = "auto")]
     pub(super) worker_security_context: Ids,
     /// Namespace to look after; by default all
-    #[arg(long, env = "CHARON_NAMESPACE", value_name = "NAMESPACE")]
+    #[arg(long, value_name = "NAMESPACE")]
     pub(super) namespace: Option<String>,
     /// Resources of a kind that are looked at at once
-    #[arg(long, env = "CHARON_CONCURRENCY", value_name = "COUNT", default_value = "8", value_parser = clap::value_parser!(u16).range(1..))]
+    #[arg(long, value_name = "COUNT", default_value = "8", value_parser = clap::value_parser!(u16).range(1..))]
     pub(super) concurrency: u16,
     /// Pause before another attempt where time may help, such as for a source that has not arrived
-    #[arg(long, env = "CHARON_WAIT_INTERVAL", value_name = "DURATION", default_value = "5m", value_parser = duration)]
+    #[arg(long, value_name = "DURATION", default_value = "5m", value_parser = duration)]
     pub(super) wait_interval: Duration,
     /// Pause before the second and last attempt with credentials that were refused
-    #[arg(long, env = "CHARON_AUTH_RETRY_INTERVAL", value_name = "DURATION", default_value = "1m", value_parser = duration)]
+    #[arg(long, value_name = "DURATION", default_value = "1m", value_parser = duration)]
     pub(super) auth_retry_interval: Duration,
     /// Where /healthz and /readyz answer
-    #[arg(long, env = "CHARON_HEALTH_ADDRESS", value_name = "ADDRESS", default_value = "[::]:8081")]
+    #[arg(long, value_name = "ADDRESS", default_value = "[::]:8081")]
     pub(super) health_address: SocketAddr,
 }
 

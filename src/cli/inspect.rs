@@ -48,7 +48,9 @@ impl Inspect {
             digest: payload.digest(),
             size: payload.size(),
             docker_charon: payload.digest().is_none() || bill.files.len() > 2,
-            complete_layout: payload.digest().is_some() && bill.required.is_empty(),
+            complete_layout: payload.digest().is_some()
+                && bill.required.is_empty()
+                && bill.images.iter().all(|image| image.carried),
             bill,
         };
         if self.json {
@@ -70,7 +72,7 @@ impl Inspection<'_> {
         let layout = match (self.complete_layout, self.digest) {
             (true, _) => "complete, once it is unpacked".to_owned(),
             (false, None) => "no".to_owned(),
-            (false, Some(_)) => "not complete, since blobs are left to the far side".to_owned(),
+            (false, Some(_)) => "not complete, since the far side must have the rest".to_owned(),
         };
         let mut lines = vec![
             format!("payload digest    {}", self.digest.map_or("none", Digest::as_str)),

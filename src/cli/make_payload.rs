@@ -1,10 +1,12 @@
-use std::fs::File;
+use std::fs::{self, File};
 use std::io::{self, IsTerminal};
 use std::os::fd::AsFd;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 
 use clap::Args;
+use tokio_util::sync::CancellationToken;
 
+use super::context::unless_cancelled;
 use super::registry_options::RegistryOptions;
 use super::{CliError, Context};
 use crate::library::{self, make_payload, make_payload_to};
@@ -15,14 +17,14 @@ use crate::library::{self, make_payload, make_payload_to};
 /// was already transferred there need not be carried again: see --already-transferred.
 #[derive(Debug, Args)]
 pub(super) struct MakePayload {
-    /// The images to carry, delimited by commas or spaces
+    /// The images to carry: several arguments, or one with commas
     #[arg(required = true, value_name = "IMAGES", value_delimiter = ',')]
     images: Vec<String>,
     /// Images that the far side has, delimited by commas; may be repeated
-    #[arg(short, long, value_name = "IMAGES", value_delimiter = ',', env = "CHARON_ALREADY_TRANSFERRED")]
+    #[arg(short, long, value_name = "IMAGES", value_delimiter = ',')]
     already_transferred: Vec<String>,
     /// Where the payload goes; standard output if it is not given
-    #[arg(short, long, value_name = "FILE", env = "CHARON_FILE")]
+    #[arg(short, long, value_name = "FILE")]
     file: Option<PathBuf>,
     #[command(flatten)]
     registry: RegistryOptions,
@@ -38,7 +40,11 @@ impl MakePayload {
             progress: context.progress(),
             cancel: context.cancel(),
         };
-        match self.file {
+        match &self.file {
+            Some(path) if is_stream(path) => {
+                let stream = open_stream(path.clone(), &options.cancel).await?;
+                make_payload_to(&options, stream).await?
+            }
             Some(_) => make_payload(&options).await?,
             None => make_payload_to(&options, stdout()?).await?,
         };
@@ -46,14 +52,29 @@ impl MakePayload {
     }
 }
 
+/// Whether a path leads to a pipe, a device or a socket, as `/dev/stdout` and `>(…)` do.
+pub(super) fn is_stream(path: &Path) -> bool {
+    fs::metadata(path).is_ok_and(|found| !found.is_file() && !found.is_dir())
+}
+
+async fn open_stream(path: PathBuf, cancel: &CancellationToken) -> Result<tokio::fs::File, CliError> {
+    let name = path.display().to_string();
+    let stream = unless_cancelled(cancel, move || File::options().write(true).open(path)).await?;
+    let stream = stream.map_err(|error| CliError::Failed(format!("cannot write to {name}: {error}")))?;
+    if stream.is_terminal() { Err(no_terminal()) } else { Ok(tokio::fs::File::from_std(stream)) }
+}
+
+fn no_terminal() -> CliError {
+    let why = "a payload is no text for a terminal: name a file with --file, or redirect standard output"
+        .to_owned();
+    CliError::Usage(why)
+}
+
 /// Standard output as a file: bytes go there in large pieces.
 fn stdout() -> Result<tokio::fs::File, CliError> {
     let stdout = io::stdout();
     if stdout.is_terminal() {
-        return Err(CliError::Usage(
-            "a payload is no text for a terminal: name a file with --file, or redirect standard output"
-                .to_owned(),
-        ));
+        return Err(no_terminal());
     }
     let stdout = stdout.as_fd().try_clone_to_owned();
     let stdout =

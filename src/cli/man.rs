@@ -1,10 +1,10 @@
 use std::io::{self, Write};
 use std::path::PathBuf;
 
-use clap::{Args, CommandFactory};
+use clap::Args;
 use clap_mangen::Man;
 
-use super::{Cli, CliError};
+use super::CliError;
 
 /// Print the manual page
 #[derive(Debug, Args)]
@@ -17,7 +17,7 @@ pub(super) struct ManPages {
 impl ManPages {
     pub(super) fn run(&self) -> Result<(), CliError> {
         match &self.folder {
-            Some(folder) => clap_mangen::generate_to(Cli::command(), folder).map_err(|error| {
+            Some(folder) => clap_mangen::generate_to(super::command(), folder).map_err(|error| {
                 CliError::Failed(format!("cannot write the manual pages to {}: {error}", folder.display()))
             }),
             None => {
@@ -29,6 +29,6 @@ impl ManPages {
 
 fn print() -> io::Result<()> {
     let mut page = Vec::new();
-    Man::new(Cli::command()).render(&mut page)?;
+    Man::new(super::command()).render(&mut page)?;
     io::stdout().lock().write_all(&page)
 }

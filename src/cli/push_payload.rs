@@ -6,6 +6,8 @@ use std::path::PathBuf;
 use clap::{Args, ValueEnum};
 use tracing::info;
 
+use super::context::unless_cancelled;
+use super::make_payload::is_stream;
 use super::registry_options::RegistryOptions;
 use super::{CliError, Context, output};
 use crate::digest::Digest;
@@ -19,25 +21,25 @@ use crate::library::{self, push_open_file, push_payload, push_payload_from};
 #[derive(Debug, Args)]
 pub(super) struct PushPayload {
     /// The payload; standard input if it is not given
-    #[arg(short, long, value_name = "FILE", env = "CHARON_FILE")]
+    #[arg(short, long, value_name = "FILE")]
     file: Option<PathBuf>,
     /// Push nothing unless everything can be pushed and is there that was said to be already transferred
-    #[arg(short, long, env = "CHARON_STRICT")]
+    #[arg(short, long)]
     strict: bool,
     /// Put this in front of every repository
-    #[arg(long, value_name = "PREFIX", env = "CHARON_PREFIX")]
+    #[arg(long, value_name = "PREFIX")]
     prefix: Option<String>,
     /// How images are called in the registry
-    #[arg(long, value_enum, default_value_t, value_name = "NAMING", env = "CHARON_NAMING")]
+    #[arg(long, value_enum, default_value_t, value_name = "NAMING")]
     naming: NamingOption,
     /// Look here, too, for what the payload leaves out; may be repeated
-    #[arg(long, value_name = "REPOSITORY", value_delimiter = ',', env = "CHARON_BASE_REPOSITORY")]
+    #[arg(long, value_name = "REPOSITORY", value_delimiter = ',')]
     base_repository: Vec<String>,
     /// Give no tag to images that were named by their digest alone; registries collect what has none
-    #[arg(long, env = "CHARON_NO_DIGEST_TAGS")]
+    #[arg(long)]
     no_digest_tags: bool,
     /// The payload digest that the payload must have, or nothing is pushed
-    #[arg(long, value_name = "DIGEST", env = "CHARON_EXPECTED_DIGEST")]
+    #[arg(long, value_name = "DIGEST")]
     expected_digest: Option<Digest>,
     #[command(flatten)]
     registry: RegistryOptions,
@@ -85,6 +87,13 @@ impl PushPayload {
             cancel: context.cancel(),
         };
         let report = match &self.file {
+            Some(file) if is_stream(file) => {
+                let name = file.display().to_string();
+                let opened = File::open(file);
+                let opened =
+                    opened.map_err(|error| CliError::Failed(format!("cannot read {name}: {error}")))?;
+                push_stream(&options, opened, &name).await
+            }
             Some(file) => {
                 let pushed = push_payload(&options).await;
                 pushed.map_err(|error| of_source(&file.display().to_string(), error))
@@ -117,22 +126,34 @@ fn of_source(name: &str, error: library::Error) -> CliError {
     }
 }
 
-/// Pushes from standard input: a file is read by position, a payload of Charon's as it comes, and
-/// one of docker-charon's from a file that has no name, since its table of contents comes last.
+/// Pushes from standard input; a file is read by position.
 async fn push_stdin(options: &library::PushPayload) -> Result<ImportReport, CliError> {
     let stdin = io::stdin();
     if stdin.is_terminal() {
         let why = "no payload: name a file with --file, or redirect standard input";
         return Err(CliError::Usage(why.to_owned()));
     }
-    let failed = |error: io::Error| CliError::Failed(format!("cannot read standard input: {error}"));
-    let of_stdin = |error| of_source("standard input", error);
-    let mut input = stdin.as_fd().try_clone_to_owned().map(File::from).map_err(failed)?;
+    let failed = |error: io::Error| CliError::Failed(format!("cannot read {STDIN}: {error}"));
+    let input = stdin.as_fd().try_clone_to_owned().map(File::from).map_err(failed)?;
     if input.metadata().map_err(failed)?.is_file() {
-        return push_open_file(options, input).await.map_err(of_stdin);
+        return push_open_file(options, input).await.map_err(|error| of_source(STDIN, error));
     }
+    push_stream(options, input, STDIN).await
+}
+
+const STDIN: &str = "standard input";
+
+/// Pushes from a pipe: a payload of Charon's as it comes, and one of docker-charon's from a file that
+/// has no name, since its table of contents comes last.
+async fn push_stream(
+    options: &library::PushPayload,
+    mut input: File,
+    name: &str,
+) -> Result<ImportReport, CliError> {
+    let failed = |error: io::Error| CliError::Failed(format!("cannot read {name}: {error}"));
+    let of_stream = |error| of_source(name, error);
     // The bill's name tells the two apart; so much of the stream is held for it.
-    let (start, input) = unless_cancelled(options, move || {
+    let (start, input) = unless_cancelled(&options.cancel, move || {
         let mut start = vec![0; PEEKED];
         let length = read_up_to(&mut input, &mut start)?;
         start.truncate(length);
@@ -146,32 +167,20 @@ async fn push_stdin(options: &library::PushPayload) -> Result<ImportReport, CliE
         let (start, input) = stream.into_inner();
         let input = tokio::fs::File::from_std(input);
         let pushed = push_payload_from(options, tokio::io::AsyncReadExt::chain(start, input)).await;
-        return pushed.map_err(of_stdin);
+        return pushed.map_err(of_stream);
     }
     info!(
-        "Storing standard input in {}: a docker-charon payload cannot be read as it comes",
+        "Storing {name} in {}: a docker-charon payload cannot be read as it comes",
         std::env::temp_dir().display()
     );
-    let spooled = unless_cancelled(options, move || spool(stream)).await?.map_err(|error| {
+    let spooled = unless_cancelled(&options.cancel, move || spool(stream)).await?.map_err(|error| {
         let folder = std::env::temp_dir();
         CliError::Failed(format!(
-            "cannot store standard input in {}: {error}; name another folder with TMPDIR, or the payload with --file",
+            "cannot store {name} in {}: {error}; name another folder with TMPDIR, or the payload with --file",
             folder.display()
         ))
     })?;
-    push_open_file(options, spooled).await.map_err(of_stdin)
-}
-
-/// Reads what may be long in coming; a signal ends the waiting.
-async fn unless_cancelled<T: Send + 'static>(
-    options: &library::PushPayload,
-    read: impl FnOnce() -> io::Result<T> + Send + 'static,
-) -> Result<io::Result<T>, CliError> {
-    let read = tokio::task::spawn_blocking(read);
-    match options.cancel.run_until_cancelled(read).await {
-        Some(read) => Ok(read.map_err(io::Error::from).and_then(std::convert::identity)),
-        None => Err(CliError::Interrupted),
-    }
+    push_open_file(options, spooled).await.map_err(of_stream)
 }
 
 /// As far as the name of a payload's first entry.

@@ -6,6 +6,7 @@ use clap::Args;
 use jiff::SignedDuration;
 use secrecy::{ExposeSecret, SecretString};
 use tokio_util::sync::CancellationToken;
+use tracing::warn;
 
 use super::{CliError, Context};
 use crate::library;
@@ -23,28 +24,28 @@ const PASSWORD_LIMIT: u64 = 64 << 10;
 #[derive(Args)]
 pub(super) struct RegistryOptions {
     /// The registry, host or host:port; Docker Hub if it is not given
-    #[arg(short, long, value_name = "HOST", env = "CHARON_REGISTRY")]
+    #[arg(short, long, value_name = "HOST")]
     registry: Option<String>,
     /// Use plain HTTP instead of HTTPS
-    #[arg(short, long, env = "CHARON_INSECURE")]
+    #[arg(short, long)]
     insecure: bool,
     /// The name to sign in with; also from DOCKER_CHARON_USERNAME
-    #[arg(short, long, value_name = "NAME", env = "CHARON_USERNAME")]
+    #[arg(short, long, value_name = "NAME")]
     username: Option<String>,
     /// The password to sign in with; also from DOCKER_CHARON_PASSWORD. Others on this machine can see it here: better use the variable or --password-stdin
-    #[arg(short, long, value_name = "PASSWORD", env = "CHARON_PASSWORD", hide_env_values = true)]
+    #[arg(short, long, value_name = "PASSWORD", hide_env_values = true)]
     password: Option<SecretString>,
     /// Read the password from standard input
-    #[arg(long, conflicts_with = "password")]
+    #[arg(long)]
     password_stdin: bool,
     /// Move so many blobs at once [default: 4]
-    #[arg(long, value_name = "NUMBER", env = "CHARON_PARALLEL", help_heading = TRAFFIC)]
+    #[arg(long, value_name = "NUMBER", help_heading = TRAFFIC)]
     parallel: Option<NonZeroUsize>,
     /// Ask no registry more often; as often as needed if it is not given
-    #[arg(long, value_name = "NUMBER", env = "CHARON_REQUESTS_PER_SECOND", help_heading = TRAFFIC)]
+    #[arg(long, value_name = "NUMBER", help_heading = TRAFFIC)]
     requests_per_second: Option<NonZeroU32>,
     /// Wait for registries that fail for so long in all, 90s or 2h [default: 30m]
-    #[arg(long, value_name = "TIME", value_parser = time, env = "CHARON_RETRY_FOR", help_heading = TRAFFIC)]
+    #[arg(long, value_name = "TIME", value_parser = time, help_heading = TRAFFIC)]
     retry_for: Option<Duration>,
 }
 
@@ -70,8 +71,11 @@ impl RegistryOptions {
 
     /// What was given, by option, variable, standard input or Docker's configuration, in this order.
     pub(super) async fn read(self, context: &Context) -> Result<library::RegistryOptions, CliError> {
-        let docker_config =
-            DockerConfig::load_default().map_err(|error| CliError::Failed(error.to_string()))?;
+        // docker-charon does not know of it, and it may be another program's trouble.
+        let docker_config = DockerConfig::load_default().unwrap_or_else(|error| {
+            warn!("{error}; going on without it");
+            None
+        });
         let credentials = self.credentials(&context.cancel()).await?;
         let mut traffic = Traffic::default();
         if let Some(parallel) = self.parallel {

@@ -25,7 +25,7 @@ use crate::reason::{Class, Reason};
 use crate::worker::contract::Outcome;
 
 /// More disruptions than this are no accident.
-const DISRUPTIONS_LIMIT: usize = 10;
+pub(super) const DISRUPTIONS_LIMIT: usize = 10;
 /// So many refused passwords are enough: more could lock an account.
 const AUTHENTICATION_LIMIT: u32 = 2;
 /// A registry that asks to be left alone for longer is asked again after this time.
@@ -238,7 +238,7 @@ impl Scene<'_> {
             }
             self.out_of_time(run)
         } else if self.observed.pods.iter().filter(|pod| pod.disrupted).count() > DISRUPTIONS_LIMIT {
-            let mut decision = self.end(run, Reason::BackoffLimitExceeded, job, self.now);
+            let mut decision = self.end(run, Reason::WorkerEvicted, job, self.now);
             decision.delete.push(key(job));
             decision
         } else {

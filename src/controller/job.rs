@@ -292,7 +292,7 @@ fn secret_sources(folder: &str, registry: &Registry) -> Vec<VolumeProjection> {
     };
     let credentials = registry.credentials.iter().map(|name| source(name, &[".dockerconfigjson"], false));
     let certificates =
-        registry.certificates.iter().map(|name| source(name, &["ca.crt", "tls.crt", "tls.key"], true));
+        registry.access.certificates.iter().map(|name| source(name, &["ca.crt", "tls.crt", "tls.key"], true));
     credentials.chain(certificates).collect()
 }
 

@@ -3,7 +3,7 @@
 use jiff::Timestamp;
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::Time;
 
-use super::decide::{Verdict, parse};
+use super::decide::{DISRUPTIONS_LIMIT, Verdict, parse};
 use super::redact::sentence;
 use crate::api::{Condition, ImportCounts, ItemFailure, Payload, Progress, Run, Status, condition};
 use crate::reason::Reason;
@@ -230,6 +230,9 @@ fn stalled(run: &Run, conditions: &mut Vec<Condition>) {
         Some(Reason::BackoffLimitExceeded) => format!(
             "{} pods failed, and spec.backoffLimit allows no more; the last cause: {message}",
             run.pod_failures.unwrap_or(0)
+        ),
+        Some(Reason::WorkerEvicted) => format!(
+            "the cluster ended more than {DISRUPTIONS_LIMIT} pods of this run; kubectl get events tells why, and any change of the spec tries again; the last: {message}"
         ),
         _ => message.clone(),
     };

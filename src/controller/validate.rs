@@ -52,8 +52,6 @@ pub(super) struct Registry {
     pub access: contract::RegistryAccess,
     /// The Secret with `.dockerconfigjson`.
     pub credentials: Option<String>,
-    /// The Secret with `ca.crt`, `tls.crt`, `tls.key`.
-    pub certificates: Option<String>,
 }
 
 /// Why a spec cannot be fulfilled: one sentence, which names the field.
@@ -251,10 +249,9 @@ fn registry(access: &RegistryAccess, field: &str) -> Result<Registry, Invalid> {
         access: contract::RegistryAccess {
             host: access.host.clone(),
             insecure: access.insecure.unwrap_or(false),
-            certificates: access.cert_secret_ref.is_some(),
+            certificates: access.cert_secret_ref.as_ref().map(|secret| secret.name.clone()),
         },
         credentials: access.secret_ref.as_ref().map(|secret| secret.name.clone()),
-        certificates: access.cert_secret_ref.as_ref().map(|secret| secret.name.clone()),
     })
 }
 
@@ -340,8 +337,9 @@ mod tests {
             json!({ "host": "r:5000", "insecure": true, "secretRef": { "name": "s" }, "certSecretRef": { "name": "c" } }),
         );
         let valid = import_of(spec).unwrap();
-        let access = contract::RegistryAccess { host: "r:5000".into(), insecure: true, certificates: true };
-        let registry = Registry { access, credentials: Some("s".into()), certificates: Some("c".into()) };
+        let certificates = Some("c".into());
+        let access = contract::RegistryAccess { host: "r:5000".into(), insecure: true, certificates };
+        let registry = Registry { access, credentials: Some("s".into()) };
         assert_eq!(valid.registries, [registry]);
         assert!(valid.read_only());
     }

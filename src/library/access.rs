@@ -7,7 +7,7 @@ use crate::registry::{Access, Credentials, DockerConfig, Registry, Traffic};
 /// Which registry is meant, and how registries are reached.
 #[derive(Clone, Default)]
 pub struct RegistryOptions {
-    /// The registry, `host[:port]`, of names that have none; Docker Hub if absent.
+    /// The registry, `host[:port]` with perhaps a slash behind it, of names that have none; Docker Hub if absent.
     pub registry: Option<String>,
     /// Plain HTTP instead of HTTPS.
     pub insecure: bool,
@@ -29,7 +29,8 @@ impl std::fmt::Debug for RegistryOptions {
 impl RegistryOptions {
     /// The host that names without a host belong to.
     fn host(&self) -> Result<Host, Error> {
-        Ok(self.registry.as_deref().map_or(Ok(Host::docker_hub()), str::parse)?)
+        let host = self.registry.as_deref().map(|host| host.strip_suffix('/').unwrap_or(host));
+        Ok(host.map_or(Ok(Host::docker_hub()), str::parse)?)
     }
 
     /// Reads names, trimmed; what is empty then is none.

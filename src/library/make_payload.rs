@@ -31,26 +31,7 @@ pub struct MakePayload {
 /// Makes a payload from images of one or several registries, in a file.
 ///
 /// The file has its name only once it is whole.
-///
-/// ```
-/// # tokio::runtime::Runtime::new().unwrap().block_on(async {
-/// use charon::{MakePayload, RegistryOptions, make_payload};
-///
-/// let options = MakePayload {
-///     images: vec!["team/app:1.4".to_owned()],
-///     file: "/tmp/app-1.4.zip".into(),
-///     registry: RegistryOptions {
-///         registry: Some("localhost:1".to_owned()),
-///         insecure: true,
-///         ..RegistryOptions::default()
-///     },
-///     ..MakePayload::default()
-/// };
-/// options.cancel.cancel(); // or let it run
-/// let error = make_payload(&options).await.unwrap_err();
-/// assert_eq!(error.to_string(), "cancelled");
-/// # });
-/// ```
+/// [`library`](crate::library) has an example.
 pub async fn make_payload(options: &MakePayload) -> Result<BuildReport, Error> {
     make(options, Output::File(options.file.clone())).await
 }

@@ -9,6 +9,7 @@ use super::{Error, RegistryOptions, unless_cancelled};
 use crate::digest::Digest;
 use crate::import::{self, ImportReport, ImportRequest, Naming, Source};
 use crate::progress::Progress;
+use crate::reference::is_repository;
 use crate::storage;
 
 /// A payload to push: the options of `charon push-payload`.
@@ -63,6 +64,11 @@ async fn push(
     options: &PushPayload,
     source: impl FnOnce() -> Result<Source, Error>,
 ) -> Result<ImportReport, Error> {
+    if let Some(other) = options.base_repositories.iter().find(|repository| !is_repository(repository)) {
+        return Err(Error::Usage(format!(
+            "{other:?} is no base repository: name one of the target registry, without host and tag"
+        )));
+    }
     let registry = unless_cancelled(&options.cancel, options.registry.client()).await?;
     let request = ImportRequest {
         source: source()?,

@@ -2,7 +2,8 @@
 
 use std::collections::{BTreeMap, HashMap, HashSet};
 use std::fs::File;
-use std::io::Read;
+use std::io::{self, Read};
+use std::os::unix::fs::FileExt;
 
 use indexmap::IndexMap;
 use serde::Deserialize;
@@ -19,6 +20,8 @@ use crate::digest::Digest;
 use crate::reference::{self, Host, Reference};
 
 const DESCRIPTOR: &str = "payload_descriptor.json";
+/// What stands before the name in a zip's local header.
+const LOCAL_HEADER: usize = 30;
 /// What docker-charon asks for and sends, and so what a manifest is that does not say.
 const DOCKER_MANIFEST: &str = "application/vnd.docker.distribution.manifest.v2+json";
 
@@ -64,6 +67,27 @@ pub(super) fn read(file: &File) -> Result<(Bill, HashMap<Digest, Place>), Payloa
     };
     bill.check_content()?;
     Ok((bill, content.places))
+}
+
+/// Reads every entry to its end: that its checksum holds, and that the header in front of it is its own,
+/// as docker-charon will want it.
+pub(super) fn check_entries(file: &File) -> Result<(), PayloadError> {
+    let mut zip = Zip::open(file)?;
+    for index in 0..zip.archive.len() {
+        let mut entry = zip.archive.by_index(index).map_err(|error| {
+            PayloadError::Corrupt(format!("the entry {index} of its directory cannot be read: {error}"))
+        })?;
+        let name = String::from_utf8_lossy(entry.name_raw()).into_owned();
+        let corrupt = |error: io::Error| PayloadError::Corrupt(format!("its {name} cannot be read: {error}"));
+        let mut header = vec![0; LOCAL_HEADER + entry.name_raw().len()];
+        file.read_exact_at(&mut header, entry.header_start()).map_err(corrupt)?;
+        let length = u16::from_le_bytes([header[26], header[27]]);
+        if usize::from(length) != entry.name_raw().len() || !header.ends_with(entry.name_raw()) {
+            return Err(PayloadError::Corrupt(format!("the header of its {name} has another name")));
+        }
+        io::copy(&mut entry, &mut io::sink()).map_err(corrupt)?;
+    }
+    Ok(())
 }
 
 #[derive(Default)]
@@ -192,6 +216,10 @@ impl<'a> Zip<'a> {
                 "it is a zip without its directory, which stands at the end ({error})"
             ))
         })?;
+        if archive.index_for_name("charon.json").is_some() {
+            let why = "its bill, charon.json, is not where a payload begins";
+            return Err(PayloadError::Corrupt(why.to_owned()));
+        }
         if archive.index_for_name(DESCRIPTOR).is_none() {
             let why = format!("it is a zip with neither charon.json at its start nor {DESCRIPTOR}");
             return Err(PayloadError::NotAPayload(why));

@@ -61,6 +61,12 @@ impl FilePayload {
         Ok(Self { file: Arc::new(file), size, bill, digest: None, places })
     }
 
+    /// That the checksums and headers of a docker-charon payload hold, which Charon itself does not
+    /// go by: its digests tell more. Reads the whole file.
+    pub fn check_entries(&self) -> Result<(), PayloadError> {
+        docker_charon::check_entries(&self.file)
+    }
+
     /// The bill; of a docker-charon payload, the one that Charon would have written.
     #[must_use]
     pub fn bill(&self) -> &Bill {

@@ -56,7 +56,7 @@ pub enum StorageError {
         free: u64,
     },
     /// A device, a pipe, a socket: nothing that has a size and can be replaced.
-    #[error("{} is no file; leave it out to use standard input or output", .0.display())]
+    #[error("{} is no regular file, and can be neither read by position nor replaced; name one that is", .0.display())]
     NoFile(PathBuf),
     /// A payload that was to be read is not there.
     #[error("there is no file {}; copy the payload there, or name the right file", .0.display())]
@@ -85,6 +85,7 @@ impl StorageError {
             io::ErrorKind::ReadOnlyFilesystem => "; it is mounted read-only".to_owned(),
             io::ErrorKind::StorageFull => "; make room or choose another volume".to_owned(),
             io::ErrorKind::NotFound => "; does its folder exist?".to_owned(),
+            io::ErrorKind::IsADirectory => "; name a file in it".to_owned(),
             _ => String::new(),
         };
         Self::Io { doing, path: path.to_owned(), source, hint }

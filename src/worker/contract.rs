@@ -133,11 +133,11 @@ pub struct RegistryAccess {
     /// Plain HTTP.
     #[serde(default)]
     pub insecure: bool,
-    /// A Secret with certificates was named: `ca.crt`, or `tls.crt` and `tls.key`, must be mounted.
-    /// Kubernetes cannot demand one of several keys, so that a Secret without any of them, or none at
-    /// all, is `SecretNotFound` by the worker's word.
-    #[serde(default)]
-    pub certificates: bool,
+    /// The Secret with certificates, if one was named: `ca.crt`, or `tls.crt` and `tls.key`, must be
+    /// mounted. Kubernetes cannot demand one of several keys, so that a Secret without any of them, or
+    /// none at all, is `SecretNotFound` by the worker's word.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub certificates: Option<String>,
 }
 
 /// How an attempt ended: the termination message of the worker's container.
@@ -314,7 +314,7 @@ mod tests {
             registries: vec![RegistryAccess {
                 host: "docker.io".into(),
                 insecure: false,
-                certificates: false,
+                certificates: None,
             }],
         };
         let text = serde_json::to_string(&config).unwrap();

@@ -234,9 +234,12 @@ fn registries(
             }
         };
         let ca_pem = secret(&folder, "ca.crt")?;
-        if given.certificates && ca_pem.is_none() && identity.is_none() {
+        if let Some(name) = &given.certificates
+            && ca_pem.is_none()
+            && identity.is_none()
+        {
             let message = format!(
-                "the certificate secret of {host} is not there, or has none of ca.crt, tls.crt and tls.key"
+                "the Secret {name:?} for {host} is not there, or has none of ca.crt, tls.crt and tls.key; create it, or correct certSecretRef"
             );
             return Err((Reason::SecretNotFound, message));
         }

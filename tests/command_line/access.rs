@@ -290,6 +290,20 @@ fn an_option_goes_before_a_variable_and_a_variable_before_dockers_configuration(
     assert_eq!(with(Some("wrong"), Some(PASSWORD), PASSWORD), Some(1));
     assert_eq!(with(None, Some(PASSWORD), "wrong"), Some(0));
     assert_eq!(with(None, Some("wrong"), PASSWORD), Some(1));
+    let fed = locked.make().arguments(["-u", "charon", "--password-stdin"]).fed(PASSWORD);
+    fed.variable("CHARON_PASSWORD", "wrong").run().succeeded();
+}
+
+#[test]
+fn a_configuration_of_dockers_that_cannot_be_read_is_told_of_and_not_needed_where_credentials_are_given() {
+    let locked = Locked::new(Software::Distribution3);
+    let folder = tempfile::tempdir().unwrap();
+    fs::write(folder.path().join("config.json"), "{").unwrap();
+    let with = |program: Program| program.variable("DOCKER_CONFIG", folder.path()).run();
+    let made = with(locked.make().arguments(["-u", "charon", "-p", PASSWORD])).succeeded();
+    assert!(made.stderr.contains("warning: ") && made.stderr.contains("config.json"), "{}", made.stderr);
+    let refused = with(locked.make()).ended_with(1);
+    assert!(refused.stderr.contains("config.json") && refused.stderr.contains("401"), "{}", refused.stderr);
 }
 
 #[test]

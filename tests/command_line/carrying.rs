@@ -9,6 +9,7 @@ use crate::registry::{Registry, Software};
 with_each_registry!(
     images_arrive_through_a_file_with_their_digests,
     images_arrive_through_a_pipe_and_no_file_is_written,
+    images_arrive_through_a_pipe_with_a_name,
     images_arrive_from_a_file_that_is_standard_input,
     standard_output_has_the_images_in_payload_order_and_nothing_else,
 );
@@ -60,6 +61,20 @@ fn images_arrive_through_a_pipe_and_no_file_is_written(software: Software) {
         assert_eq!(crane_digest(&target.name(image)), crane_digest(&source.name(image)));
         crane_validates(&target.name(image));
     }
+}
+
+fn images_arrive_through_a_pipe_with_a_name(software: Software) {
+    let folder = tempfile::tempdir().unwrap();
+    let (source, target) = (Registry::start(software), Registry::start(software));
+    let image = Image::new(Types::Docker, &[Layer::new("oar", 3000)]);
+    image.push(&source, "ferry:1");
+    tool("mkfifo", ["pipe"]).in_folder(folder.path()).run().succeeded();
+    let made = charon(["make-payload", "ferry:1", "-i", "-r", source.host(), "-f", "pipe"]);
+    let made = made.in_folder(folder.path()).start();
+    let pushed = charon(["push-payload", "-i", "-r", target.host(), "-f", "pipe"]).in_folder(folder.path());
+    assert_eq!(pushed.run().succeeded().text(), "ferry:1\n");
+    made.end().succeeded();
+    image.assert_is_whole_in(&target, "ferry:1");
 }
 
 fn images_arrive_from_a_file_that_is_standard_input(software: Software) {

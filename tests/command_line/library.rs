@@ -1,5 +1,9 @@
 //! The same by the library.
 
+#[allow(dead_code)] // its main
+#[path = "../../examples/carry.rs"]
+mod carry;
+
 use charon::{MakePayload, PushPayload, RegistryOptions, make_payload, push_payload};
 
 use crate::image::{Image, Layer, Types};
@@ -49,4 +53,21 @@ async fn the_library_makes_a_payload_pushes_it_and_tells_how_far_it_is() {
 
     pushed.cancel.cancel();
     assert_eq!(push_payload(&pushed).await.unwrap_err().to_string(), "cancelled");
+}
+
+#[tokio::test]
+async fn the_example_of_the_documentation_carries_an_image() {
+    let (source, target, image) = tokio::task::spawn_blocking(|| {
+        let source = Registry::start(Software::Distribution3);
+        let image = Image::new(Types::Docker, &[Layer::new("a", 1000)]);
+        image.push(&source, "river/ferry:1");
+        (source, Registry::start(Software::Distribution3), image)
+    })
+    .await
+    .unwrap();
+    let folder = tempfile::tempdir().unwrap();
+    let file = folder.path().join("carried.zip");
+    let arrived = carry::carry(source.host(), target.host(), "river/ferry:1", file).await.unwrap();
+    assert_eq!(arrived, ["river/ferry:1"]);
+    tokio::task::spawn_blocking(move || image.assert_is_whole_in(&target, "river/ferry:1")).await.unwrap();
 }

@@ -11,6 +11,7 @@ with_each_registry!(
     a_name_without_a_tag_means_latest,
     a_name_with_a_host_is_read_there_and_arrives_without_it,
     every_option_has_a_variable,
+    an_option_counts_more_than_a_variable_and_of_two_the_last,
 );
 
 /// Registries with an image of each name.
@@ -64,10 +65,38 @@ fn every_option_has_a_variable(software: Software) {
     let made = with(&["make-payload", "a:1,b:1"], &source).variable("CHARON_ALREADY_TRANSFERRED", "b:1");
     made.run().succeeded();
     // That nothing is pushed although a:1 could be is what strict means.
-    let refused = with(&["push-payload"], &target).variable("CHARON_STRICT", "true").run().ended_with(1);
+    let refused = with(&["push-payload"], &target).variable("CHARON_STRICT", "1").run().ended_with(1);
     assert_eq!(refused.text(), "");
     assert!(target.is_empty());
-    assert_eq!(with(&["push-payload"], &target).run().succeeded().text(), "a:1\nb:1\n");
+    let pushed =
+        with(&["push-payload"], &target).variable("CHARON_STRICT", "no").variable("CHARON_PREFIX", "p");
+    let pushed =
+        pushed.variable("CHARON_NAMING", "canonical").variable("CHARON_QUIET", "yes").run().succeeded();
+    assert_eq!(pushed.text(), "a:1\nb:1\n");
+    assert_eq!(target.tags("p/a"), ["1"]);
+    let wrong = format!("sha256:{}", "0".repeat(64));
+    let refused =
+        with(&["push-payload"], &target).variable("CHARON_EXPECTED_DIGEST", &wrong).run().ended_with(1);
+    assert!(refused.stderr.contains(&wrong), "{}", refused.stderr);
+    let file = folder.path().join("payload.zip");
+    let json = charon(["inspect"]).arguments([&file]).variable("CHARON_JSON", "1").run().succeeded().text();
+    assert!(json.starts_with('{'), "{json}");
+    let help = charon(["push-payload", "--help"]).run().succeeded().text();
+    for option in help.split_whitespace().filter(|word| word.starts_with("--") && word.len() > 2) {
+        let name = option.trim_matches(|c: char| !c.is_ascii_alphanumeric()).replace('-', "_").to_uppercase();
+        assert!(
+            ["HELP", "VERSION"].contains(&name.as_str()) || help.contains(&format!("CHARON_{name}")),
+            "{option}"
+        );
+    }
+}
+
+fn an_option_counts_more_than_a_variable_and_of_two_the_last(software: Software) {
+    let source = source_with(software, &["a:1"]);
+    let made =
+        charon(["make-payload", "a:1", "-r", "nowhere.example:1", "-r", source.host(), "-i", "-i", "-v"]);
+    let made = made.variable("CHARON_REGISTRY", "elsewhere.example:1").variable("CHARON_QUIET", "1");
+    assert!(made.run().succeeded().stderr.contains("Pulling"));
 }
 
 /// What charon says about a command line that it does not understand: nothing else is printed, the status is 2.
@@ -138,7 +167,7 @@ fn a_command_line_that_cannot_be_parsed_is_refused_with_a_hint() {
         (&["push-payload", "x.zip"], "unexpected argument 'x.zip' found"),
         (
             &["make-payload", "a", "-u", "me", "-p", "secret", "--password-stdin"],
-            "the argument '--password <PASSWORD>' cannot be used with '--password-stdin'",
+            "the argument '--password' cannot be used with '--password-stdin'",
         ),
         (&["ferry"], "unrecognized subcommand 'ferry'"),
     ] {

@@ -33,7 +33,25 @@ fn a_terminal_shows_a_bar_and_elsewhere_each_step_has_a_line() {
     gate.open();
     screen.read_to_end(&mut seen).unwrap();
     shown.end().succeeded();
-    assert!(!String::from_utf8_lossy(&seen).contains("Pulling"));
+    let seen = String::from_utf8_lossy(&seen).into_owned();
+    assert!(!seen.contains("Pulling"));
+    // While nothing is known yet, nothing looks done.
+    let resolving = seen.split('\r').filter(|drawn| drawn.contains("resolving"));
+    assert!(!resolving.into_iter().any(|drawn| drawn.contains('█')), "{seen}");
+
+    let target = Registry::start(Software::Distribution3);
+    let push = format!(
+        "stty cols 100; {} push-payload -i -r {} -f {}",
+        env!("CARGO_BIN_EXE_charon"),
+        target.host(),
+        folder.path().join("payload.zip").display()
+    );
+    for (option, has_bar) in [("", true), (" -q", false), (" --log-format json", false)] {
+        let shown = format!("{push}{option}");
+        let shown = tool("script", ["--quiet", "--return", "--flush", "--command", &shown, "/dev/null"]);
+        let shown = shown.variable("TERM", "xterm").run().succeeded().text();
+        assert_eq!(shown.contains("\u{1b}["), has_bar, "{option}: {shown}");
+    }
 
     let made = charon(["make-payload", "ferry:1", "-i", "-r", source.host()]).run().succeeded();
     assert!(made.stderr.contains("] Pulling ferry/sha256:") && !made.stderr.contains("transferring"));

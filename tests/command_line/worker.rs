@@ -269,7 +269,7 @@ fn a_secret_may_have_several_hosts_and_another_an_authority_and_a_certificate(so
     } });
     let registries = json!([
         { "host": locked.entrance.host(), "insecure": true },
-        { "host": secure.host(), "certificates": true },
+        { "host": secure.host(), "certificates": "keys" },
     ]);
     let secrets = pod.folder.path().join("secrets");
     for index in ["0", "1"] {
@@ -316,4 +316,16 @@ fn a_registry_that_asks_to_be_left_alone_is_told_of_to_the_controller() {
     let outcome = pod.works_with("import", &import, &registries);
     assert_eq!(outcome.reason, Reason::RateLimited);
     assert!((3900..=4000).contains(&outcome.retry_after_seconds.unwrap()), "{outcome:?}");
+}
+
+#[test]
+fn a_secret_with_certificates_that_is_not_there_is_waited_for_by_its_name() {
+    let registry = source(Software::Distribution3, &["app:1"]);
+    let pod = Pod::new();
+    let host = registry.host();
+    let registries = json!([{ "host": host, "insecure": true, "certificates": "corp-ca" }]);
+    let build = json!({ "images": [{ "name": format!("{host}/app:1") }], "path": "app.zip" });
+    let outcome = pod.works("r", &json!({ "build": build, "registries": registries }), &registry);
+    assert_eq!((outcome.reason, outcome.reason.exit_code()), (Reason::SecretNotFound, 76));
+    assert!(outcome.message.contains("\"corp-ca\"") && outcome.message.contains(host), "{}", outcome.message);
 }

@@ -46,6 +46,10 @@ fn make_payload_does_with_each_argument_what_the_documentation_says() {
             images(&["top:1,nothing:1", "-i", "-r", "SOURCE", "-f", "new.zip"]).deviates("as above"),
             images(&["", "-i", "-r", "SOURCE", "-f", "new.zip"]).once()
                 .deviates("no name at all is a mistake in the command line, of which the status is 2"),
+            images(&["top:1,", "-i", "-r", "SOURCE", "-f", "new.zip"]).once()
+                .deviates("an empty item is none, as an empty variable in a list gives it"),
+            images(&["Top:1", "-i", "-r", "SOURCE", "-f", "new.zip"]).once()
+                .deviates("what can be no name is a mistake in the command line, of which the status is 2"),
             images(&["-i", "-r", "SOURCE", "-f", "new.zip"]).once(),
             already_transferred(&["top:1", "-a", "base:1", "-i", "-r", "SOURCE", "-f", "new.zip"]),
             already_transferred(&["top:1", "--already-transferred", "base:1", "-i", "-r", "SOURCE", "-f", "new.zip"]),
@@ -66,6 +70,10 @@ fn make_payload_does_with_each_argument_what_the_documentation_says() {
             file(&["top:1", "-i", "-r", "SOURCE", "--file", "new.zip"]).once(),
             file(&["top:1", "-i", "-r", "SOURCE", "--file=new.zip"]).once(),
             file(&["top:1", "-r", "SOURCE", "-ifnew.zip"]).once(),
+            file(&["top:1", "-i", "-r", "SOURCE", "-f", "other.zip", "-f", "new.zip"]).once(),
+            file(&["top:1", "-i", "-r", "SOURCE", "-f", "/dev/stdout"]).once(),
+            file(&["top:1", "-i", "-r", "SOURCE", "-f", ""]).once()
+                .deviates("no file at all is a mistake in the command line, of which the status is 2"),
             file(&["top:1", "-i", "-r", "SOURCE", "-f", "old.zip"]).once(),
             file(&["nothing:1", "-i", "-r", "SOURCE", "-f", "old.zip"])
                 .deviates("a file that is there is kept unless the new one is whole"),
@@ -78,7 +86,14 @@ fn make_payload_does_with_each_argument_what_the_documentation_says() {
                 .deviates("a terminal is spared the bytes of a zip"),
             registry(&["top:1", "-i", "--registry", "SOURCE", "-f", "new.zip"]).once(),
             registry(&["top:1", "-i", "--registry=SOURCE", "-f", "new.zip"]).once(),
+            registry(&["top:1", "-i", "-r", "127.0.0.1:1", "-r", "SOURCE", "-f", "new.zip"]).once(),
+            registry(&["top:1", "-i", "-r", "SOURCE/", "-f", "new.zip"]).once(),
+            registry(&["top:1", "-i", "-r", "", "-f", "new.zip"]).once()
+                .deviates("no registry at all is a mistake in the command line, of which the status is 2"),
+            registry(&["top:1", "-i", "-r", "charon:PASSWORD@SOURCE", "-f", "new.zip"]).once()
+                .deviates("a password is given apart from the registry, where it is not repeated in a message"),
             registry(&["top:1", "-f", "new.zip"]).through_a_proxy(),
+            registry(&["top:1", "-r", "Registry-1.Docker.IO", "-f", "new.zip"]).through_a_proxy(),
             registry(&["top:1", "-r", "registry-1.docker.io", "-f", "new.zip"]).through_a_proxy(),
             registry(&["top:1", "-i", "-r", "http://SOURCE", "-f", "new.zip"]).once()
                 .deviates("what is no host is a mistake in the command line, of which the status is 2"),
@@ -86,10 +101,13 @@ fn make_payload_does_with_each_argument_what_the_documentation_says() {
                 .slow()
                 .deviates("no file appears unless it is whole; charon tries for half a minute"),
             insecure(&["top:1", "--insecure", "-r", "SOURCE", "-f", "new.zip"]).once(),
+            insecure(&["top:1", "-i", "-i", "-r", "SOURCE", "-f", "new.zip"]).once(),
             insecure(&["top:1", "-r", "SOURCE", "-f", "new.zip"])
                 .deviates("no file appears unless it is whole"),
             user(&["top:1", "-r", "LOCKED", "-u", "charon", "-p", "PASSWORD", "-f", "new.zip"]),
             user(&["top:1", "-r", "LOCKED", "--username", "charon", "--password", "PASSWORD", "-f", "new.zip"]).once(),
+            user(&["top:1", "-r", "LOCKED", "-u", "nobody", "-u", "charon", "-p", "wrong", "-p", "PASSWORD", "-f", "new.zip"])
+                .once(),
             user(&["top:1", "-r", "LOCKED", "-u", "charon", "-p", "wrong", "-f", "new.zip"])
                 .deviates("no file appears unless it is whole"),
             user(&["top:1", "-r", "LOCKED", "-f", "new.zip"]).deviates("no file appears unless it is whole"),

@@ -21,6 +21,10 @@ fn push_payload_does_with_each_argument_what_the_documentation_says() {
             file(&["-i", "-r", "TARGET", "-f", "two.zip"]),
             file(&["-i", "-r", "TARGET", "--file", "two.zip"]).once(),
             file(&["-r", "TARGET", "-iftwo.zip"]).once(),
+            file(&["-i", "-r", "TARGET", "-f", "nothing.zip", "-f", "two.zip"]).once(),
+            file(&["-i", "-r", "TARGET", "-f", "/dev/stdin"]).reading(Stdin::File("two.zip")).once(),
+            file(&["-i", "-r", "TARGET", "-f", "/dev/stdin"]).reading(Stdin::Pipe("two.zip")).once()
+                .deviates("a pipe is read as standard input is; docker-charon wants to seek in it"),
             file(&["-i", "-r", "TARGET"]).reading(Stdin::File("two.zip")),
             file(&["-i", "-r", "TARGET"]).reading(Stdin::Pipe("two.zip")),
             file(&["-i", "-r", "TARGET", "-f", "two.zip"]).far(&["top:1", "team/other:1"]),
@@ -38,9 +42,11 @@ fn push_payload_does_with_each_argument_what_the_documentation_says() {
             strict(&["-s", "-i", "-r", "TARGET", "-f", "with-base.zip"]).far(&["base:1"]),
             strict(&["-s", "-i", "-r", "TARGET", "-f", "with-base.zip"])
                 .deviates("nothing is pushed; docker-charon has pushed what comes before the missing image"),
+            strict(&["-s", "-s", "-i", "-r", "TARGET", "-f", "two.zip"]).once(),
             strict(&["--strict", "-i", "-r", "TARGET", "-f", "top.zip"]).far(&["base:1"]),
             strict(&["--strict", "-i", "-r", "TARGET", "-f", "top.zip"]),
             registry(&["-i", "--registry", "TARGET", "-f", "two.zip"]).once(),
+            registry(&["-i", "-r", "127.0.0.1:1", "-r", "TARGET/", "-f", "two.zip"]).once(),
             registry(&["-f", "two.zip"]).through_a_proxy(),
             registry(&["-i", "-r", "http://TARGET", "-f", "two.zip"]).once()
                 .deviates("what is no host is a mistake in the command line, of which the status is 2"),

@@ -59,6 +59,7 @@ fn inspect_tells_what_is_in_a_payload_of_each_kind() {
         ("registries.zip", payload(&[("app:1", &image), ("quay.io/app:2", &image)], None)),
         ("digest.zip", payload(&[(&format!("app@{}", image.digest), &image)], None)),
         ("clash.zip", payload(&[("app:1", &image), ("docker.io/app:1", &image)], None)),
+        ("named.zip", payload(&[("app:1", &image)], Some(("app:1", &image)))),
         ("docker.zip", fs::read(file("docker.zip")).unwrap()),
         ("oci.zip", fs::read(file("oci.zip")).unwrap()),
         ("docker_charons.zip", docker_charons("blobs/a", b"{}", &manifest())),

@@ -104,8 +104,8 @@ fn each_kind_of_damage_is_found_and_named() {
 #[test]
 fn a_byte_altered_anywhere_is_found() {
     let golden = fs::read(file("docker.zip")).unwrap();
-    // The program is run for some of them; each byte is tried within src/payload.
-    for position in (0..golden.len()).step_by(97) {
+    // The program is run for some of them, with all of the first header; src/payload tries more.
+    for position in (0..42).chain((42..golden.len()).step_by(97)) {
         let mut bytes = golden.clone();
         bytes[position] ^= 0x20;
         verify(&bytes).ended_with(1);
@@ -139,6 +139,13 @@ pub(crate) fn manifest() -> String {
     format!(r#"{{"schemaVersion":2,"config":{{"digest":"{}","size":2}},"layers":[]}}"#, digest(BLOB))
 }
 
+/// One byte altered, so far behind where these bytes stand first.
+fn altered_in(whole: &[u8], find: &[u8], behind: usize) -> Vec<u8> {
+    let mut bytes = whole.to_vec();
+    bytes[whole.windows(find.len()).position(|window| window == find).unwrap() + behind] ^= 1;
+    bytes
+}
+
 #[test]
 fn damage_of_a_payload_of_docker_charons_is_found_and_named() {
     let whole = docker_charons("blobs/a", BLOB, &manifest());
@@ -151,6 +158,8 @@ fn damage_of_a_payload_of_docker_charons_is_found_and_named() {
         ("a blob of another size", docker_charons("blobs/a", b"{ }", &manifest())),
         ("a blob that is not there", docker_charons("blobs/b", BLOB, &manifest())),
         ("a manifest that is none", docker_charons("blobs/a", BLOB, "{}")),
+        ("another checksum in the directory", altered_in(&whole, b"PK\x01\x02", 16)),
+        ("another name in a header", altered_in(&whole, b"PK\x03\x04", 30)),
     ] {
         write!(said, "{damage}:\n  {}", verify(&bytes).ended_with(1).stderr).unwrap();
     }

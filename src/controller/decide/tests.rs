@@ -375,8 +375,8 @@ fn more_than_ten_disruptions_are_no_accident() {
     assert_eq!(end(&stage.decide()), "");
     stage.observed.pods.push(disrupted(10));
     let decision = stage.decide();
-    assert_eq!((end(&decision), decision.delete.len()), ("BackoffLimitExceeded", 1));
-    assert_eq!(decision.run.last_failure.unwrap().reason, "WorkerEvicted");
+    assert_eq!((end(&decision), decision.delete.len()), ("WorkerEvicted", 1));
+    assert_eq!(decision.verdict, Verdict::Stalled);
 }
 
 #[test]

@@ -122,6 +122,12 @@ fn the_conditions_are_those_of_the_table() {
             ["False/WorkerOutOfMemory", "", "True/BackoffLimitExceeded"],
         ),
         (
+            "put out too often",
+            ended(Reason::WorkerEvicted, Reason::WorkerEvicted),
+            &Verdict::Stalled,
+            ["False/WorkerEvicted", "", "True/WorkerEvicted"],
+        ),
+        (
             "time spent",
             ended(Reason::SourceNotFound, Reason::DeadlineExceeded),
             &Verdict::Stalled,
