@@ -129,6 +129,7 @@ fn failed(reason: Reason, message: String) -> Outcome {
         result: None,
         failures: Vec::new(),
         failures_total: 0,
+        retry_after_seconds: None,
     }
 }
 

@@ -6,6 +6,7 @@ use futures::{FutureExt, TryStreamExt};
 use tracing::{info, warn};
 
 use super::choice::{self, Choice, Verdict};
+use super::journal::Journal;
 use super::referrers::{Place, Told};
 use super::{BuildRequest, ImageRequest};
 use crate::digest::Digest;
@@ -82,10 +83,20 @@ impl ResolveError {
     }
 }
 
+/// The manifests that need not be read any more.
+#[derive(Debug, Default)]
+pub(super) struct Library {
+    /// What earlier attempts read.
+    pub(super) manifests: HashMap<Digest, Manifest>,
+    /// Where what is read is noted for further attempts.
+    pub(super) journal: Option<Journal>,
+}
+
 /// Resolves every name once. All are tried; all failures are told, unless they are allowed.
-pub(super) async fn resolve(request: &BuildRequest) -> Result<Resolved, Vec<Failure>> {
+pub(super) async fn resolve(request: &BuildRequest, library: Library) -> Result<Resolved, Vec<Failure>> {
     let mut resolver = Resolver {
         registries: &request.registries,
+        library,
         manifests: HashMap::new(),
         manifests_size: 0,
         told: HashMap::new(),
@@ -191,6 +202,7 @@ pub(super) struct Found {
 
 pub(super) struct Resolver<'a> {
     registries: &'a HashMap<Host, Registry>,
+    library: Library,
     /// Manifests that were read: several images may name the same one.
     manifests: HashMap<Digest, Manifest>,
     /// Bytes of all manifests together.
@@ -230,7 +242,8 @@ impl Resolver<'_> {
         // Docker Hub refuses to say anonymously whether an image exists: the next may.
         let signs_in = self.registries.get(reference.host()).is_some_and(Registry::has_credentials);
         let is_refused = reason == Reason::AuthenticationFailed;
-        if reason == Reason::RegistryUnavailable || (is_refused && signs_in) {
+        let is_closed = matches!(reason, Reason::RegistryUnavailable | Reason::RateLimited);
+        if is_closed || (is_refused && signs_in) {
             let first = self.unanswered.entry(reference.host().clone());
             first.or_insert_with(|| (reason, message.clone()));
         }
@@ -254,7 +267,7 @@ impl Resolver<'_> {
             return Err(ResolveError::Unanswered { image: reference.written().to_owned(), reason, why });
         }
         info!(target: STEP, "Resolving {reference}");
-        let root = self.read(reference, reference.tag_or_digest()).await?;
+        let root = self.root(reference).await?;
         let mut found = Found::default();
         self.visit(reference, root.clone(), &mut choice, 0, &mut found).await?;
         if let Some((missing, has)) = choice.missing() {
@@ -426,6 +439,22 @@ impl Resolver<'_> {
         }
     }
 
+    /// The manifest that a reference means. Docker Hub counts reads and not questions: what a tag means is asked for,
+    /// and then read only if it is not known.
+    async fn root(&mut self, reference: &Reference) -> Result<Manifest, ResolveError> {
+        let tag = reference.tag_or_digest();
+        if tag.parse::<Digest>().is_err()
+            && let Some(digest) = self.registry(reference)?.tag_digest(reference.repository(), tag).await?
+        {
+            match self.read(reference, digest.as_str()).await {
+                // There is nothing under the digest that was told: what the tag means is read.
+                Err(ResolveError::Registry(error)) if error.is_not_found() => {}
+                result => return result,
+            }
+        }
+        self.read(reference, tag).await
+    }
+
     pub(super) fn registry(&self, reference: &Reference) -> Result<&Registry, ResolveError> {
         let registry = self.registries.get(reference.host());
         registry.ok_or_else(|| ResolveError::NoAccess(reference.host().clone()))
@@ -436,11 +465,22 @@ impl Resolver<'_> {
         reference: &Reference,
         tag_or_digest: &str,
     ) -> Result<Manifest, ResolveError> {
-        let known = tag_or_digest.parse().ok().and_then(|digest: Digest| self.manifests.get(&digest));
-        if let Some(known) = known {
+        let digest = tag_or_digest.parse::<Digest>().ok();
+        if let Some(known) = digest.as_ref().and_then(|digest| self.manifests.get(digest)) {
             return Ok(known.clone());
         }
-        let manifest = self.registry(reference)?.manifest(reference.repository(), tag_or_digest).await?;
+        let kept = digest.and_then(|digest| self.library.manifests.remove(&digest));
+        let manifest = if let Some(kept) = kept {
+            kept
+        } else {
+            let registry = self.registry(reference)?;
+            let manifest = registry.manifest(reference.repository(), tag_or_digest).await?;
+            if let Some(journal) = &self.library.journal {
+                // Without the note it is read once more: nothing worse.
+                let _ = journal.note_manifest(&manifest);
+            }
+            manifest
+        };
         self.manifests_size += manifest.bytes.len() as u64;
         if self.manifests_size > MANIFESTS_LIMIT {
             let message = format!("the manifests of all images have over {MANIFESTS_LIMIT} bytes");

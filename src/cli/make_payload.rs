@@ -53,7 +53,7 @@ impl MakePayload {
             allow_missing: self.allow_missing,
             no_referrers: self.no_referrers,
             file: self.file.clone().unwrap_or_default(),
-            registry: self.registry.read()?,
+            registry: self.registry.read(context).await?,
             progress: context.progress(),
             cancel: context.cancel(),
         };

@@ -20,8 +20,6 @@ use crate::reason::Reason;
 use crate::reference::Host;
 use crate::registry::{Registry, RegistryError};
 
-/// So many blobs are pushed at once: four fill two cores, and more gain little.
-const AT_ONCE: usize = 4;
 /// So many small questions and answers are under way at once.
 pub(super) const ASKED_AT_ONCE: usize = 8;
 /// So many pieces of a streamed blob wait between the payload and the registry.
@@ -152,7 +150,7 @@ impl Delivery {
                 (entry.digest, failed)
             }))
         });
-        let mut brought = brought.buffer_unordered(AT_ONCE);
+        let mut brought = brought.buffer_unordered(self.registry.blobs_at_once());
         while let Some(joined) = brought.next().await {
             let (digest, failed) = joined
                 .map_err(|error| PayloadError::Io { doing: "pushing the payload", source: error.into() })?;
@@ -286,7 +284,7 @@ impl Delivery {
         &self,
         entry: &BillEntry,
         repository: &str,
-        body: impl Fn() -> S,
+        body: impl Fn() -> S + Sync,
     ) -> Result<(), Why> {
         info!(target: STEP, "Pushing {repository}/{}", entry.digest);
         self.upload(repository, &entry.digest, entry.size, body).await
@@ -297,9 +295,19 @@ impl Delivery {
         repository: &str,
         digest: &Digest,
         size: u64,
-        body: impl Fn() -> S,
+        body: impl Fn() -> S + Sync,
     ) -> Result<(), Why> {
         let pushed = self.registry.push_blob(repository, digest, size, body).await;
+        self.uploaded(repository, digest, size, pushed)
+    }
+
+    fn uploaded(
+        &self,
+        repository: &str,
+        digest: &Digest,
+        size: u64,
+        pushed: Result<(), RegistryError>,
+    ) -> Result<(), Why> {
         pushed.map_err(|error| tell(&error))?;
         self.learn(repository, digest, true);
         let mut known = self.known();
@@ -317,23 +325,15 @@ impl Delivery {
         repository: &str,
         meter: &Meter,
     ) -> (Result<(), PayloadError>, Result<(), Why>) {
+        info!(target: STEP, "Pushing {repository}/{}", entry.digest);
         let (sender, receiver) = mpsc::channel(PIECES);
-        let receiver = Mutex::new(Some(receiver));
-        let take = || receiver.lock().ok().and_then(|mut receiver| receiver.take());
-        let body = || {
-            let pieces = futures::stream::unfold(take(), |receiver| async move {
-                if let Some(mut receiver) = receiver {
-                    return receiver.recv().await.map(|piece| (piece, Some(receiver)));
-                }
-                Some((Err(io::Error::other("the stream has passed, and cannot be sent again")), None))
-            });
-            meter.pass(pieces.boxed())
-        };
+        let pieces = futures::stream::unfold(receiver, |mut receiver| async move {
+            receiver.recv().await.map(|piece| (piece, receiver))
+        });
         let push = async {
-            let pushed = self.push(entry, repository, body).await;
-            // A push that ended early must not hold up the stream.
-            drop(take());
-            pushed
+            let body = meter.pass(pieces);
+            let pushed = self.registry.push_passing_blob(repository, &entry.digest, entry.size, body).await;
+            self.uploaded(repository, &entry.digest, entry.size, pushed)
         };
         futures::join!(payload.next_blob(Some(sender)), push)
     }

@@ -75,7 +75,8 @@ async fn make(options: &MakePayload, output: Output) -> Result<BuildReport, Erro
         return Err(Error::Usage("no image is named".to_owned()));
     }
     let already_transferred = options.registry.references(&options.already_transferred)?;
-    let registries = options.registry.clients(&[images.clone(), already_transferred.clone()].concat())?;
+    let named = [images.clone(), already_transferred.clone()].concat();
+    let registries = unless_cancelled(&options.cancel, options.registry.clients(&named)).await?;
     let run = run(options, &images, &already_transferred);
     let image =
         |reference| ImageRequest { platforms: options.platforms.clone(), ..ImageRequest::from(reference) };

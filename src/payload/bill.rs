@@ -167,6 +167,13 @@ struct Version {
 }
 
 impl BillImage {
+    /// The digests and media types of all its manifests, and of those of its referrers.
+    pub fn all_manifests(&self) -> impl Iterator<Item = (&Digest, &str)> {
+        let of_referrers = self.referrers.iter().flat_map(BillReferrer::all_manifests);
+        let own = self.manifests.iter().map(|manifest| (&manifest.digest, manifest.media_type.as_str()));
+        own.chain(of_referrers)
+    }
+
     /// Its reference, with the name as it was written.
     pub fn parsed(&self) -> Result<Reference, PayloadError> {
         parsed(&self.name, &self.reference)

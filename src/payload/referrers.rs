@@ -38,9 +38,15 @@ pub struct BillReferrer {
 }
 
 impl BillReferrer {
+    /// The digests and media types of all its manifests, in push order.
+    pub fn all_manifests(&self) -> impl Iterator<Item = (&Digest, &str)> {
+        let children = self.manifests.iter().map(|child| (&child.digest, child.media_type.as_str()));
+        children.chain([(&self.digest, self.media_type.as_str())])
+    }
+
     /// The digests of all its manifests, in push order.
     pub fn all_digests(&self) -> impl Iterator<Item = &Digest> {
-        self.manifests.iter().map(|manifest| &manifest.digest).chain([&self.digest])
+        self.all_manifests().map(|(digest, _)| digest)
     }
 }
 

@@ -64,6 +64,19 @@ impl Registry {
         }
     }
 
+    /// The digest that a tag has by the registry's own word, without reading the manifest. None: the registry does not
+    /// say, and what there is to say is found by reading.
+    pub async fn tag_digest(&self, repository: &str, tag: &str) -> Result<Option<Digest>, RegistryError> {
+        let call = self.manifest_call(Method::HEAD, repository, tag)?;
+        match self.send(&call, &mut self.retry()).await {
+            Ok(reply) if reply.status() == StatusCode::OK => Ok(told_digest(reply.response.headers())),
+            Ok(_) => Ok(None),
+            // The answer to a HEAD has no words, that to a GET has. But a wrong password is not sent twice.
+            Err(RegistryError::Authentication { .. }) if !self.has_credentials() => Ok(None),
+            Err(error) => Err(error),
+        }
+    }
+
     /// The digest that a tag or a digest has in the registry, or none if it has no such manifest.
     pub async fn manifest_digest(
         &self,

@@ -186,6 +186,9 @@ pub struct Outcome {
     /// How many there were.
     #[serde(default)]
     pub failures_total: u32,
+    /// For so many seconds a registry asked to be left alone.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub retry_after_seconds: Option<u32>,
 }
 
 /// A payload in a few numbers.
@@ -319,6 +322,7 @@ mod tests {
             result: None,
             failures: vec![failure; failures],
             failures_total: u32::try_from(failures).unwrap(),
+            retry_after_seconds: None,
         }
     }
 

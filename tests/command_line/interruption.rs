@@ -67,8 +67,8 @@ fn expected(host: &str) -> Vec<u8> {
 /// What an interrupted build leaves.
 const PARTIAL: [&str; 2] = ["payload.zip.partial", "payload.zip.partial.journal"];
 /// So much of a blob may come twice: what had not been written when the build ended, and what was
-/// on its way in the buffers of four connections.
-const TWICE: usize = 4 * (256 << 10);
+/// on its way in the buffers of four connections. What passes has heads, too.
+const TWICE: usize = 4 * (256 << 10) + (64 << 10);
 
 fn names(folder: &Path) -> Vec<String> {
     let entries = fs::read_dir(folder).unwrap();

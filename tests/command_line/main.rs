@@ -10,6 +10,8 @@
 mod image;
 #[path = "../support/program.rs"]
 mod program;
+#[path = "../support/proxy.rs"]
+mod proxy;
 #[macro_use]
 #[path = "../support/registry.rs"]
 mod registry;
@@ -22,7 +24,9 @@ mod access;
 mod allow_missing;
 mod already_transferred;
 mod artifacts;
+mod broken_uploads;
 mod carrying;
+mod credential_helpers;
 mod failing_builds;
 mod failing_pushes;
 mod far_side;
@@ -34,8 +38,11 @@ mod library;
 mod mirrors;
 mod missing_base;
 mod names;
+mod odd_registries;
 mod payload_file;
 mod platforms;
+mod proxies;
+mod rate_limits;
 mod referrers;
 mod terminal;
 mod worker;
