@@ -42,6 +42,7 @@ const ASKED_ABOVE: u64 = 1 << 20;
 const ASKED_AT_ONCE: usize = 8;
 
 /// A payload to build.
+#[allow(clippy::struct_excessive_bools)] // each is a choice of its own
 #[derive(Debug)]
 pub struct BuildRequest {
     /// The images to carry.

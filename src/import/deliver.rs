@@ -495,7 +495,7 @@ impl Refusal {
         |error| Self { manifest: manifest.clone(), error, is_referrer: false }
     }
 
-    pub(super) fn as_of_referrer(self) -> Self {
+    pub(super) fn of_referrer(self) -> Self {
         Self { is_referrer: true, ..self }
     }
 
