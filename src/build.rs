@@ -189,8 +189,8 @@ pub async fn build(request: BuildRequest, progress: &Arc<Progress>) -> Result<Bu
     let notes = Notes::read(&target.journal());
     let partial = LocalFile::new(Arc::clone(target.file()));
     let remains = partial.ok().and_then(|partial| Remains::of(Arc::new(partial)));
-    let noted = notes.as_ref().and_then(|notes| Some((notes.run.as_str(), notes.payload.as_ref()?)));
-    let adopted = adopt(&request, noted, remains.as_ref());
+    let known = notes.as_ref().and_then(|notes| Some((notes.run.as_str(), notes.payload.as_ref()?)));
+    let adopted = adopt(&request, known, remains.as_ref());
     let (plan, contents) = if let Some(adopted) = adopted {
         adopted
     } else {

@@ -21,6 +21,7 @@ impl Registry {
     /// pieces at once, of which a few mebibytes are held.
     ///
     /// The first piece comes alone, as it arrives: where the registry knows no ranges, the rest comes in one answer.
+    #[must_use]
     pub fn blob_ahead(
         &self,
         repository: &str,
