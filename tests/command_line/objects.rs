@@ -122,7 +122,7 @@ fn a_build_that_was_killed_goes_on_behind_the_parts_that_it_uploaded() {
     assert!(fs::read(stalled.store.file("ferry.zip")).unwrap() == expected);
     assert_eq!(stalled.store.keys(), ["ferry.zip"]);
     assert_eq!(stalled.store.open_uploads(), 0);
-    let (came, missing) = (stalled.gate.passed() - before, (3 * LAYER << 20) - there);
+    let (came, missing) = (stalled.gate.passed() - before, ((3 * LAYER) << 20) - there);
     assert!(came < missing + (1 << 20), "{came} bytes came, {missing} were missing");
 }
 
