@@ -59,12 +59,20 @@ fn each_alert_comes_when_it_should_and_not_otherwise() {
     let judged = tool("promtool", ["test", "rules", RULES_TEST]).run();
     assert_eq!(judged.status, Some(0), "{} {}", judged.text(), judged.stderr);
     let cases: Value = serde_saphyr::from_str(&std::fs::read_to_string(RULES_TEST).unwrap()).unwrap();
-    let cases = cases["tests"].as_array().unwrap().iter().flat_map(|test| test["alert_rule_test"].as_array().unwrap());
+    let cases = cases["tests"]
+        .as_array()
+        .unwrap()
+        .iter()
+        .flat_map(|test| test["alert_rule_test"].as_array().unwrap());
     let (mut fired, mut quiet) = (BTreeSet::new(), BTreeSet::new());
     for case in cases {
         let expected = case["exp_alerts"].as_array().is_some_and(|alerts| !alerts.is_empty());
         let name = case["alertname"].as_str().unwrap().to_owned();
-        if expected { fired.insert(name) } else { quiet.insert(name) };
+        if expected {
+            fired.insert(name)
+        } else {
+            quiet.insert(name)
+        };
     }
     assert_eq!((fired, quiet), (alerts(), alerts()), "an alert whose coming or staying away nobody tried");
 }

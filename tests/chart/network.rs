@@ -45,7 +45,10 @@ fn each_port_leads_to_the_one_that_the_controller_answers_at() {
     assert_eq!(container["ports"], json!([{ "name": "health", "containerPort": 8081 }]));
     assert_eq!(container["args"], json!(["controller"]));
     let service = one(&objects, "Service").unwrap();
-    assert_eq!(service["spec"]["ports"], json!([{ "name": "metrics", "port": 8081, "targetPort": "health" }]));
+    assert_eq!(
+        service["spec"]["ports"],
+        json!([{ "name": "metrics", "port": 8081, "targetPort": "health" }])
+    );
     assert_eq!(one(&objects, "ServiceMonitor").unwrap()["spec"]["endpoints"], json!([{ "port": "metrics" }]));
     let policy = &one(&objects, "NetworkPolicy").unwrap()["spec"];
     assert_eq!(policy["ingress"], json!([{ "ports": [{ "port": 8081, "protocol": "TCP" }] }]));
@@ -84,6 +87,7 @@ fn the_sample_for_tenants_is_taken_by_kubernetes_and_is_about_workers() {
     assert!(selects(&policy["podSelector"]["matchLabels"], &worker()));
     let ingress = &policy["ingress"][0];
     assert_eq!(ingress["ports"], json!([{ "port": PROGRESS_PORT, "protocol": "TCP" }]));
-    let controller = one(&render("{}"), "Deployment").unwrap()["spec"]["template"]["metadata"]["labels"].clone();
+    let controller =
+        one(&render("{}"), "Deployment").unwrap()["spec"]["template"]["metadata"]["labels"].clone();
     assert!(selects(&ingress["from"][0]["podSelector"]["matchLabels"], &controller));
 }

@@ -2,7 +2,7 @@
 
 use serde_json::{Value, json};
 
-use crate::rendering::{CHART, objects, render, template};
+use crate::rendering::{CHART, objects, render};
 
 const CLUSTER: &str = include_str!("rbac/cluster.yaml");
 const NAMESPACED: &str = include_str!("rbac/namespaced.yaml");
@@ -30,10 +30,9 @@ fn rights(objects: Vec<Value>) -> Vec<Value> {
 
 #[test]
 fn the_chart_grants_what_was_reviewed_and_nothing_else() {
-    for (values, reviewed) in [
-        ("replicas: 2", CLUSTER),
-        ("{replicas: 2, namespaced: true, crds: {enabled: false}}", NAMESPACED),
-    ] {
+    for (values, reviewed) in
+        [("replicas: 2", CLUSTER), ("{replicas: 2, namespaced: true, crds: {enabled: false}}", NAMESPACED)]
+    {
         assert_eq!(rights(render(values)), rights(objects(reviewed)), "{values}");
     }
 }
@@ -49,7 +48,9 @@ fn no_right_is_a_wildcard_and_none_is_about_secrets_config_maps_or_execution() {
     for object in rights(render("replicas: 2")) {
         for rule in object["rules"].as_array().into_iter().flatten() {
             let words = rule.to_string();
-            for word in ["*", "secrets", "configmaps", "exec", "pods/", "nodes", "persistentvolume", "impersonate"] {
+            for word in
+                ["*", "secrets", "configmaps", "exec", "pods/", "nodes", "persistentvolume", "impersonate"]
+            {
                 assert!(!words.contains(word), "{words}");
             }
         }
@@ -65,11 +66,4 @@ fn each_rule_of_the_controller_says_why_it_is_there() {
     for pair in rules {
         assert!(pair[0].starts_with("# "), "{pair:?}");
     }
-}
-
-#[test]
-fn workers_have_no_account_and_the_controller_has_one_of_its_own() {
-    let text = template("{}").succeeded().text();
-    assert!(text.contains("serviceAccountName: charon\n"));
-    assert!(!text.contains("serviceAccountName: default"));
 }

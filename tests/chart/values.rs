@@ -10,7 +10,7 @@ const MATRIX: [&str; 13] = [
     "namespaced: true",
     "{namespaced: true, crds: {enabled: false}}",
     "{namespaced: true, crds: {enabled: false}, replicas: 2, networkPolicy: {enabled: true}}",
-    "replicas: 3",
+    "{replicas: 3, logFormat: text}",
     "crds: {keep: false}",
     "image: {repository: r.example:5000/charon, digest: 'sha256:0000000000000000000000000000000000000000000000000000000000000000', pullPolicy: Always}",
     "{image: {tag: latest}, imagePullSecrets: [{name: pull}]}",
@@ -83,7 +83,10 @@ fn a_registry_for_all_charts_goes_in_the_place_of_the_images_own() {
     };
     let version = env!("CARGO_PKG_VERSION");
     assert_eq!(image("{}"), format!("charon.local/charon:{version}"));
-    assert_eq!(image("global: {imageRegistry: 'r.example:5000'}"), format!("r.example:5000/charon:{version}"));
+    assert_eq!(
+        image("global: {imageRegistry: 'r.example:5000'}"),
+        format!("r.example:5000/charon:{version}")
+    );
     for (repository, far) in
         [("team/charon", "team/charon"), ("localhost/a/charon", "a/charon"), ("h:1/charon", "charon")]
     {
@@ -109,6 +112,7 @@ fn a_mistake_in_the_values_is_told_with_its_place() {
         ("metrics: {serviceMonitor: {interval: 30s}}", "interval"),
         ("networkPolicy: {apiServer: {cidrs: []}}", "/networkPolicy/apiServer/cidrs"),
         ("networkPolicy: {apiServer: {ports: [https]}}", "/networkPolicy/apiServer/ports"),
+        ("logFormat: yaml", "/logFormat"),
         ("crds: {install: true}", "install"),
     ] {
         let refused = template(values);
@@ -136,7 +140,11 @@ fn same(root: &Value, schema: &Value, value: &Value, path: &str) {
     // What other charts need, and amounts that are up to people.
     let is_open = path == "/global";
     assert!(is_open || schema["additionalProperties"] == false, "{path} takes anything");
-    let optional = ["/enabled", "/worker/resources/requests/ephemeral-storage", "/worker/resources/limits/ephemeral-storage"];
+    let optional = [
+        "/enabled",
+        "/worker/resources/requests/ephemeral-storage",
+        "/worker/resources/limits/ephemeral-storage",
+    ];
     for (name, property) in properties {
         let path = format!("{path}/{name}");
         if !optional.contains(&path.as_str()) {
