@@ -1,8 +1,9 @@
 //! `/healthz` says that the process lives, `/readyz` that it can work, or what is missing; `/metrics`
 //! says how it does.
 
+use std::collections::{BTreeMap, HashMap};
 use std::net::{Ipv4Addr, Ipv6Addr, SocketAddr};
-use std::sync::Arc;
+use std::sync::{Arc, LazyLock};
 use std::time::Duration;
 
 use axum::Router;
@@ -10,9 +11,8 @@ use axum::extract::State;
 use axum::http::header::CONTENT_TYPE;
 use axum::http::{HeaderName, Request, StatusCode};
 use axum::routing::get;
-use k8s_openapi::apiextensions_apiserver::pkg::apis::apiextensions::v1::CustomResourceDefinition;
 use kube::Client;
-use serde_json::Value;
+use serde::Deserialize;
 use tokio::sync::watch;
 
 use super::metrics::Metrics;
@@ -38,13 +38,13 @@ pub(super) struct Answers {
 /// An older one would drop fields that people write, and fields of the status, without a word.
 pub(super) async fn missing(client: &Client) -> Missing {
     let group = format!("{GROUP}/{VERSION}");
-    let served = match client.list_api_group_resources(&group).await {
+    let served: Vec<String> = match client.list_api_group_resources(&group).await {
         Ok(list) => list.resources.into_iter().map(|resource| resource.kind).collect(),
         Err(kube::Error::Api(status)) if status.code == 404 => Vec::new(),
         Err(error) => return Some(format!("the API server does not tell what it serves: {error}")),
     };
-    let names = crds().into_iter().filter(|crd| !served.contains(&crd.spec.names.kind));
-    let names: Vec<String> = names.filter_map(|crd| crd.metadata.name).collect();
+    let missing = DEFINITIONS.iter().filter(|definition| !served.contains(&definition.kind));
+    let names: Vec<&str> = missing.map(|definition| definition.name.as_str()).collect();
     if !names.is_empty() {
         return Some(format!(
             "not installed in version {VERSION}: CustomResourceDefinition {}; apply the files in crds/",
@@ -52,48 +52,93 @@ pub(super) async fn missing(client: &Client) -> Missing {
         ));
     }
     // Open to whoever has signed in, which the definitions themselves are not.
-    let path = format!("/openapi/v3/apis/{group}");
-    let described = match Request::get(path).body(Vec::new()) {
-        Ok(request) => client.request::<Value>(request).await,
+    let described = match Request::get(format!("/openapi/v3/apis/{group}")).body(Vec::new()) {
+        Ok(request) => client.request::<Described>(request).await,
         Err(error) => Err(kube::Error::HttpError(error)),
     };
     match described {
-        Ok(described) => crds().iter().find_map(|crd| too_old(crd, &described)),
+        Ok(described) => {
+            DEFINITIONS.iter().find_map(|definition| definition.too_old(&described.components.schemas))
+        }
         Err(error) => Some(format!("the API server does not describe {group}: {error}")),
     }
 }
 
-/// The first field that `crd` has and the definition in `described` lacks.
-fn too_old(crd: &CustomResourceDefinition, described: &Value) -> Missing {
-    let (kind, name) = (&crd.spec.names.kind, crd.metadata.name.as_deref().unwrap_or_default());
-    let ours = serde_json::to_value(&crd.spec.versions).unwrap_or_default();
-    let ours = ours.pointer("/0/schema/openAPIV3Schema")?;
-    let schemas = described.pointer("/components/schemas").and_then(Value::as_object);
-    let is_it = |schema: &&Value| {
-        schema.pointer("/x-kubernetes-group-version-kind/0/kind").and_then(Value::as_str) == Some(kind)
-    };
-    let Some(theirs) = schemas.and_then(|schemas| schemas.values().find(is_it)) else {
-        return Some(format!("the API server does not describe {kind} yet"));
-    };
-    lacking(ours, theirs, "").map(|field| {
-        format!(
-            "too old: CustomResourceDefinition {name} has no {}; apply the files in crds/",
-            field.trim_start_matches('.')
-        )
-    })
-}
-
-/// The path of the first field of the schema `ours`, at `path`, that `theirs` does not have.
-fn lacking(ours: &Value, theirs: &Value, path: &str) -> Option<String> {
-    let properties = ours.get("properties").and_then(Value::as_object);
-    let of_fields = properties.into_iter().flatten().find_map(|(name, ours)| {
-        let path = format!("{path}.{name}");
-        match theirs.get("properties").and_then(|properties| properties.get(name)) {
-            Some(theirs) => lacking(ours, theirs, &path),
-            None => Some(path),
+/// The definitions as this program knows them.
+static DEFINITIONS: LazyLock<Vec<Definition>> = LazyLock::new(|| {
+    let definitions = crds().into_iter().map(|crd| {
+        let schema = crd.spec.versions.into_iter().find_map(|version| version.schema?.open_api_v3_schema);
+        let schema = serde_json::to_value(schema).and_then(serde_json::from_value);
+        Definition {
+            name: crd.metadata.name.unwrap_or_default(),
+            kind: crd.spec.names.kind,
+            schema: schema.expect("a definition has a schema"),
         }
     });
-    of_fields.or_else(|| lacking(ours.get("items")?, theirs.get("items")?, &format!("{path}[]")))
+    definitions.collect()
+});
+
+struct Definition {
+    name: String,
+    kind: String,
+    schema: Schema,
+}
+
+/// What the API server says of a group.
+#[derive(Deserialize)]
+struct Described {
+    components: Components,
+}
+
+#[derive(Deserialize)]
+struct Components {
+    schemas: HashMap<String, Schema>,
+}
+
+/// Which fields there are.
+#[derive(Deserialize)]
+struct Schema {
+    #[serde(default)]
+    properties: BTreeMap<String, Schema>,
+    items: Option<Box<Schema>>,
+    #[serde(rename = "x-kubernetes-group-version-kind", default)]
+    kinds: Vec<Kind>,
+}
+
+#[derive(Deserialize)]
+struct Kind {
+    kind: String,
+}
+
+impl Definition {
+    /// The first field that it has and the same kind in `schemas` lacks.
+    fn too_old(&self, schemas: &HashMap<String, Schema>) -> Missing {
+        let is_it = |schema: &&Schema| matches!(&schema.kinds[..], [kind] if kind.kind == self.kind);
+        let Some(served) = schemas.values().find(is_it) else {
+            return Some(format!("the API server does not describe {} yet", self.kind));
+        };
+        self.schema.lacking_in(served, "").map(|field| {
+            format!(
+                "too old: CustomResourceDefinition {} has no {}; apply the files in crds/",
+                self.name,
+                field.trim_start_matches('.')
+            )
+        })
+    }
+}
+
+impl Schema {
+    /// The path of the first field of this schema, which is at `path`, that `other` does not have.
+    fn lacking_in(&self, other: &Self, path: &str) -> Option<String> {
+        let of_fields = self.properties.iter().find_map(|(name, field)| {
+            let path = format!("{path}.{name}");
+            match other.properties.get(name) {
+                Some(other) => field.lacking_in(other, &path),
+                None => Some(path),
+            }
+        });
+        of_fields.or_else(|| self.items.as_ref()?.lacking_in(other.items.as_ref()?, &format!("{path}[]")))
+    }
 }
 
 /// Looks for the definitions, for as long as it is polled, and tells each finding.
@@ -146,7 +191,7 @@ async fn metrics(State(answers): State<Answers>) -> (StatusCode, [(HeaderName, &
 
 #[cfg(test)]
 mod tests {
-    use serde_json::json;
+    use serde_json::{Value, json};
 
     use super::*;
 

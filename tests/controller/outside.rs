@@ -6,7 +6,9 @@ use charon::api::{PayloadBuild, PayloadImport};
 use charon::reason::Reason;
 use k8s_openapi::api::events::v1::Event;
 use k8s_openapi::api::rbac::v1::Role;
-use kube::api::{DeleteParams, ListParams, Patch, PatchParams};
+use k8s_openapi::apiextensions_apiserver::pkg::apis::apiextensions::v1::CustomResourceDefinition;
+use kube::Api;
+use kube::api::{DeleteParams, ListParams, Patch, PatchParams, PostParams};
 use serde_json::{Value, json};
 
 use crate::kubelet::{outcome, with_counts};
@@ -45,13 +47,13 @@ impl Controller {
         Some((answer.status().as_u16(), answer.text().await.ok()?))
     }
 
-    /// Asks for `path` until the answer is `wanted`, and gives it.
-    async fn until(&self, path: &str, wanted: impl Fn(&str) -> bool) -> String {
+    /// Asks for `path` until the answer has this code and is `wanted`, and gives it.
+    async fn until(&self, path: &str, code: u16, wanted: impl Fn(&str) -> bool) -> String {
         let mut last = None;
         let found = async {
             loop {
                 match self.get(path).await {
-                    Some((200, text)) if wanted(&text) => return text,
+                    Some((found, text)) if found == code && wanted(&text) => return text,
                     other => last = other,
                 }
                 tokio::time::sleep(std::time::Duration::from_millis(50)).await;
@@ -63,7 +65,8 @@ impl Controller {
 
     /// Asks for the metrics until they have all of these lines.
     async fn until_metrics(&self, lines: &[&str]) -> String {
-        self.until("/metrics", |text| lines.iter().all(|line| text.lines().any(|found| found == *line))).await
+        self.until("/metrics", 200, |text| lines.iter().all(|line| text.lines().any(|found| found == *line)))
+            .await
     }
 
     /// Ends it, and gives its log, line by line.
@@ -90,7 +93,7 @@ async fn one_is_done_and_one_is_denied(world: &World) {
 async fn metrics_tell_how_runs_ended_and_how_resources_are_and_nothing_of_what_is_gone() {
     let world = World::without_controller("metrics").await;
     let controller = Controller::start(&world);
-    assert_eq!(controller.until("/readyz", |_| true).await, "ok\n");
+    assert_eq!(controller.until("/readyz", 200, |_| true).await, "ok\n");
     Box::pin(one_is_done_and_one_is_denied(&world)).await;
     let text = controller
         .until_metrics(&[
@@ -123,6 +126,50 @@ async fn metrics_tell_how_runs_ended_and_how_resources_are_and_nothing_of_what_i
     let pod = world.pod_of(&job).await;
     world.concludes(&pod, &with_counts(outcome(&pod, Reason::Succeeded), 1, 0)).await;
     controller.until_metrics(&[r#"charon_resources{kind="PayloadImport",state="ready"} 1"#]).await;
+}
+
+#[tokio::test]
+async fn a_definition_older_than_the_program_is_named_and_when_it_is_new_all_goes_on() {
+    const NAME: &str = "payloadbuilds.charon.dev";
+    const FIELD: &str = "authenticationFailures";
+    let world = World::without_controller("older").await;
+    let definitions: Api<CustomResourceDefinition> = Api::all(world.client.clone());
+    let new = definitions.get(NAME).await.unwrap();
+    let mut old = serde_json::to_value(&new).unwrap();
+    let run = "/spec/versions/0/schema/openAPIV3Schema/properties/status/properties/run/properties";
+    old.pointer_mut(run).unwrap().as_object_mut().unwrap().remove(FIELD).expect("the field is there");
+    let old: CustomResourceDefinition = serde_json::from_value(old).unwrap();
+    definitions.replace(NAME, &PostParams::default(), &old).await.unwrap();
+    // The API server describes it a moment later.
+    let describes = async || {
+        let request = axum::http::Request::get("/openapi/v3/apis/charon.dev/v1alpha1").body(vec![]).unwrap();
+        let described: Value = world.client.request(request).await.unwrap();
+        let build = &described["components"]["schemas"]["dev.charon.v1alpha1.PayloadBuild"];
+        build["properties"]["status"]["properties"]["run"]["properties"][FIELD] != Value::Null
+    };
+    let is_old = async {
+        while describes().await {
+            tokio::time::sleep(std::time::Duration::from_millis(100)).await;
+        }
+    };
+    tokio::time::timeout(DEADLINE, is_old).await.expect("the description stays new");
+    let controller = Controller::start(&world);
+    let said = controller.until("/readyz", 503, |text| text.starts_with("too old")).await;
+    assert_eq!(
+        said,
+        format!(
+            "too old: CustomResourceDefinition {NAME} has no status.run.{FIELD}; apply the files in crds/\n"
+        )
+    );
+    assert_eq!(controller.get("/healthz").await.unwrap().0, 200);
+    controller.until_metrics(&["charon_leader 0"]).await;
+
+    let mut again = definitions.get(NAME).await.unwrap();
+    again.spec = new.spec;
+    definitions.replace(NAME, &PostParams::default(), &again).await.unwrap();
+    controller.until("/readyz", 200, |_| true).await;
+    world.create::<PayloadBuild>("app", build_spec("python:3")).await;
+    world.job_of_attempt::<PayloadBuild>("app", 1).await;
 }
 
 #[tokio::test]
