@@ -5,34 +5,38 @@ mod fetch;
 mod journal;
 mod object;
 mod plan;
+mod referrers;
 mod resolve;
 mod source;
 
 use std::collections::HashMap;
-use std::fs::File;
+use std::fs::{self, File};
 use std::io;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 use futures::StreamExt;
 use tokio::io::{AsyncWrite, BufWriter};
+use tokio::task::JoinError;
+use tokio_util::task::AbortOnDropHandle;
 use tracing::{debug, info};
 
 use crate::digest::Digest;
 use crate::payload::{
-    BlobError, Contents, FORMAT_VERSION, MissingImage, PayloadError, PayloadWriter, PlacedPayload, Remains,
-    Sink, is_payload,
+    BillImage, BlobError, Contents, FORMAT_VERSION, MissingImage, PayloadError, PayloadWriter, PlacedPayload,
+    Remains, Sink, is_payload,
 };
 use crate::platform::Platform;
 use crate::progress::{Progress, STEP, Stage};
 use crate::read_at::LocalFile;
-use crate::reason::{self, Failure, Reason};
+use crate::reason::{self, Class, Failure, Reason};
 use crate::reference::{FarName, Host, Reference};
-use crate::registry::{Foreign, Registry, RegistryError};
+use crate::registry::{Foreign, Manifest, Registry, RegistryError};
 use crate::storage::{FileTarget, StorageError, StoredObject};
 use fetch::Fetch;
 use journal::{Journal, Notes};
 use plan::{BlobPlan, Plan};
+use resolve::Library;
 
 /// Bytes are gathered until there are so many: a write to a file costs a hop to another thread.
 const WRITE_BUFFER: usize = 1 << 20;
@@ -40,8 +44,11 @@ const WRITE_BUFFER: usize = 1 << 20;
 const ASKED_ABOVE: u64 = 1 << 20;
 /// So many of them at once.
 const ASKED_AT_ONCE: usize = 8;
+/// Of so many blobs the beginnings are fetched at once, where they are written one after the other.
+const BLOBS_AHEAD: usize = 3;
 
 /// A payload to build.
+#[allow(clippy::struct_excessive_bools)] // each is a choice of its own
 #[derive(Debug)]
 pub struct BuildRequest {
     /// The images to carry.
@@ -53,6 +60,8 @@ pub struct BuildRequest {
     pub foreign_layers: bool,
     /// Images that cannot be had are left out, unless none can: see [`BuildReport::missing`].
     pub allow_missing: bool,
+    /// Whether signatures, attestations and SBOMs are carried with the images.
+    pub referrers: bool,
     /// A client for each host that the images name.
     pub registries: HashMap<Host, Registry>,
     /// Where the payload goes.
@@ -180,13 +189,12 @@ pub async fn build(request: BuildRequest, progress: &Arc<Progress>) -> Result<Bu
     let notes = Notes::read(&target.journal());
     let partial = LocalFile::new(Arc::clone(target.file()));
     let remains = partial.ok().and_then(|partial| Remains::of(Arc::new(partial)));
-    let (plan, contents) = match adopt(
-        &request,
-        notes.as_ref().map(|notes| (notes.run.as_str(), &notes.payload)),
-        remains.as_ref(),
-    ) {
-        Some(adopted) => adopted,
-        None => plan(&request).await?,
+    let known = notes.as_ref().and_then(|notes| Some((notes.run.as_str(), notes.payload.as_ref()?)));
+    let adopted = adopt(&request, known, remains.as_ref());
+    let (plan, contents) = if let Some(adopted) = adopted {
+        adopted
+    } else {
+        plan_file(&request, &mut target, notes.as_ref(), remains.as_ref()).await?
     };
     progress.enter(Stage::Checking);
     expect(&plan, progress);
@@ -194,8 +202,8 @@ pub async fn build(request: BuildRequest, progress: &Arc<Progress>) -> Result<Bu
     let size = contents.layout().total_size();
     // What the notes say holds for the payload that they were made of, here or set aside.
     let (have, old) = match (notes, remains) {
-        (Some(notes), _) if notes.payload == *contents.digest() => (notes.have, None),
-        (Some(notes), Some(remains)) if notes.payload == remains.digest => {
+        (Some(notes), _) if notes.payload.as_ref() == Some(contents.digest()) => (notes.have, None),
+        (Some(notes), Some(remains)) if notes.payload.as_ref() == Some(&remains.digest) => {
             (notes.have, set_aside(&mut target, remains, size)?)
         }
         _ => (HashMap::new(), None),
@@ -207,7 +215,7 @@ pub async fn build(request: BuildRequest, progress: &Arc<Progress>) -> Result<Bu
     let journal = if is_same {
         Journal::go_on(&target.journal())
     } else {
-        Journal::begin(&target.journal(), &request.run, contents.digest())
+        Journal::begin(&target.journal(), &request.run, Some(contents.digest()))
     };
     let journal = journal.map_err(failed)?;
     let payload = PlacedPayload::begin(contents, Arc::clone(target.file())).map_err(failed)?;
@@ -264,9 +272,42 @@ fn check_replaceable(path: &Path) -> Result<(), StorageError> {
     }
 }
 
+/// Plans a payload in a file. What an earlier attempt read of manifests is not read again, and what is read now is
+/// noted for the next.
+async fn plan_file(
+    request: &BuildRequest,
+    target: &mut FileTarget,
+    notes: Option<&Notes>,
+    remains: Option<&Remains>,
+) -> Result<(Plan, Contents), BuildError> {
+    let mut manifests = notes.map(|notes| notes.manifests.clone()).unwrap_or_default();
+    if let Some(remains) = remains {
+        let images = remains.bill.images.iter();
+        let had = images.flat_map(BillImage::all_manifests).filter_map(|(digest, media_type)| {
+            let (digest, media_type) = (digest.clone(), media_type.to_owned());
+            let bytes = remains.manifests.get(&digest)?.clone();
+            Some((digest.clone(), Manifest { bytes, digest, media_type }))
+        });
+        manifests.extend(had);
+    }
+    let path = target.journal();
+    let journal =
+        if notes.is_some() { Journal::go_on(&path) } else { Journal::begin(&path, &request.run, None) };
+    // A journal that cannot be written is told of when the payload cannot be either.
+    let planned = plan(request, Library { manifests, journal: journal.ok() }).await;
+    if planned.as_ref().is_err_and(|error| error.reason().class() == Class::Wait) {
+        // What may pass comes again, and need not read again what was read.
+        target.keep_journal();
+    } else if notes.is_none() {
+        // From here on the partial file has them, and needs the room.
+        let _ = fs::remove_file(path);
+    }
+    planned
+}
+
 /// Resolves all names, and plans the payload.
-async fn plan(request: &BuildRequest) -> Result<(Plan, Contents), BuildError> {
-    let resolved = resolve::resolve(request).await.map_err(BuildError::Images)?;
+async fn plan(request: &BuildRequest, library: Library) -> Result<(Plan, Contents), BuildError> {
+    let resolved = resolve::resolve(request, library).await.map_err(BuildError::Images)?;
     let plan = Plan::new(resolved).map_err(BuildError::Images)?;
     let contents = contents(&plan)?;
     Ok((plan, contents))
@@ -321,7 +362,7 @@ fn set_aside(target: &mut FileTarget, remains: Remains, size: u64) -> Result<Opt
 }
 
 async fn build_stream(request: BuildRequest, progress: &Arc<Progress>) -> Result<BuildReport, BuildError> {
-    let (plan, contents) = plan(&request).await?;
+    let (plan, contents) = plan(&request, Library::default()).await?;
     progress.enter(Stage::Checking);
     check_sizes(&plan, &request.registries).await?;
     expect(&plan, progress);
@@ -391,16 +432,26 @@ async fn write<S: Sink>(
     mut writer: PayloadWriter<'_, S>,
 ) -> Result<S, BuildError> {
     progress.enter(Stage::Transferring);
-    while let Some((digest, size)) = writer.next_blob() {
-        let place = plan.blobs.iter().position(|blob| blob.digest == *digest);
-        let (index, blob) =
-            place.and_then(|index| Some((index, plan.blobs.get(index)?))).ok_or_else(|| {
-                let source = io::Error::other(format!("nobody knows where {digest} is to be had"));
-                PayloadError::Io { doing: "writing the payload", source }
-            })?;
-        info!(target: STEP, "[{}/{}] Pulling {}/{}", index + 1, plan.blobs.len(), blob.repository, blob.digest);
+    let (next, have) = (writer.next_blob().map(|(digest, _)| digest), writer.have());
+    let done = plan.blobs.iter().take_while(|blob| Some(&blob.digest) != next).count();
+    // While one blob is written, the beginnings of the next ones are on their way.
+    let bodies = plan.blobs.iter().enumerate().skip(done).map(|(index, blob)| {
         let registry = registries.get(&blob.host).ok_or_else(|| unknown_host(&blob.host))?;
-        let body = source::blob_range(blob, writer.have()..size, registry, foreign);
+        let from = if index == done { have } else { 0 };
+        let mut body = source::blob_ahead(blob, from..blob.size, registry, foreign);
+        let begun = tokio::spawn(async move { (body.next().await, body) });
+        Ok::<_, BuildError>((index, blob, AbortOnDropHandle::new(begun)))
+    });
+    let bodies = futures::stream::iter(bodies).map(async |next| {
+        let (index, blob, begun) = next?;
+        let failed = |error: JoinError| PayloadError::Io { doing: "fetching", source: error.into() };
+        let (first, rest) = begun.await.map_err(failed)?;
+        Ok::<_, BuildError>((index, blob, futures::stream::iter(first).chain(rest)))
+    });
+    let mut bodies = std::pin::pin!(bodies.buffered(BLOBS_AHEAD));
+    while let Some(next) = bodies.next().await {
+        let (index, blob, body) = next?;
+        info!(target: STEP, "[{}/{}] Pulling {}/{}", index + 1, plan.blobs.len(), blob.repository, blob.digest);
         let written = writer.blob(body, |bytes| progress.moved(bytes)).await;
         written.map_err(|error| match error {
             BlobError::Payload(error) => error.into(),

@@ -112,7 +112,7 @@ impl Worker {
             registry_secrets: &self.registry_secrets,
             object_store_secrets: &self.object_store_secrets,
         };
-        let outcome = run::run(&config, &folders, &progress).await;
+        let outcome = Box::pin(run::run(&config, &folders, &progress)).await;
         Outcome { run_id: config.run_id, input_digest, ..outcome }
     }
 }
@@ -141,6 +141,7 @@ fn failed(reason: Reason, message: String) -> Outcome {
         result: None,
         failures: Vec::new(),
         failures_total: 0,
+        retry_after_seconds: None,
     }
 }
 

@@ -30,7 +30,7 @@ pub(super) async fn build(
     let noted = left.as_ref().map(|left| (left.run(), left.payload()));
     let (plan, contents) = match super::adopt(&request, noted, remains.as_ref()) {
         Some(adopted) => adopted,
-        None => super::plan(&request).await?,
+        None => super::plan(&request, super::Library::default()).await?,
     };
     drop(remains);
     progress.enter(Stage::Checking);

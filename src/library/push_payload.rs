@@ -46,12 +46,11 @@ pub struct PushPayload {
 ///
 /// An image that cannot be whole in the registry gets no tag; the report tells which and why.
 pub async fn push_payload(options: &PushPayload) -> Result<ImportReport, Error> {
-    // What is wrong with the options is told before what is wrong with the file.
-    options.registry.client()?;
-    let location = Location::parse(&options.file).map_err(|error| Error::Usage(error.to_string()))?;
-    let open = async { Ok::<_, Error>(storage::open(&location, &options.object_store).await?) };
-    let source = unless_cancelled(&options.cancel, open).await?;
-    push(options, Source::At(source)).await
+    let source = async {
+        let location = Location::parse(&options.file).map_err(|error| Error::Usage(error.to_string()))?;
+        Ok(Source::At(storage::open(&location, &options.object_store).await?))
+    };
+    push(options, source).await
 }
 
 /// Pushes a payload as it passes by, without a temporary file.
@@ -61,26 +60,35 @@ pub async fn push_payload_from(
     options: &PushPayload,
     stream: impl AsyncRead + Send + Unpin + 'static,
 ) -> Result<ImportReport, Error> {
-    push(options, Source::Stream(Box::new(stream))).await
+    push(options, async { Ok(Source::Stream(Box::new(stream))) }).await
 }
 
 /// Pushes a payload whose file is open already.
 pub(crate) async fn push_open_file(options: &PushPayload, file: File) -> Result<ImportReport, Error> {
-    let file = LocalFile::new(Arc::new(file))
-        .map_err(|error| StorageError::io("read", "standard input".as_ref(), error))?;
-    push(options, Source::At(Arc::new(file))).await
+    let source = async {
+        let file = LocalFile::new(Arc::new(file));
+        let file = file.map_err(|error| StorageError::io("read", "standard input".as_ref(), error))?;
+        Ok(Source::At(Arc::new(file)))
+    };
+    push(options, source).await
 }
 
-async fn push(options: &PushPayload, source: Source) -> Result<ImportReport, Error> {
+/// What is wrong with the options is told before what is wrong with the payload.
+async fn push(
+    options: &PushPayload,
+    source: impl Future<Output = Result<Source, Error>>,
+) -> Result<ImportReport, Error> {
     if let Some(other) = options.base_repositories.iter().find(|repository| !is_repository(repository)) {
         return Err(Error::Usage(format!(
             "{other:?} is no base repository: name one of the target registry, without host and tag"
         )));
     }
+    let registry = unless_cancelled(&options.cancel, options.registry.client()).await?;
+    let source = unless_cancelled(&options.cancel, source).await?;
     let request = ImportRequest {
         source,
         expected_digest: options.expected_digest.clone(),
-        registry: options.registry.client()?,
+        registry,
         naming: options.naming,
         repository_prefix: options.prefix.clone(),
         base_repositories: options.base_repositories.clone(),

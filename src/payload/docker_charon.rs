@@ -125,6 +125,7 @@ impl Content {
                 omitted: Vec::new(),
                 carried: false,
                 manifests: Vec::new(),
+                referrers: Vec::new(),
             });
             return Ok(());
         };
@@ -147,6 +148,7 @@ impl Content {
             omitted: Vec::new(),
             carried: true,
             manifests: vec![manifest],
+            referrers: Vec::new(),
         });
         Ok(())
     }

@@ -82,6 +82,9 @@ pub struct BuildWork {
     /// Images that cannot be had are left out.
     #[serde(default, skip_serializing_if = "std::ops::Not::not")]
     pub allow_missing: bool,
+    /// Whether signatures, attestations and SBOMs are carried with the images.
+    #[serde(default = "yes")]
+    pub referrers: bool,
     /// The payload's path below [`PAYLOAD_MOUNT`], unless it goes into an object.
     #[serde(default, skip_serializing_if = "String::is_empty")]
     pub path: String,
@@ -219,6 +222,9 @@ pub struct Outcome {
     /// How many there were.
     #[serde(default)]
     pub failures_total: u32,
+    /// For so many seconds a registry asked to be left alone.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub retry_after_seconds: Option<u32>,
 }
 
 /// A payload in a few numbers.
@@ -352,6 +358,7 @@ mod tests {
             result: None,
             failures: vec![failure; failures],
             failures_total: u32::try_from(failures).unwrap(),
+            retry_after_seconds: None,
         }
     }
 
@@ -376,6 +383,7 @@ mod tests {
                 already_transferred: vec![],
                 foreign_layers: false,
                 allow_missing: false,
+                referrers: true,
                 path: "out/app.zip".into(),
                 object_store: None,
             }),

@@ -16,7 +16,7 @@ use crate::import::{ImportReport, ImportRequest, Source, import};
 use crate::progress::Progress;
 use crate::reason::{self, Failure, Reason};
 use crate::reference::{Endpoint, Host, Reference};
-use crate::registry::{Access, DockerConfig, Registry};
+use crate::registry::{Access, DockerConfig, Registry, Traffic};
 
 /// Where a worker finds what is mounted for it.
 pub(super) struct Folders<'a> {
@@ -30,21 +30,31 @@ pub(super) struct Folders<'a> {
 
 /// Does the work of a run configuration.
 pub(super) async fn run(config: &RunConfig, folders: &Folders<'_>, progress: &Arc<Progress>) -> Outcome {
-    let registries = match registries(&config.registries, folders.registry_secrets) {
+    let traffic = Traffic::default();
+    let registries = match registries(&config.registries, folders.registry_secrets, &traffic) {
         Ok(registries) => registries,
         Err((reason, message)) => return failed(reason, message),
     };
     let outcome = match &config.work {
-        Work::Build(work) => Box::pin(run_build(&config.run_id, work, registries, folders, progress)).await,
-        Work::Import(work) => run_import(work, registries, folders, progress).await,
+        Work::Build(work) => {
+            Box::pin(run_build(&config.run_id, work, registries, &traffic, folders, progress)).await
+        }
+        Work::Import(work) => Box::pin(run_import(work, registries, &traffic, folders, progress)).await,
     };
     outcome.unwrap_or_else(|(reason, message)| failed(reason, message))
+}
+
+/// For how long the registries want to be left alone before the next attempt.
+fn rest<'a>(registries: impl IntoIterator<Item = &'a Registry>) -> Option<u32> {
+    let rest = registries.into_iter().filter_map(Registry::rest).max()?;
+    Some(u32::try_from(rest.as_secs()).unwrap_or(u32::MAX))
 }
 
 async fn run_build(
     run_id: &str,
     work: &BuildWork,
     mut registries: HashMap<Host, Registry>,
+    traffic: &Traffic,
     folders: &Folders<'_>,
     progress: &Arc<Progress>,
 ) -> Result<Outcome, Refusal> {
@@ -60,15 +70,18 @@ async fn run_build(
     for reference in images.iter().map(|image| &image.reference).chain(&already_transferred) {
         if !registries.contains_key(reference.host()) {
             let access = Access::default();
-            registries.insert(reference.host().clone(), client(reference.host().clone(), access)?);
+            let client = client(reference.host().clone(), access, traffic)?;
+            registries.insert(reference.host().clone(), client);
         }
     }
     place.prepare().map_err(|error| (error.reason(), error.to_string()))?;
+    let asked: Vec<Registry> = registries.values().cloned().collect();
     let request = BuildRequest {
         images,
         already_transferred,
         foreign_layers: work.foreign_layers,
         allow_missing: work.allow_missing,
+        referrers: work.referrers,
         registries,
         output: place.output(),
         run: run_id.to_owned(),
@@ -104,7 +117,12 @@ async fn run_build(
                 [only] => only.message.clone(),
                 [first, ..] => format!("{} images cannot be had: {}", failures.len(), first.message),
             };
-            Outcome { failures_total: count(failures.len()), failures, ..failed(error.reason(), message) }
+            Outcome {
+                failures_total: count(failures.len()),
+                failures,
+                retry_after_seconds: rest(&asked),
+                ..failed(error.reason(), message)
+            }
         }
     })
 }
@@ -112,20 +130,21 @@ async fn run_build(
 async fn run_import(
     work: &ImportWork,
     mut registries: HashMap<Host, Registry>,
+    traffic: &Traffic,
     folders: &Folders<'_>,
     progress: &Arc<Progress>,
 ) -> Result<Outcome, Refusal> {
     let host: Host = work.registry.parse().map_err(invalid)?;
     let registry = match registries.remove(&host) {
         Some(registry) => registry,
-        None => client(host, Access::default())?,
+        None => client(host, Access::default(), traffic)?,
     };
     let place = Place::new(&work.path, work.object_store.as_ref(), folders)?;
     let source = place.open().await.map_err(|error| (error.reason(), error.to_string()))?;
     let request = ImportRequest {
         source: Source::At(source),
         expected_digest: work.expected_digest.clone(),
-        registry,
+        registry: registry.clone(),
         naming: work.naming,
         repository_prefix: work.repository_prefix.clone(),
         base_repositories: work.base_repositories.clone(),
@@ -133,7 +152,7 @@ async fn run_import(
         sparse_index: work.sparse_index,
         strict: work.strict,
     };
-    Ok(match import(request, progress).await {
+    let outcome = match import(request, progress).await {
         Ok(report) => imported(&report, &work.registry),
         Err(error) => {
             let failures = error.failures().to_vec();
@@ -145,7 +164,9 @@ async fn run_import(
             };
             Outcome { failures_total: count(failures.len()), failures, ..failed(error.reason(), message) }
         }
-    })
+    };
+    let retry_after_seconds = if outcome.reason.is_success() { None } else { rest([&registry]) };
+    Ok(Outcome { retry_after_seconds, ..outcome })
 }
 
 fn imported(report: &ImportReport, registry: &str) -> Outcome {
@@ -190,7 +211,11 @@ fn imported(report: &ImportReport, registry: &str) -> Outcome {
 }
 
 /// A client for each host of the run configuration, with what its Secrets hold.
-fn registries(accesses: &[RegistryAccess], secrets: &Path) -> Result<HashMap<Host, Registry>, Refusal> {
+fn registries(
+    accesses: &[RegistryAccess],
+    secrets: &Path,
+    traffic: &Traffic,
+) -> Result<HashMap<Host, Registry>, Refusal> {
     let mut registries = HashMap::new();
     for (index, given) in accesses.iter().enumerate() {
         let host: Host = given.host.parse().map_err(invalid)?;
@@ -236,7 +261,7 @@ fn registries(accesses: &[RegistryAccess], secrets: &Path) -> Result<HashMap<Hos
         }
         let access =
             Access { insecure: given.insecure, endpoint, credentials, ca_pem, identity_pem: identity };
-        registries.insert(host.clone(), client(host, access)?);
+        registries.insert(host.clone(), client(host, access, traffic)?);
     }
     Ok(registries)
 }
@@ -251,8 +276,8 @@ pub(super) fn secret(folder: &Path, key: &str) -> Result<Option<Vec<u8>>, Refusa
     }
 }
 
-fn client(host: Host, access: Access) -> Result<Registry, Refusal> {
-    Registry::new(host, access).map_err(|error| (error.reason(), error.to_string()))
+fn client(host: Host, access: Access, traffic: &Traffic) -> Result<Registry, Refusal> {
+    Registry::with_traffic(host, access, traffic).map_err(|error| (error.reason(), error.to_string()))
 }
 
 fn images(images: &[Image]) -> Result<Vec<ImageRequest>, Refusal> {

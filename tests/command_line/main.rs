@@ -10,10 +10,13 @@
 mod image;
 #[path = "../support/program.rs"]
 mod program;
+#[path = "../support/proxy.rs"]
+mod proxy;
 #[macro_use]
 #[path = "../support/registry.rs"]
 mod registry;
 
+mod front;
 mod gate;
 #[path = "../support/s3.rs"]
 mod s3;
@@ -23,7 +26,9 @@ mod access;
 mod allow_missing;
 mod already_transferred;
 mod artifacts;
+mod broken_uploads;
 mod carrying;
+mod credential_helpers;
 mod failing_builds;
 mod failing_pushes;
 mod far_side;
@@ -36,7 +41,11 @@ mod mirrors;
 mod missing_base;
 mod names;
 mod objects;
+mod odd_registries;
 mod payload_file;
 mod platforms;
+mod proxies;
+mod rate_limits;
+mod referrers;
 mod terminal;
 mod worker;

@@ -54,7 +54,7 @@ fn a_payload_goes_through_a_bucket_and_has_the_bytes_that_it_has_in_a_file() {
     assert_eq!(crane_digest(&far.name("ferry:1")), image.digest);
 }
 
-/// A build into the bucket that stops in the middle of the second of three large layers.
+/// A build into the bucket that stops in the middle of three large layers: somewhere, since pieces come in parallel.
 struct Stalled {
     source: Registry,
     gate: Gate,
@@ -67,7 +67,7 @@ const LAYER: usize = 12;
 impl Stalled {
     fn new() -> Self {
         let (source, _) = source(&[LAYER; 3]);
-        let gate = Gate::before(&source, 22 << 20);
+        let gate = Gate::before(&source, 30 << 20);
         Self { source, gate, store: S3::start() }
     }
 
@@ -75,11 +75,11 @@ impl Stalled {
         self.store.lets(charon(["make-payload", name, "-i", "-r", self.gate.host(), "-f", OBJECT]))
     }
 
-    /// A build that has come to where the registry stops, and whose journal tells of two parts.
+    /// A build that has come to where the registry stops, and whose journal tells of two parts or more.
     fn in_the_middle(&self) -> Running {
         let build = self.make("ferry:1").start();
         self.gate.wait_until_shut();
-        wait_until("the journal tells of two parts", || self.parts() == 2);
+        wait_until("the journal tells of two parts", || self.parts() >= 2);
         build
     }
 
@@ -106,6 +106,7 @@ fn a_build_that_was_killed_goes_on_behind_the_parts_that_it_uploaded() {
     build.end();
     assert_eq!(stalled.store.keys(), PARTIAL);
     assert_eq!(stalled.store.open_uploads(), 1);
+    let there = stalled.parts() * (8 << 20);
     stalled.gate.open();
     let expected = stalled.expected();
     // What is under the tag by now does not matter: a run resolves it once.
@@ -113,12 +114,15 @@ fn a_build_that_was_killed_goes_on_behind_the_parts_that_it_uploaded() {
 
     let before = stalled.gate.passed();
     let log = stalled.make("ferry:1").run().succeeded().stderr;
-    assert!(log.contains("Going on behind 16777216 bytes that an earlier attempt uploaded"), "{log}");
+    assert!(
+        log.contains(&format!("Going on behind {there} bytes that an earlier attempt uploaded")),
+        "{log}"
+    );
     assert!(log.contains("Verifying s3://transfer/ferry.zip"), "{log}");
     assert!(fs::read(stalled.store.file("ferry.zip")).unwrap() == expected);
     assert_eq!(stalled.store.keys(), ["ferry.zip"]);
     assert_eq!(stalled.store.open_uploads(), 0);
-    let (came, missing) = (stalled.gate.passed() - before, ((3 * LAYER - 16) << 20));
+    let (came, missing) = (stalled.gate.passed() - before, ((3 * LAYER) << 20) - there);
     assert!(came < missing + (1 << 20), "{came} bytes came, {missing} were missing");
 }
 
@@ -147,7 +151,9 @@ fn an_upload_whose_parts_are_gone_is_begun_anew() {
     let build = stalled.in_the_middle();
     build.kill();
     build.end();
-    fs::remove_dir_all(stalled.store.file(".sgwtmp/multipart")).unwrap();
+    // The store may still be about to take the part that was on its way.
+    let parts = stalled.store.file(".sgwtmp/multipart");
+    wait_until("the store lost its parts", || fs::remove_dir_all(&parts).is_ok());
     stalled.gate.open();
     let log = stalled.make("ferry:1").run().succeeded().stderr;
     assert!(log.contains("is gone; all is fetched anew"), "{log}");

@@ -9,8 +9,10 @@ use charon::reason::Reason;
 use charon::worker::contract::{CONTRACT_VERSION, Outcome};
 use serde_json::{Value, json};
 
+use crate::access::{Locked, PASSWORD};
 use crate::image::{Image, Layer, Types};
-use crate::program::{charon, crane_digest};
+use crate::program::{charon, crane_digest, tool};
+use crate::proxy::{Misdeed, Proxy};
 use crate::registry::{Registry, Software};
 use crate::s3::{ACCESS, S3, SECRET};
 
@@ -19,6 +21,7 @@ with_each_registry!(
     two_names_at_the_far_side_are_kept_apart_by_as_and_reach_the_registry,
     what_a_build_left_out_and_what_an_import_wrote_anew_is_told,
     an_import_names_images_as_its_run_says_and_leaves_nothing_beside_its_source,
+    a_secret_may_have_several_hosts_and_another_an_authority_and_a_certificate,
 );
 
 /// Where workers find what is theirs, as in a pod.
@@ -59,9 +62,8 @@ impl Pod {
 
     /// The same with any access to registries.
     pub(crate) fn works_with(&self, run: &str, work: &Value, registries: &Value) -> Outcome {
-        let mut config = json!({
-            "version": CONTRACT_VERSION, "runId": run, "nonce": "n", "registries": registries,
-        });
+        let mut config =
+            json!({ "version": CONTRACT_VERSION, "runId": run, "nonce": "n", "registries": registries });
         config.as_object_mut().unwrap().extend(work.as_object().unwrap().clone());
         let at = |name: &str| self.folder.path().join(name).display().to_string();
         fs::write(at("run.json"), config.to_string()).unwrap();
@@ -250,6 +252,58 @@ fn what_a_build_left_out_and_what_an_import_wrote_anew_is_told(software: Softwar
     assert_eq!(result.rewritten[0].digest.as_str(), crane_digest(&target.name("ferry:1")));
 }
 
+#[test]
+fn a_build_carries_signatures_unless_its_run_says_otherwise() {
+    let source = source(Software::Distribution3, &["ferry:1"]);
+    let pod = Pod::new();
+    fs::write(pod.folder.path().join("sbom.json"), "{}").unwrap();
+    let attach = tool("oras", ["attach", "--plain-http", "--artifact-type", "application/spdx+json"]);
+    let attach = attach.arguments([&source.name("ferry:1"), "sbom.json:application/json"]);
+    attach.in_folder(pod.folder.path()).run().succeeded();
+    for (referrers, expected) in
+        [(None, "one manifest, 1 referrer"), (Some(true), "1 referrer"), (Some(false), "one manifest\n")]
+    {
+        let mut work = json!({ "images": [{ "name": source.name("ferry:1") }], "path": "out.zip" });
+        if let Some(referrers) = referrers {
+            work["referrers"] = json!(referrers);
+        }
+        let built = pod.works(&format!("run-{referrers:?}"), &json!({ "build": work }), &source);
+        assert_eq!(built.reason, Reason::Succeeded, "{built:?}");
+        let inspected =
+            charon(["inspect".as_ref(), pod.payload("out.zip").as_os_str()]).run().succeeded().text();
+        assert!(inspected.contains(expected), "{referrers:?}: {inspected}");
+    }
+}
+
+#[test]
+fn two_signatures_that_would_be_under_one_tag_are_told_and_neither_is_lost() {
+    let (source, target) =
+        (Registry::start(Software::Distribution3), Registry::start(Software::Distribution3));
+    let image = Image::new(Types::Oci, &[Layer::new("common", 100)]);
+    let tag = format!("{}.sig", image.digest.replace(':', "-"));
+    for repository in ["ferry", "styx"] {
+        image.push(&source, &format!("{repository}:1"));
+        Image::new(Types::Oci, &[Layer::new(repository, 10)]).push(&source, &format!("{repository}:{tag}"));
+    }
+    let pod = Pod::new();
+    let images = |names: [&str; 2]| {
+        json!([
+            { "name": source.name("ferry:1"), "as": names[0] }, { "name": source.name("styx:1"), "as": names[1] },
+        ])
+    };
+    pod.builds("run", &images(["crew:1", "crew:2"]), "one.zip", &source);
+    let imported = pod.imports(&json!({}), "one.zip", &target);
+    assert_eq!((imported.reason, imported.failures_total), (Reason::InvalidSpec, 2), "{imported:?}");
+    let told = format!("would both be crew:{tag} here; choose another naming");
+    assert!(imported.failures.iter().all(|failure| failure.message.contains(&told)), "{imported:?}");
+    assert!(target.is_empty());
+
+    pod.builds("run", &images(["crew:1", "other/crew:2"]), "two.zip", &source);
+    assert_eq!(pod.imports(&json!({}), "two.zip", &target).reason, Reason::Succeeded);
+    assert_eq!(target.tags("crew"), ["1", &tag]);
+    assert_eq!(target.tags("other/crew"), ["2", &tag]);
+}
+
 fn two_names_at_the_far_side_are_kept_apart_by_as_and_reach_the_registry(software: Software) {
     let source = source(software, &["team/app:1", "crew/app:1"]);
     let target = Registry::start(software);
@@ -318,6 +372,66 @@ fn an_import_looks_for_its_base_in_the_repositories_that_it_is_told() {
 }
 
 #[test]
+fn a_build_that_lacks_images_tries_all_lists_what_failed_and_keeps_what_it_has_for_the_next() {
+    let source = source(Software::Distribution3, &["whole:1"]);
+    let lost = Layer::new("lost", 100);
+    let image = Image::new(Types::Docker, std::slice::from_ref(&lost));
+    image.push(&source, "lost:1");
+    source.lose(&lost.digest());
+    let pod = Pod::new();
+    let images = |names: &[&str]| names.iter().map(|name| json!({ "name": source.name(name) })).collect();
+    let fetched = || asked_for(&source, "GET /v2/whole/blobs/");
+
+    let unknown = pod.builds("a", &images(&["nobody:1", "whole:1", "nothing:1"]), "a.zip", &source);
+    assert_eq!((unknown.reason, unknown.failures_total), (Reason::ImageNotFound, 2));
+    assert!(unknown.message.starts_with("2 images cannot be had: "), "{}", unknown.message);
+    let items: Vec<_> = unknown.failures.iter().map(|failure| failure.item.as_str()).collect();
+    assert_eq!(items, [source.name("nobody:1"), source.name("nothing:1")]);
+    assert!(pod.files().is_empty(), "{:?}", pod.files());
+
+    let both = images(&["lost:1", "whole:1"]);
+    let incomplete = pod.builds("b", &both, "b.zip", &source);
+    assert_eq!((incomplete.reason, incomplete.failures_total), (Reason::ImageNotFound, 1));
+    assert_eq!(incomplete.failures[0].item, source.name("lost:1"));
+    assert_eq!(pod.files(), ["b.zip.partial", "b.zip.partial.journal"]);
+    let before = fetched();
+    assert_eq!(before, 2, "it did not try all");
+    image.push(&source, "lost:1");
+    assert_eq!(pod.builds("b", &both, "b.zip", &source).reason, Reason::Succeeded);
+    assert_eq!(fetched(), before, "it was fetched again");
+    assert_eq!(pod.files(), ["b.zip", "b.zip.report.json"]);
+}
+
+#[test]
+fn an_import_that_lacks_a_base_pushes_what_it_can_and_nothing_if_it_is_strict() {
+    let (source, target) = (source(Software::Distribution3, &[]), Registry::start(Software::Distribution3));
+    let base = Layer::new("base", 200);
+    Image::new(Types::Docker, std::slice::from_ref(&base)).push(&source, "base:1");
+    Image::new(Types::Docker, &[base, Layer::new("own", 100)]).push(&source, "app:1");
+    Image::new(Types::Docker, &[Layer::new("other", 100)]).push(&source, "other:1");
+    let pod = Pod::new();
+    let build = json!({ "build": {
+        "images": [{ "name": source.name("app:1") }, { "name": source.name("other:1") }],
+        "alreadyTransferred": [source.name("base:1")],
+        "path": "out.zip",
+    }});
+    assert_eq!(pod.works("run", &build, &source).reason, Reason::Succeeded);
+
+    let strict = pod.imports(&json!({ "strict": true }), "out.zip", &target);
+    assert_eq!((strict.reason, strict.result, strict.failures_total), (Reason::MissingBase, None, 1));
+    assert!(strict.message.starts_with("nothing was pushed: "), "{}", strict.message);
+    assert!(strict.message.contains("app:1") && strict.message.contains("base:1"), "{}", strict.message);
+    assert!(target.is_empty());
+    assert!(!target.requests().iter().any(|request| request.starts_with('P')), "it began to write");
+
+    let partial = pod.imports(&json!({}), "out.zip", &target);
+    let result = partial.result.unwrap();
+    assert_eq!((partial.reason, partial.failures_total), (Reason::MissingBase, 1));
+    assert_eq!((result.images, result.images_failed), (1, 1));
+    assert_eq!((target.tags("app"), target.tags("other")), (vec![], vec!["1".to_owned()]));
+}
+
+#[test]
 fn a_file_that_is_no_payload_of_charons_is_never_replaced_and_nobody_is_asked() {
     let source = source(Software::Distribution3, &["ferry:1"]);
     let images = json!([{ "name": source.name("ferry:1") }]);
@@ -356,6 +470,95 @@ fn a_file_that_is_no_payload_of_charons_is_never_replaced_and_nobody_is_asked() 
     let head = fs::read(pod.payload("out.zip")).unwrap()[..300].to_vec();
     fs::write(pod.payload("out.zip"), head).unwrap();
     assert_eq!(pod.builds("next", &images, "out.zip", &source).reason, Reason::Succeeded);
+}
+
+/// A certificate for this machine, and its key; of an authority, if it is given.
+fn certificate(folder: &Path, name: &str, authority: Option<&str>) {
+    let mut words: Vec<String> =
+        ["req", "-x509", "-newkey", "rsa:2048", "-nodes", "-days", "2"].map(str::to_owned).into();
+    words.extend([
+        "-subj".to_owned(),
+        format!("/CN={name}"),
+        "-addext".to_owned(),
+        "subjectAltName=IP:127.0.0.1".to_owned(),
+    ]);
+    words.extend(["-keyout".to_owned(), format!("{name}.key"), "-out".to_owned(), format!("{name}.crt")]);
+    if let Some(authority) = authority {
+        words.extend([
+            "-CA".to_owned(),
+            format!("{authority}.crt"),
+            "-CAkey".to_owned(),
+            format!("{authority}.key"),
+        ]);
+        words.extend(["-addext", "basicConstraints=critical,CA:FALSE"].map(str::to_owned));
+    }
+    tool("openssl", words).in_folder(folder).run().succeeded();
+}
+
+fn a_secret_may_have_several_hosts_and_another_an_authority_and_a_certificate(software: Software) {
+    let (pod, locked, source) = (Pod::new(), Locked::new(software), source(software, &["styx:1"]));
+    let keys = tempfile::tempdir().unwrap();
+    certificate(keys.path(), "authority", None);
+    certificate(keys.path(), "server", Some("authority"));
+    certificate(keys.path(), "client", Some("authority"));
+    let at = |name: &str| keys.path().join(name).display().to_string();
+    let secure = source.entrance(&[
+        ("REGISTRY_HTTP_TLS_CERTIFICATE", &at("server.crt")),
+        ("REGISTRY_HTTP_TLS_KEY", &at("server.key")),
+        ("REGISTRY_HTTP_TLS_CLIENTCAS", &format!("[{}]", at("authority.crt"))),
+    ]);
+    let work = json!({ "build": {
+        "images": [{ "name": locked.entrance.name("ferry:1") }, { "name": secure.name("styx:1") }], "path": "out.zip",
+    } });
+    let registries = json!([
+        { "host": locked.entrance.host(), "insecure": true },
+        { "host": secure.host(), "certificates": "keys" },
+    ]);
+    let secrets = pod.folder.path().join("secrets");
+    for index in ["0", "1"] {
+        fs::create_dir_all(secrets.join(index)).unwrap();
+    }
+    let entry = json!({ "username": "charon", "password": PASSWORD });
+    let config =
+        json!({ "auths": { "other.example": entry, locked.entrance.host(): entry }, "credsStore": "none" });
+    fs::write(secrets.join("0/.dockerconfigjson"), config.to_string()).unwrap();
+    fs::copy(at("authority.crt"), secrets.join("1/ca.crt")).unwrap();
+
+    // The authority is known; the server wants to know who comes.
+    let refused = pod.works_with("run", &work, &registries);
+    assert_eq!(refused.reason, Reason::RegistryUnavailable, "{refused:?}");
+    assert!(refused.message.contains("wants a client certificate that it trusts"), "{}", refused.message);
+    fs::copy(at("client.crt"), secrets.join("1/tls.crt")).unwrap();
+    fs::copy(at("client.key"), secrets.join("1/tls.key")).unwrap();
+    let built = pod.works_with("run", &work, &registries);
+    assert_eq!(built.reason, Reason::Succeeded, "{built:?}");
+    fs::remove_file(secrets.join("1/ca.crt")).unwrap();
+    let mistrusting = pod.works_with("another", &work, &registries);
+    assert!(mistrusting.message.contains("is not trusted"), "{}", mistrusting.message);
+}
+
+#[test]
+fn a_registry_that_asks_to_be_left_alone_is_told_of_to_the_controller() {
+    let source = source(Software::Distribution3, &["ferry:1"]);
+    let proxy = Proxy::before(&source);
+    let limited = Misdeed::pause("429 Too Many Requests", 4000);
+    proxy.does(limited.clone(), "GET", "/manifests/", 1);
+    let registries = json!([{ "host": proxy.host(), "insecure": true }]);
+    let name = format!("{}/ferry:1", proxy.host());
+    let build = json!({ "build": { "images": [{ "name": name }], "path": "out.zip" } });
+    let pod = Pod::new();
+    let outcome = pod.works_with("run", &build, &registries);
+    assert_eq!(outcome.reason, Reason::RateLimited);
+    assert!((3900..=4000).contains(&outcome.retry_after_seconds.unwrap()), "{outcome:?}");
+    let outcome = pod.works_with("run", &build, &registries);
+    assert_eq!((outcome.reason, outcome.retry_after_seconds), (Reason::Succeeded, None));
+
+    proxy.does(limited, "PUT", "/manifests/", 1);
+    let import =
+        json!({ "import": { "path": "out.zip", "registry": proxy.host(), "repositoryPrefix": "far" } });
+    let outcome = pod.works_with("import", &import, &registries);
+    assert_eq!(outcome.reason, Reason::RateLimited);
+    assert!((3900..=4000).contains(&outcome.retry_after_seconds.unwrap()), "{outcome:?}");
 }
 
 #[test]

@@ -31,6 +31,7 @@ async fn a_build_becomes_ready_and_tells_what_it_made() {
         already_transferred: vec![],
         foreign_layers: false,
         allow_missing: false,
+        referrers: true,
         path: "out/app.zip".into(),
         object_store: None,
     };
