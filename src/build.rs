@@ -323,8 +323,8 @@ fn foreign(is_wanted: bool, plan: &Plan) -> Result<Option<Foreign>, BuildError> 
         return Ok(None);
     }
     let refused = |error: RegistryError| {
-        let (item, reason, message) = ("foreign layers".to_owned(), error.reason(), error.to_string());
-        BuildError::Images(vec![Failure { item, reason, message }])
+        let failure = Failure::new("foreign layers", error.reason(), error.to_string());
+        BuildError::Images(vec![failure.caused_by(&error)])
     };
     Foreign::new().map(Some).map_err(refused)
 }
@@ -420,7 +420,7 @@ fn report(plan: &Plan, contents: &Contents) -> BuildReport {
 pub(crate) fn missing_failure(missing: &MissingImage) -> Failure {
     let reason = reason::parse(&missing.reason).unwrap_or(Reason::ImageNotFound);
     let message = format!("{}: it could not be had ({}), and is left out", missing.name, missing.reason);
-    Failure { item: missing.name.clone(), reason, message }
+    Failure::new(&missing.name, reason, message)
 }
 
 /// Writes a payload in sequence, from the next blob of `writer` on.
@@ -467,18 +467,13 @@ fn blob_failures(
     plan: &Plan,
     digest: &Digest,
     reason: Reason,
-    error: &impl std::error::Error,
+    error: &(impl std::error::Error + 'static),
 ) -> Vec<Failure> {
     let images = plan.images_with(digest).map(|image| image.reference.written());
-    images
-        .map(|image| Failure { item: image.to_owned(), reason, message: format!("{image}: {error}") })
-        .collect()
+    images.map(|image| Failure::new(image, reason, format!("{image}: {error}")).caused_by(error)).collect()
 }
 
 fn unknown_host(host: &Host) -> BuildError {
-    BuildError::Images(vec![Failure {
-        item: host.to_string(),
-        reason: Reason::InvalidSpec,
-        message: format!("no access to {host} was given"),
-    }])
+    let message = format!("no access to {host} was given");
+    BuildError::Images(vec![Failure::new(host.as_str(), Reason::InvalidSpec, message)])
 }

@@ -23,6 +23,7 @@ use clap::{ArgAction, ArgMatches, Args, CommandFactory, FromArgMatches, Parser, 
 
 use crate::payload::FilePayload;
 use crate::read_at::ReadAt;
+use crate::reason::{self, Failure};
 use crate::storage::{self, Location, ObjectAccess};
 use crate::{library, worker};
 use context::Context;
@@ -40,7 +41,7 @@ struct Cli {
 /// Stands behind what each command has of its own.
 const MESSAGES: &str = "Messages";
 
-#[derive(Debug, Args)]
+#[derive(Debug, Default, Args)]
 struct Verbosity {
     /// Say only what goes wrong
     #[arg(short, long, global = true, help_heading = MESSAGES)]
@@ -100,6 +101,9 @@ enum CliError {
     /// It was tried, and it failed. Each line is one failure.
     #[error("{0}")]
     Failed(String),
+    /// The same with what lies behind each failure.
+    #[error("{}", .0.iter().map(|(failure, _)| failure.as_str()).collect::<Vec<_>>().join("\n"))]
+    Caused(Vec<(String, Vec<String>)>),
     /// A signal ended it.
     #[error("interrupted")]
     Interrupted,
@@ -111,6 +115,11 @@ const FAILED: u8 = 1;
 const USAGE: u8 = 2;
 
 impl CliError {
+    fn of_failures<'a>(failures: impl IntoIterator<Item = &'a Failure>) -> Self {
+        let each = failures.into_iter();
+        Self::Caused(each.map(|failure| (failure.message.clone(), failure.causes.clone())).collect())
+    }
+
     fn of_file(file: &Path, error: &impl std::error::Error) -> Self {
         Self::Failed(format!("{}: {error}", file.display()))
     }
@@ -135,7 +144,10 @@ impl From<library::Error> for CliError {
         match error {
             library::Error::Usage(_) | library::Error::Reference(_) => Self::Usage(error.to_string()),
             library::Error::Cancelled => Self::Interrupted,
-            _ => Self::Failed(error.to_string()),
+            _ => match error.failures() {
+                [] => Self::Caused(vec![(error.to_string(), reason::causes(&error))]),
+                failures => Self::of_failures(failures),
+            },
         }
     }
 }
@@ -187,7 +199,7 @@ fn is_typed(matches: &ArgMatches, name: &str) -> bool {
 /// Says that the program cannot begin: the system gives it no threads.
 #[must_use]
 pub fn cannot_start(error: &std::io::Error) -> ExitCode {
-    output::error(&CliError::Failed(format!("cannot start: {error}")), LogFormat::Text);
+    output::error(&CliError::Failed(format!("cannot start: {error}")), &Verbosity::default());
     ExitCode::from(FAILED)
 }
 
@@ -215,10 +227,10 @@ pub async fn main() -> ExitCode {
     match result {
         Ok(()) => ExitCode::SUCCESS,
         Err(error) => {
-            output::error(&error, cli.verbosity.log_format);
+            output::error(&error, &cli.verbosity);
             ExitCode::from(match error {
                 CliError::Usage(_) => USAGE,
-                CliError::Failed(_) => FAILED,
+                CliError::Failed(_) | CliError::Caused(_) => FAILED,
                 CliError::Interrupted => context.signal_status(),
             })
         }

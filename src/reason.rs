@@ -250,6 +250,39 @@ pub struct Failure {
     pub reason: Reason,
     /// The same in words: what was being done, what came back, what to do.
     pub message: String,
+    /// What lies behind it, from the nearest cause to the first, for whoever looks closer.
+    #[serde(skip)]
+    pub causes: Vec<String>,
+}
+
+impl Failure {
+    /// A failure of `item`.
+    pub fn new(item: impl Into<String>, reason: Reason, message: impl Into<String>) -> Self {
+        Self { item: item.into(), reason, message: message.into(), causes: Vec::new() }
+    }
+
+    /// The same, which `error` led to.
+    #[must_use]
+    pub fn caused_by(self, error: &(dyn Error + 'static)) -> Self {
+        Self { causes: causes(error), ..self }
+    }
+}
+
+/// What lies behind an error, without what a text before it says already.
+#[must_use]
+pub fn causes(error: &(dyn Error + 'static)) -> Vec<String> {
+    let mut said = error.to_string();
+    let mut causes = Vec::new();
+    let mut next = error.source();
+    while let Some(cause) = next {
+        let text = cause.to_string();
+        if !said.ends_with(&text) {
+            causes.push(text.clone());
+        }
+        said = text;
+        next = cause.source();
+    }
+    causes
 }
 
 /// The reason that is spelled as `text`, if this version knows it.
@@ -369,7 +402,7 @@ mod tests {
 
     #[test]
     fn several_failures_are_one_that_may_pass_or_else_the_most_frequent() {
-        let failure = |reason| Failure { item: "a".into(), reason, message: "b".into() };
+        let failure = |reason| Failure::new("a", reason, "b");
         let all = |reasons: &[Reason]| of_all(&reasons.iter().copied().map(failure).collect::<Vec<_>>());
         assert_eq!(all(&[Reason::AccessDenied, Reason::RateLimited]), Reason::RateLimited);
         assert_eq!(all(&[Reason::AccessDenied, Reason::ImageNotFound]), Reason::ImageNotFound);

@@ -138,11 +138,8 @@ fn tell(report: &ImportReport) -> Result<(), CliError> {
     for image in whole {
         output::line(&image.name)?;
     }
-    let failures: Vec<&str> = incomplete
-        .iter()
-        .filter_map(|image| image.failure.as_ref().map(|failure| failure.message.as_str()))
-        .collect();
-    if failures.is_empty() { Ok(()) } else { Err(CliError::Failed(failures.join("\n"))) }
+    let mut failures = incomplete.into_iter().filter_map(|image| image.failure.as_ref()).peekable();
+    if failures.peek().is_none() { Ok(()) } else { Err(CliError::of_failures(failures)) }
 }
 
 /// An error with the name of what was read, where it is about that.

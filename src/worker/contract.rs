@@ -343,11 +343,7 @@ mod tests {
     use super::*;
 
     fn outcome(message: &str, failures: usize) -> Outcome {
-        let failure = Failure {
-            item: "\u{1}".repeat(1000),
-            reason: Reason::ImageNotFound,
-            message: "ü\u{2}".repeat(1000),
-        };
+        let failure = Failure::new("\u{1}".repeat(1000), Reason::ImageNotFound, "ü\u{2}".repeat(1000));
         Outcome {
             version: CONTRACT_VERSION,
             run_id: "r".into(),
