@@ -1,5 +1,6 @@
 //! Registries to payload: references become a plan, the plan becomes a file or a stream.
 
+mod base;
 mod choice;
 mod fetch;
 mod journal;
@@ -19,8 +20,8 @@ use tracing::{debug, info};
 
 use crate::digest::Digest;
 use crate::payload::{
-    BlobError, Contents, FORMAT_VERSION, MissingImage, PayloadError, PayloadWriter, PlacedPayload, Remains,
-    is_payload,
+    Base, BlobError, Contents, FORMAT_VERSION, MissingImage, PayloadError, PayloadWriter, PlacedPayload,
+    Remains, is_payload,
 };
 use crate::platform::Platform;
 use crate::progress::{Progress, STEP, Stage};
@@ -28,6 +29,7 @@ use crate::reason::{self, Failure, Reason};
 use crate::reference::{FarName, Host, Reference};
 use crate::registry::{Foreign, Registry, RegistryError};
 use crate::storage::{FileTarget, StorageError};
+pub use base::{BaseError, open_base};
 use fetch::Fetch;
 use journal::{Journal, Notes};
 use plan::{BlobPlan, Plan};
@@ -46,6 +48,8 @@ pub struct BuildRequest {
     pub images: Vec<ImageRequest>,
     /// Images that the far side has: what they share with `images` is not carried.
     pub already_transferred: Vec<Reference>,
+    /// Earlier payloads: what they carry or required, the far side has.
+    pub bases: Vec<Base>,
     /// Layers that may not be distributed are fetched from where their manifests say, if their registries
     /// do not have them.
     pub foreign_layers: bool,
@@ -188,6 +192,7 @@ pub async fn build(request: BuildRequest, progress: &Arc<Progress>) -> Result<Bu
     };
     target.check_room(size)?;
     let report = report(&plan, &contents);
+    let bill = contents.bill_bytes();
     let failed = |error| BuildError::Storage(target.error(error));
     let is_same = !have.is_empty() && old.is_none();
     let journal = if is_same {
@@ -228,7 +233,12 @@ pub async fn build(request: BuildRequest, progress: &Arc<Progress>) -> Result<Bu
     }
     progress.enter(Stage::Finishing);
     debug!("Syncing {}", path.display());
-    tokio::task::spawn_blocking(move || target.finish())
+    let finish = move || {
+        target.finish()?;
+        base::keep_bill(&path, &bill);
+        Ok::<_, StorageError>(path)
+    };
+    let path = tokio::task::spawn_blocking(finish)
         .await
         .map_err(|error| PayloadError::Io { doing: "syncing the payload", source: error.into() })??;
     info!("Wrote {}, {} bytes, payload digest {}", path.display(), report.size, report.digest);
@@ -249,7 +259,7 @@ fn check_replaceable(path: &Path) -> Result<(), StorageError> {
 /// Resolves all names, and plans the payload.
 async fn plan(request: &BuildRequest) -> Result<(Plan, Contents), BuildError> {
     let resolved = resolve::resolve(request).await.map_err(BuildError::Images)?;
-    let plan = Plan::new(resolved).map_err(BuildError::Images)?;
+    let plan = Plan::new(resolved, &request.bases).map_err(BuildError::Images)?;
     let contents = contents(&plan)?;
     Ok((plan, contents))
 }

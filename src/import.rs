@@ -363,9 +363,12 @@ struct Bases<'a> {
 async fn check_base(target: &mut Target, delivery: &Delivery, bases: &Bases<'_>) -> Result<(), ImportError> {
     let mut missing = Vec::new();
     for required in bases.bill.required.iter().filter(|required| target.blobs.contains(&required.digest)) {
-        let sources = required.sources.iter().filter_map(|source| source.parsed().ok());
+        let sources = required.sources.iter().filter_map(|source| {
+            let (reference, own) = (source.parsed().ok()?, source.far_name().ok()?);
+            Some(bases.names.repository(&reference, own.as_ref()))
+        });
         let places: Vec<String> = std::iter::once(target.repository.clone())
-            .chain(sources.map(|source| bases.names.repository(&source, None)))
+            .chain(sources)
             .chain(bases.written.iter().chain(bases.base_repositories).cloned())
             .collect();
         match delivery.find(&required.digest, &places).await {

@@ -19,7 +19,7 @@ pub use push_payload::{PushPayload, push_payload, push_payload_from};
 
 use tokio_util::sync::CancellationToken;
 
-use crate::build::BuildError;
+use crate::build::{BaseError, BuildError};
 use crate::import::ImportError;
 use crate::reason::{Failure, Reason};
 use crate::reference::ReferenceError;
@@ -38,6 +38,9 @@ pub enum Error {
     /// A client of a registry cannot be made.
     #[error(transparent)]
     Registry(#[from] RegistryError),
+    /// An earlier payload cannot be built upon.
+    #[error(transparent)]
+    Base(#[from] BaseError),
     /// The payload was not built.
     #[error(transparent)]
     Build(#[from] BuildError),
@@ -59,6 +62,7 @@ impl Error {
         match self {
             Self::Usage(_) | Self::Reference(_) => Reason::InvalidSpec,
             Self::Registry(error) => error.reason(),
+            Self::Base(error) => error.reason(),
             Self::Build(error) => error.reason(),
             Self::Storage(error) => error.reason(),
             Self::Import(error) => error.reason(),

@@ -5,7 +5,7 @@ use tracing::info;
 use super::resolve::Resolved;
 use crate::digest::Digest;
 use crate::payload::{
-    BillImage, BillManifest, Descriptor, ImagePlan, ManifestContent, ManifestPlan, MissingImage,
+    Base, BillImage, BillManifest, Descriptor, ImagePlan, ManifestContent, ManifestPlan, MissingImage,
     PayloadError, Remains, Required, RequiredSource,
 };
 use crate::reason::Failure;
@@ -44,13 +44,14 @@ struct Blobs {
 
 impl Plan {
     /// Plans a payload: a pure function of what the registries said.
-    pub(super) fn new(resolved: Resolved) -> Result<Self, Vec<Failure>> {
+    pub(super) fn new(resolved: Resolved, bases: &[Base]) -> Result<Self, Vec<Failure>> {
         let mut there: HashMap<Digest, Vec<RequiredSource>> = HashMap::new();
         let mut failures = Vec::new();
         for image in &resolved.already_transferred {
             let source = RequiredSource {
                 name: image.reference.written().to_owned(),
                 reference: image.reference.to_string(),
+                far_name: None,
             };
             match Blobs::of(image) {
                 Ok(blobs) => {
@@ -63,6 +64,11 @@ impl Plan {
         }
         if !failures.is_empty() {
             return Err(failures);
+        }
+        for (digest, sources) in bases.iter().flat_map(Base::blobs) {
+            let known = there.entry(digest.clone()).or_default();
+            let fresh: Vec<_> = sources.into_iter().filter(|source| !known.contains(source)).collect();
+            known.extend(fresh);
         }
         Self::of(resolved.images, &there).map(|plan| Self { missing: resolved.missing, ..plan })
     }
@@ -228,7 +234,7 @@ mod tests {
     }
 
     fn plan(images: Vec<ImagePlan>, already_transferred: Vec<ImagePlan>) -> Result<Plan, Vec<Failure>> {
-        Plan::new(Resolved { images, already_transferred, missing: Vec::new() })
+        Plan::new(Resolved { images, already_transferred, missing: Vec::new() }, &[])
     }
 
     fn digests(names: &[&str]) -> Vec<Digest> {

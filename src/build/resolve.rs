@@ -9,8 +9,8 @@ use super::choice::{self, Choice, Verdict};
 use super::{BuildRequest, ImageRequest};
 use crate::digest::Digest;
 use crate::payload::{
-    Descriptor, ImagePlan, MANIFEST_LIMIT, MANIFESTS_LIMIT, ManifestContent, ManifestPlan, MissingImage,
-    PayloadError,
+    Base, Descriptor, ImagePlan, MANIFEST_LIMIT, MANIFESTS_LIMIT, ManifestContent, ManifestPlan,
+    MissingImage, PayloadError,
 };
 use crate::platform::{self, Platform};
 use crate::progress::STEP;
@@ -87,6 +87,8 @@ pub(super) async fn resolve(request: &BuildRequest) -> Result<Resolved, Vec<Fail
     let far = request.already_transferred.iter().map(|reference| (reference, request.far_choice()));
     let (already_transferred, mut failures) = apart(resolver.images(far.collect()).await);
     resolver.far_blobs = already_transferred.iter().flat_map(blobs).collect();
+    let carried = request.bases.iter().flat_map(Base::blobs).map(|(digest, _)| digest.clone());
+    resolver.far_blobs.extend(carried);
     let there: HashMap<String, &ImagePlan> =
         already_transferred.iter().map(|image| (image.reference.to_string(), image)).collect();
     let asked = unique(&request.images);

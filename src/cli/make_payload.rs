@@ -24,6 +24,9 @@ pub(super) struct MakePayload {
     /// Images that the far side has, delimited by commas; may be repeated
     #[arg(short, long, value_name = "IMAGES", value_delimiter = ',')]
     already_transferred: Vec<String>,
+    /// An earlier payload, or its bill (FILE.bill.json), which stays behind when it leaves: what it carries or required, the far side has; may be repeated
+    #[arg(long, value_name = "FILE", env = "CHARON_BASE")]
+    base: Vec<PathBuf>,
     /// The platforms to carry, such as linux/amd64, delimited by commas; may be repeated. All if it is not given
     #[arg(long, value_name = "PLATFORM", value_delimiter = ',', env = "CHARON_PLATFORM")]
     platform: Vec<Platform>,
@@ -45,6 +48,7 @@ impl MakePayload {
         let options = library::MakePayload {
             images: self.images,
             already_transferred: self.already_transferred,
+            bases: self.base,
             platforms: self.platform,
             foreign_layers: self.foreign_layers,
             allow_missing: self.allow_missing,

@@ -5,8 +5,9 @@ use tokio::io::AsyncWrite;
 use tokio_util::sync::CancellationToken;
 
 use super::{Error, RegistryOptions, unless_cancelled};
-use crate::build::{self, BuildReport, BuildRequest, ImageRequest, Output};
+use crate::build::{self, BuildReport, BuildRequest, ImageRequest, Output, open_base};
 use crate::digest::Digest;
+use crate::payload::Base;
 use crate::platform::{self, Platform};
 use crate::progress::Progress;
 use crate::reference::Reference;
@@ -18,6 +19,9 @@ pub struct MakePayload {
     pub images: Vec<String>,
     /// Images that the far side has: what they share with `images` is not carried.
     pub already_transferred: Vec<String>,
+    /// Earlier payloads, or the bills (`<payload>.bill.json`) that stayed behind of them: what they carry or required, the
+    /// far side has.
+    pub bases: Vec<PathBuf>,
     /// The platforms that are carried of each image; none: all that it has. An image must have all of them;
     /// one that is for no platform, such as a chart, is carried.
     pub platforms: Vec<Platform>,
@@ -54,13 +58,19 @@ pub async fn make_payload_to(
 }
 
 /// The same images, asked for again, are the same run.
-fn run(options: &MakePayload, images: &[Reference], already_transferred: &[Reference]) -> String {
+fn run(
+    options: &MakePayload,
+    images: &[Reference],
+    already_transferred: &[Reference],
+    bases: &[Base],
+) -> String {
     let names =
         |references: &[Reference]| references.iter().map(ToString::to_string).collect::<Vec<_>>().join(",");
     let platforms = platform::list(&options.platforms);
     let MakePayload { foreign_layers, allow_missing, .. } = options;
+    let bases = bases.iter().map(|base| base.digest().as_str()).collect::<Vec<_>>().join(",");
     let asked = format!(
-        "{} for {platforms} without {}, foreign layers: {foreign_layers}, fewer: {allow_missing}",
+        "{} for {platforms} without {}, upon {bases}, foreign layers: {foreign_layers}, fewer: {allow_missing}",
         names(images),
         names(already_transferred)
     );
@@ -74,12 +84,14 @@ async fn make(options: &MakePayload, output: Output) -> Result<BuildReport, Erro
     }
     let already_transferred = options.registry.references(&options.already_transferred)?;
     let registries = options.registry.clients(&[images.clone(), already_transferred.clone()].concat())?;
-    let run = run(options, &images, &already_transferred);
+    let bases = options.bases.iter().map(|path| open_base(path, None)).collect::<Result<Vec<_>, _>>()?;
+    let run = run(options, &images, &already_transferred, &bases);
     let image =
         |reference| ImageRequest { platforms: options.platforms.clone(), ..ImageRequest::from(reference) };
     let request = BuildRequest {
         images: images.into_iter().map(image).collect(),
         already_transferred,
+        bases,
         foreign_layers: options.foreign_layers,
         allow_missing: options.allow_missing,
         registries,

@@ -6,6 +6,7 @@ use std::sync::Arc;
 
 use rustix::fs::OFlags;
 
+use super::beside::beside;
 use crate::reason::Reason;
 
 /// A payload file that is being written: `<path>.partial` until it is whole.
@@ -240,12 +241,6 @@ fn lock(file: &File, path: &Path, partial: &Path) -> Result<(), StorageError> {
         Err(TryLockError::WouldBlock) => Err(StorageError::Busy(path.to_owned())),
         Err(TryLockError::Error(error)) => Err(StorageError::io("lock", partial, error)),
     }
-}
-
-fn beside(path: &Path, suffix: &str) -> PathBuf {
-    let mut name = path.as_os_str().to_owned();
-    name.push(suffix);
-    PathBuf::from(name)
 }
 
 fn folder(path: &Path) -> &Path {

@@ -14,6 +14,7 @@ use crate::build::missing_failure;
 use crate::digest::Digest;
 use crate::payload::{Bill, BillImage, FilePayload, MissingImage, PayloadError};
 use crate::reason::Failure;
+use crate::storage::{beside, write_beside};
 
 /// A report is never longer: it has a line for each image of a bill, which has a limit, too.
 const REPORT_LIMIT: u64 = 16 << 20;
@@ -111,16 +112,7 @@ impl Report {
 
     /// Writes the report beside the payload at `path`: it is there as a whole or not at all.
     pub(super) fn write(&self, path: &Path) -> io::Result<()> {
-        let (whole, partial) = (Self::path(path), beside(path, ".report.partial"));
-        let written = File::create(&partial).and_then(|mut file| {
-            io::Write::write_all(&mut file, &self.to_bytes()?)?;
-            file.sync_all()?;
-            std::fs::rename(&partial, &whole)
-        });
-        if written.is_err() {
-            let _ = std::fs::remove_file(&partial);
-        }
-        written
+        write_beside(path, ".report", &self.to_bytes()?)
     }
 
     fn read(path: &Path) -> io::Result<Self> {
@@ -138,12 +130,6 @@ impl Report {
         let head = head.trim_end_matches("]}");
         Ok(format!("{head}\n{}\n]}}\n", images.join(",\n")).into_bytes())
     }
-}
-
-fn beside(path: &Path, suffix: &str) -> PathBuf {
-    let mut name = path.as_os_str().to_owned();
-    name.push(suffix);
-    PathBuf::from(name)
 }
 
 #[cfg(test)]

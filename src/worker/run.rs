@@ -5,13 +5,14 @@ use std::sync::Arc;
 use tracing::{info, warn};
 
 use super::contract::{
-    BuildWork, FAILURES_LIMIT, Image, ImportResult, ImportWork, Outcome, PayloadSummary, RegistryAccess,
-    Rewritten, RunConfig, Work,
+    BasePayload, BuildWork, FAILURES_LIMIT, Image, ImportResult, ImportWork, Outcome, PayloadSummary,
+    RegistryAccess, Rewritten, RunConfig, Work,
 };
 use super::failed;
 use super::report::{self, Report};
-use crate::build::{BuildRequest, ImageRequest, Output, build};
+use crate::build::{BaseError, BuildRequest, ImageRequest, Output, build, open_base};
 use crate::import::{ImportReport, ImportRequest, Source, import};
+use crate::payload::Base;
 use crate::progress::Progress;
 use crate::reason::{self, Failure, Reason};
 use crate::reference::{Endpoint, Host, Reference};
@@ -55,6 +56,7 @@ async fn run_build(
     }
     let images = images(&work.images)?;
     let already_transferred = references(&work.already_transferred)?;
+    let bases = bases(&work.bases, payloads)?;
     for reference in images.iter().map(|image| &image.reference).chain(&already_transferred) {
         if !registries.contains_key(reference.host()) {
             let access = Access::default();
@@ -69,11 +71,12 @@ async fn run_build(
     let request = BuildRequest {
         images,
         already_transferred,
+        bases,
         foreign_layers: work.foreign_layers,
         allow_missing: work.allow_missing,
         registries,
         output: Output::File(path.clone()),
-        run: run_id.to_owned(),
+        run: with_bases(run_id, &work.bases),
         spares_other_files: true,
     };
     Ok(match build(request, progress).await {
@@ -272,6 +275,22 @@ fn images(images: &[Image]) -> Result<Vec<ImageRequest>, Refusal> {
 
 fn references(names: &[String]) -> Result<Vec<Reference>, Refusal> {
     names.iter().map(|name| Reference::parse(name, &Host::docker_hub()).map_err(invalid)).collect()
+}
+
+/// The bills of earlier payloads.
+fn bases(bases: &[BasePayload], payloads: &Path) -> Result<Vec<Base>, Refusal> {
+    let open = |base: &BasePayload| {
+        let path = payload_path(payloads, &base.path)?;
+        let refused = |error: BaseError| (error.reason(), format!("PayloadBuild {:?}: {error}", base.name));
+        open_base(&path, Some(&base.digest)).map_err(refused)
+    };
+    bases.iter().map(open).collect()
+}
+
+/// What a partial file is of: one that was begun upon a base that was built anew since leaves out what
+/// the new base may not carry.
+fn with_bases(run_id: &str, bases: &[BasePayload]) -> String {
+    bases.iter().fold(run_id.to_owned(), |run, base| format!("{run} upon {}", base.digest))
 }
 
 /// A payload's path below the mount, which it may not leave.

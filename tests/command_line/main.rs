@@ -21,6 +21,7 @@ mod access;
 mod allow_missing;
 mod already_transferred;
 mod artifacts;
+mod bases;
 mod carrying;
 mod failing_builds;
 mod failing_pushes;
