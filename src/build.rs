@@ -5,11 +5,12 @@ mod choice;
 mod fetch;
 mod journal;
 mod plan;
+mod referrers;
 mod resolve;
 mod source;
 
 use std::collections::HashMap;
-use std::fs::File;
+use std::fs::{self, File};
 use std::io;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
@@ -20,19 +21,20 @@ use tracing::{debug, info};
 
 use crate::digest::Digest;
 use crate::payload::{
-    Base, BlobError, Contents, FORMAT_VERSION, MissingImage, PayloadError, PayloadWriter, PlacedPayload,
-    Remains, is_payload,
+    Base, BillImage, BlobError, Contents, FORMAT_VERSION, MissingImage, PayloadError, PayloadWriter,
+    PlacedPayload, Remains, is_payload,
 };
 use crate::platform::Platform;
 use crate::progress::{Progress, STEP, Stage};
-use crate::reason::{self, Failure, Reason};
+use crate::reason::{self, Class, Failure, Reason};
 use crate::reference::{FarName, Host, Reference};
-use crate::registry::{Foreign, Registry, RegistryError};
+use crate::registry::{Foreign, Manifest, Registry, RegistryError};
 use crate::storage::{FileTarget, StorageError};
 pub use base::{BaseError, open_base};
 use fetch::Fetch;
 use journal::{Journal, Notes};
 use plan::{BlobPlan, Plan};
+use resolve::Library;
 
 /// Bytes are gathered until there are so many: a write to a file costs a hop to another thread.
 const WRITE_BUFFER: usize = 1 << 20;
@@ -55,6 +57,8 @@ pub struct BuildRequest {
     pub foreign_layers: bool,
     /// Images that cannot be had are left out, unless none can: see [`BuildReport::missing`].
     pub allow_missing: bool,
+    /// Whether signatures, attestations and SBOMs are carried with the images.
+    pub referrers: bool,
     /// A client for each host that the images name.
     pub registries: HashMap<Host, Registry>,
     /// Where the payload goes.
@@ -174,9 +178,11 @@ pub async fn build(request: BuildRequest, progress: &Arc<Progress>) -> Result<Bu
     let mut target = FileTarget::open(&path)?;
     let notes = Notes::read(&target.journal());
     let remains = Remains::of(target.file());
-    let (plan, contents) = match adopt(&request, notes.as_ref(), remains.as_ref()) {
-        Some(adopted) => adopted,
-        None => plan(&request).await?,
+    let adopted = adopt(&request, notes.as_ref(), remains.as_ref());
+    let (plan, contents) = if let Some(adopted) = adopted {
+        adopted
+    } else {
+        plan_file(&request, &mut target, notes.as_ref(), remains.as_ref()).await?
     };
     progress.enter(Stage::Checking);
     expect(&plan, progress);
@@ -184,8 +190,8 @@ pub async fn build(request: BuildRequest, progress: &Arc<Progress>) -> Result<Bu
     let size = contents.layout().total_size();
     // What the notes say holds for the payload that they were made of, here or set aside.
     let (have, old) = match (notes, remains) {
-        (Some(notes), _) if notes.payload == *contents.digest() => (notes.have, None),
-        (Some(notes), Some(remains)) if notes.payload == remains.digest => {
+        (Some(notes), _) if notes.payload.as_ref() == Some(contents.digest()) => (notes.have, None),
+        (Some(notes), Some(remains)) if notes.payload.as_ref() == Some(&remains.digest) => {
             (notes.have, set_aside(&mut target, remains, size)?)
         }
         _ => (HashMap::new(), None),
@@ -198,7 +204,7 @@ pub async fn build(request: BuildRequest, progress: &Arc<Progress>) -> Result<Bu
     let journal = if is_same {
         Journal::go_on(&target.journal())
     } else {
-        Journal::begin(&target.journal(), &request.run, contents.digest())
+        Journal::begin(&target.journal(), &request.run, Some(contents.digest()))
     };
     let journal = journal.map_err(failed)?;
     let payload = PlacedPayload::begin(contents, Arc::clone(target.file())).map_err(failed)?;
@@ -234,8 +240,9 @@ pub async fn build(request: BuildRequest, progress: &Arc<Progress>) -> Result<Bu
     progress.enter(Stage::Finishing);
     debug!("Syncing {}", path.display());
     let finish = move || {
-        target.finish()?;
+        // First: where the payload is, there its bill is, too, whenever this is cut short.
         base::keep_bill(&path, &bill);
+        target.finish()?;
         Ok::<_, StorageError>(path)
     };
     let path = tokio::task::spawn_blocking(finish)
@@ -256,9 +263,42 @@ fn check_replaceable(path: &Path) -> Result<(), StorageError> {
     }
 }
 
+/// Plans a payload in a file. What an earlier attempt read of manifests is not read again, and what is read now is
+/// noted for the next.
+async fn plan_file(
+    request: &BuildRequest,
+    target: &mut FileTarget,
+    notes: Option<&Notes>,
+    remains: Option<&Remains>,
+) -> Result<(Plan, Contents), BuildError> {
+    let mut manifests = notes.map(|notes| notes.manifests.clone()).unwrap_or_default();
+    if let Some(remains) = remains {
+        let images = remains.bill.images.iter();
+        let had = images.flat_map(BillImage::all_manifests).filter_map(|(digest, media_type)| {
+            let (digest, media_type) = (digest.clone(), media_type.to_owned());
+            let bytes = remains.manifests.get(&digest)?.clone();
+            Some((digest.clone(), Manifest { bytes, digest, media_type }))
+        });
+        manifests.extend(had);
+    }
+    let path = target.journal();
+    let journal =
+        if notes.is_some() { Journal::go_on(&path) } else { Journal::begin(&path, &request.run, None) };
+    // A journal that cannot be written is told of when the payload cannot be either.
+    let planned = plan(request, Library { manifests, journal: journal.ok() }).await;
+    if planned.as_ref().is_err_and(|error| error.reason().class() == Class::Wait) {
+        // What may pass comes again, and need not read again what was read.
+        target.keep_journal();
+    } else if notes.is_none() {
+        // From here on the partial file has them, and needs the room.
+        let _ = fs::remove_file(path);
+    }
+    planned
+}
+
 /// Resolves all names, and plans the payload.
-async fn plan(request: &BuildRequest) -> Result<(Plan, Contents), BuildError> {
-    let resolved = resolve::resolve(request).await.map_err(BuildError::Images)?;
+async fn plan(request: &BuildRequest, library: Library) -> Result<(Plan, Contents), BuildError> {
+    let resolved = resolve::resolve(request, library).await.map_err(BuildError::Images)?;
     let plan = Plan::new(resolved, &request.bases).map_err(BuildError::Images)?;
     let contents = contents(&plan)?;
     Ok((plan, contents))
@@ -288,7 +328,7 @@ fn adopt(
     remains: Option<&Remains>,
 ) -> Option<(Plan, Contents)> {
     let (notes, remains) = (notes?, remains?);
-    if notes.run != request.run || notes.payload != remains.digest {
+    if notes.run != request.run || notes.payload.as_ref() != Some(&remains.digest) {
         return None;
     }
     let plan = Plan::of_remains(remains)?;
@@ -313,7 +353,7 @@ fn set_aside(target: &mut FileTarget, remains: Remains, size: u64) -> Result<Opt
 }
 
 async fn build_stream(request: BuildRequest, progress: &Arc<Progress>) -> Result<BuildReport, BuildError> {
-    let (plan, contents) = plan(&request).await?;
+    let (plan, contents) = plan(&request, Library::default()).await?;
     progress.enter(Stage::Checking);
     check_sizes(&plan, &request.registries).await?;
     expect(&plan, progress);

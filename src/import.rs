@@ -3,6 +3,7 @@
 mod deliver;
 mod meter;
 mod names;
+mod referrers;
 mod sparse;
 mod target;
 #[cfg(test)]
@@ -332,13 +333,11 @@ async fn check_presence(target: &mut Target, delivery: &Delivery) -> Result<(), 
     let asked = target.asked();
     match delivery.manifest_digest(&target.repository, &asked).await {
         Ok(Some(found)) if target.root.as_ref().is_none_or(|root| *root == found) => {
-            info!("Skipping {} as it's already in the destination registry", target.far_name());
-            target.state = State::Present;
+            check_referrers(target, delivery).await?;
         }
         Ok(Some(found)) if target.would_be(&found) => {
-            info!("Skipping {} as it's already in the destination registry", target.far_name());
             target.take_rewritten(delivery.host());
-            target.state = State::Present;
+            check_referrers(target, delivery).await?;
         }
         Ok(_) if !target.carried => {
             let (host, repository) = (delivery.host(), &target.repository);
@@ -346,6 +345,22 @@ async fn check_presence(target: &mut Target, delivery: &Delivery) -> Result<(), 
             target.state = State::AbsentBase;
         }
         Ok(_) => {}
+        Err(error) => target.fail_or(error)?,
+    }
+    Ok(())
+}
+
+/// Whether all is there that belongs to an image which is there.
+async fn check_referrers(target: &mut Target, delivery: &Delivery) -> Result<(), ImportError> {
+    match delivery.lacks_referrers(target).await {
+        Ok(false) => {
+            info!("Skipping {} as it's already in the destination registry", target.far_name());
+            target.state = State::Present;
+        }
+        Ok(true) => {
+            info!("{} is in the destination registry, not all that belongs to it", target.far_name());
+            target.wants_only_referrers();
+        }
         Err(error) => target.fail_or(error)?,
     }
     Ok(())

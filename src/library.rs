@@ -23,7 +23,7 @@ use crate::build::{BaseError, BuildError};
 use crate::import::ImportError;
 use crate::reason::{Failure, Reason};
 use crate::reference::ReferenceError;
-use crate::registry::{RegistryError, settle_uploads};
+use crate::registry::{DockerConfigError, RegistryError, settle_uploads};
 use crate::storage::StorageError;
 
 /// Why a payload was not made or not pushed.
@@ -35,6 +35,9 @@ pub enum Error {
     /// A name is no image reference, or a host none.
     #[error(transparent)]
     Reference(#[from] ReferenceError),
+    /// Docker's configuration has no credentials that can be used.
+    #[error(transparent)]
+    DockerConfig(#[from] DockerConfigError),
     /// A client of a registry cannot be made.
     #[error(transparent)]
     Registry(#[from] RegistryError),
@@ -60,7 +63,7 @@ impl Error {
     #[must_use]
     pub fn reason(&self) -> Reason {
         match self {
-            Self::Usage(_) | Self::Reference(_) => Reason::InvalidSpec,
+            Self::Usage(_) | Self::Reference(_) | Self::DockerConfig(_) => Reason::InvalidSpec,
             Self::Registry(error) => error.reason(),
             Self::Base(error) => error.reason(),
             Self::Build(error) => error.reason(),

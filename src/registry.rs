@@ -10,20 +10,25 @@ mod access;
 mod auth;
 mod blobs;
 mod client;
+mod credential_helper;
 mod docker_config;
 mod error;
+mod feed;
 mod foreign;
 mod manifests;
+mod referrers;
 mod retry;
 #[cfg(test)]
 mod tests;
+mod upload;
 mod uploads;
 
 pub use access::{Access, Credentials};
 pub use client::Registry;
+pub use credential_helper::HelperError;
 pub use docker_config::{DockerConfig, DockerConfigError};
 pub use error::{Answer, Asked, RegistryError};
 pub use foreign::{Foreign, ForeignBlob};
 pub use manifests::Manifest;
-pub use retry::Patience;
+pub use retry::Traffic;
 pub use uploads::settle_uploads;

@@ -99,7 +99,8 @@ impl Worker {
             }
             Err(error) => warn!("cannot report progress on port {}: {error}", self.progress_port),
         }
-        let outcome = run::run(&config, &self.payloads, &self.registry_secrets, &progress).await;
+        let run = run::run(&config, &self.payloads, &self.registry_secrets, &progress);
+        let outcome = Box::pin(run).await;
         Outcome { run_id: config.run_id, input_digest, ..outcome }
     }
 }
@@ -128,6 +129,7 @@ fn failed(reason: Reason, message: String) -> Outcome {
         result: None,
         failures: Vec::new(),
         failures_total: 0,
+        retry_after_seconds: None,
     }
 }
 

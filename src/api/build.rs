@@ -71,6 +71,9 @@ pub struct PayloadBuildSpec {
     /// build. A registry that does not answer still fails it, and so does having none of the images. Absent: false.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub allow_missing: Option<bool>,
+    /// Whether the images' signatures, attestations and SBOMs are carried with them. Absent: true.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub referrers: Option<bool>,
     /// Where the payload is written.
     pub output: Output,
     /// How registries are reached, by host. A registry that is not listed is reached by HTTPS, anonymously.

@@ -96,6 +96,9 @@ pub struct LastFailure {
     /// When it was.
     #[schemars(schema_with = "schema::time")]
     pub time: Time,
+    /// For so many seconds a registry asked to be left alone: there is no new attempt before, for six hours at most.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub retry_after_seconds: Option<u32>,
 }
 
 /// The end of an attempt that did not succeed.

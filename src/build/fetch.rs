@@ -20,8 +20,6 @@ use crate::reason::Reason;
 use crate::reference::Host;
 use crate::registry::{Foreign, Registry, RegistryError};
 
-/// So many blobs are fetched at once: four fill two cores, and more gain little.
-const AT_ONCE: usize = 4;
 /// Bytes are gathered until there are so many, and noted in the journal when they are written.
 const PIECE: usize = 256 << 10;
 
@@ -52,7 +50,8 @@ pub(super) async fn fetch(plan: &Plan, fetch: &Arc<Fetch>) -> Result<(), BuildEr
             (blob.digest, result)
         }))
     });
-    let mut fetched = fetched.buffer_unordered(AT_ONCE);
+    let at_once = fetch.registries.values().map(Registry::blobs_at_once).min();
+    let mut fetched = fetched.buffer_unordered(at_once.unwrap_or(1));
     let mut failures = Vec::new();
     while let Some(joined) = fetched.next().await {
         let (digest, result) = joined.map_err(|error| writing(error.into()))?;

@@ -8,13 +8,18 @@ use std::io::{self, BufRead, BufReader, Write};
 use std::os::unix::fs::OpenOptionsExt;
 use std::path::Path;
 
+use base64::Engine;
+use base64::engine::general_purpose::STANDARD;
+use bytes::Bytes;
 use serde::{Deserialize, Serialize};
 
 use crate::digest::Digest;
+use crate::payload::MANIFESTS_LIMIT;
+use crate::registry::Manifest;
 use crate::storage::NO_DETOUR;
 
-/// A line of a journal is never longer.
-const LINE_LIMIT: u64 = 1 << 10;
+/// A line of a journal is never longer: one with the largest manifest in base64.
+const LINE_LIMIT: u64 = 6 << 20;
 /// Nor is a journal: a note for each quarter of a mebibyte of a terabyte.
 const JOURNAL_LIMIT: u64 = 1 << 30;
 
@@ -29,22 +34,34 @@ pub(super) struct Journal {
 pub(super) struct Notes {
     /// What was asked for, in one word.
     pub(super) run: String,
-    /// The payload digest of what was being written.
-    pub(super) payload: Digest,
+    /// The payload digest of what was being written: none before that was known.
+    pub(super) payload: Option<Digest>,
     /// How many bytes of each blob had been written.
     pub(super) have: HashMap<Digest, u64>,
+    /// The manifests that had been read, hashed again.
+    pub(super) manifests: HashMap<Digest, Manifest>,
 }
 
 #[derive(Serialize, Deserialize)]
 struct Head {
     run: String,
-    payload: Digest,
+    payload: Option<Digest>,
 }
 
 #[derive(Serialize, Deserialize)]
-struct Line {
-    blob: Digest,
-    have: u64,
+#[serde(untagged)]
+enum Line {
+    Blob {
+        blob: Digest,
+        have: u64,
+    },
+    #[serde(rename_all = "camelCase")]
+    Manifest {
+        manifest: Digest,
+        media_type: String,
+        /// In base64.
+        bytes: String,
+    },
 }
 
 impl Notes {
@@ -59,14 +76,24 @@ impl Notes {
             (length > 0).then_some(line)
         };
         let Head { run, payload } = serde_json::from_slice(&next()?).ok()?;
-        let mut have = HashMap::new();
+        let (mut have, mut manifests, mut size) = (HashMap::new(), HashMap::new(), 0);
         while let Some(line) = next() {
             // A run that was cut short may have torn its last line.
-            if let Ok(Line { blob, have: bytes }) = serde_json::from_slice(&line) {
-                have.insert(blob, bytes);
+            match serde_json::from_slice(&line) {
+                Ok(Line::Blob { blob, have: bytes }) => {
+                    have.insert(blob, bytes);
+                }
+                Ok(Line::Manifest { manifest: digest, media_type, bytes }) => {
+                    let bytes = Bytes::from(STANDARD.decode(bytes).unwrap_or_default());
+                    size += bytes.len() as u64;
+                    if size <= MANIFESTS_LIMIT && digest.check(&bytes).is_ok() {
+                        manifests.insert(digest.clone(), Manifest { bytes, digest, media_type });
+                    }
+                }
+                Err(_) => {}
             }
         }
-        Some(Self { run, payload, have })
+        Some(Self { run, payload, have, manifests })
     }
 }
 
@@ -77,14 +104,14 @@ impl Notes {
         let Some(notes) = Self::read(path) else {
             return Ok(());
         };
-        let journal = Journal::begin(path, "", &notes.payload)?;
+        let journal = Journal::begin(path, "", notes.payload.as_ref())?;
         notes.have.iter().try_for_each(|(blob, have)| journal.note(blob, *have))
     }
 }
 
 impl Journal {
     /// Begins a journal; one that was there is gone.
-    pub(super) fn begin(path: &Path, run: &str, payload: &Digest) -> io::Result<Self> {
+    pub(super) fn begin(path: &Path, run: &str, payload: Option<&Digest>) -> io::Result<Self> {
         // Made anew: what had the name is not written to, whatever it was.
         if let Err(error) = fs::remove_file(path)
             && error.kind() != io::ErrorKind::NotFound
@@ -92,7 +119,7 @@ impl Journal {
             return Err(error);
         }
         let mut file = OpenOptions::new().create_new(true).write(true).open(path)?;
-        append(&mut file, &Head { run: run.to_owned(), payload: payload.clone() })?;
+        append(&mut file, &Head { run: run.to_owned(), payload: payload.cloned() })?;
         Ok(Self { file })
     }
 
@@ -106,7 +133,14 @@ impl Journal {
 
     /// Notes how many bytes of a blob have been written.
     pub(super) fn note(&self, blob: &Digest, have: u64) -> io::Result<()> {
-        append(&mut &self.file, &Line { blob: blob.clone(), have })
+        append(&mut &self.file, &Line::Blob { blob: blob.clone(), have })
+    }
+
+    /// Notes a manifest that was read.
+    pub(super) fn note_manifest(&self, manifest: &Manifest) -> io::Result<()> {
+        let Manifest { bytes, digest, media_type } = manifest;
+        let (manifest, media_type) = (digest.clone(), media_type.clone());
+        append(&mut &self.file, &Line::Manifest { manifest, media_type, bytes: STANDARD.encode(bytes) })
     }
 }
 
@@ -126,14 +160,14 @@ mod tests {
         let folder = tempfile::tempdir().unwrap();
         let path = folder.path().join("journal");
         let (payload, a, b) = (Digest::sha256(b"p"), Digest::sha256(b"a"), Digest::sha256(b"b"));
-        let journal = Journal::begin(&path, "run", &payload).unwrap();
+        let journal = Journal::begin(&path, "run", Some(&payload)).unwrap();
         for (blob, have) in [(&a, 1), (&b, 7), (&a, 2)] {
             journal.note(blob, have).unwrap();
         }
         (&journal.file).write_all(br#"{"blob":"sha256:"#).unwrap();
         Journal::go_on(&path).unwrap().note(&b, 8).unwrap();
         let notes = Notes::read(&path).unwrap();
-        assert_eq!((notes.run.as_str(), &notes.payload), ("run", &payload));
+        assert_eq!((notes.run.as_str(), &notes.payload), ("run", &Some(payload)));
         assert_eq!(notes.have, HashMap::from([(a, 2), (b, 8)]));
     }
 
@@ -142,10 +176,25 @@ mod tests {
         let folder = tempfile::tempdir().unwrap();
         let path = folder.path().join("journal");
         let (payload, blob) = (Digest::sha256(b"p"), Digest::sha256(b"a"));
-        Journal::begin(&path, "run", &payload).unwrap().note(&blob, 7).unwrap();
+        Journal::begin(&path, "run", Some(&payload)).unwrap().note(&blob, 7).unwrap();
         Notes::disown(&path).unwrap();
-        let notes = Notes { run: String::new(), payload, have: HashMap::from([(blob, 7)]) };
+        let have = HashMap::from([(blob, 7)]);
+        let notes = Notes { run: String::new(), payload: Some(payload), have, manifests: HashMap::new() };
         assert_eq!(Notes::read(&path), Some(notes));
+    }
+
+    #[test]
+    fn a_manifest_comes_back_byte_by_byte_if_it_is_the_one_that_was_noted() {
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join("journal");
+        let bytes = Bytes::from("{\n \"ü\": 1}\n\u{1}".repeat(100_000));
+        let manifest = Manifest { digest: Digest::sha256(&bytes), media_type: "m".into(), bytes };
+        let other = Manifest { digest: Digest::sha256(b"other"), ..manifest.clone() };
+        let journal = Journal::begin(&path, "run", None).unwrap();
+        journal.note_manifest(&other).unwrap();
+        journal.note_manifest(&manifest).unwrap();
+        let notes = Notes::read(&path).unwrap();
+        assert_eq!(notes.manifests, HashMap::from([(manifest.digest.clone(), manifest)]));
     }
 
     #[test]
@@ -156,7 +205,7 @@ mod tests {
         std::os::unix::fs::symlink(&victim, &path).unwrap();
         assert_eq!(Notes::read(&path), None);
         Journal::go_on(&path).unwrap_err();
-        Journal::begin(&path, "run", &Digest::sha256(b"p")).unwrap();
+        Journal::begin(&path, "run", None).unwrap();
         assert_eq!(fs::read(&victim).unwrap(), b"precious");
     }
 

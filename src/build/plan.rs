@@ -5,8 +5,8 @@ use tracing::info;
 use super::resolve::Resolved;
 use crate::digest::Digest;
 use crate::payload::{
-    Base, BillImage, BillManifest, Descriptor, ImagePlan, ManifestContent, ManifestPlan, MissingImage,
-    PayloadError, Remains, Required, RequiredSource,
+    Base, BillImage, BillManifest, BillReferrer, Descriptor, ImagePlan, ManifestContent, ManifestPlan,
+    MissingImage, PayloadError, ReferrerPlan, Remains, Required, RequiredSource,
 };
 use crate::reason::Failure;
 use crate::reference::Host;
@@ -75,15 +75,21 @@ impl Plan {
 
     /// Plans what the remains of an earlier run were to become, without asking any registry.
     pub(super) fn of_remains(remains: &Remains) -> Option<Self> {
-        let manifests_of = |image: &BillImage| {
-            let plan = |manifest: &BillManifest| {
-                Some(ManifestPlan {
-                    digest: manifest.digest.clone(),
-                    media_type: manifest.media_type.clone(),
-                    bytes: remains.manifests.get(&manifest.digest)?.clone(),
-                })
-            };
-            image.manifests.iter().map(plan).collect::<Option<Vec<_>>>()
+        let plan_of = |digest: &Digest, media_type: &str| {
+            let bytes = remains.manifests.get(digest)?.clone();
+            Some(ManifestPlan { digest: digest.clone(), media_type: media_type.to_owned(), bytes })
+        };
+        let manifests_of = |manifests: &[BillManifest]| {
+            let plans = manifests.iter().map(|manifest| plan_of(&manifest.digest, &manifest.media_type));
+            plans.collect::<Option<Vec<_>>>()
+        };
+        let referrer_of = |referrer: &BillReferrer| {
+            Some(ReferrerPlan {
+                manifest: plan_of(&referrer.digest, &referrer.media_type)?,
+                subject: referrer.subject.clone(),
+                tag: referrer.tag.clone(),
+                children: manifests_of(&referrer.manifests)?,
+            })
         };
         let image_of = |image: &BillImage| {
             Some(ImagePlan {
@@ -94,7 +100,8 @@ impl Plan {
                 size: image.size,
                 platforms: image.platforms.clone(),
                 omitted: image.omitted.clone(),
-                manifests: manifests_of(image)?,
+                manifests: manifests_of(&image.manifests)?,
+                referrers: image.referrers.iter().map(referrer_of).collect::<Option<Vec<_>>>()?,
             })
         };
         let images = remains.bill.images.iter().map(image_of).collect::<Option<Vec<_>>>()?;
@@ -121,7 +128,7 @@ impl Plan {
 
         // A manifest is carried as such; who has it as a layer finds it there.
         let manifests: HashSet<&Digest> =
-            images.iter().flat_map(|image| image.manifests.iter().map(|manifest| &manifest.digest)).collect();
+            images.iter().flat_map(ImagePlan::all_manifests).map(|manifest| &manifest.digest).collect();
         let mut sizes: HashMap<&Digest, u64> = HashMap::new();
         let mut plans = Vec::new();
         let mut required: BTreeMap<&Digest, Required> = BTreeMap::new();
@@ -181,7 +188,7 @@ impl Plan {
 impl Blobs {
     fn of(image: &ImagePlan) -> Result<Self, PayloadError> {
         let mut blobs = Self { configs: Vec::new(), layers: Vec::new() };
-        for manifest in &image.manifests {
+        for manifest in image.all_manifests() {
             let content = ManifestContent::parse(&manifest.digest, &manifest.bytes)?;
             blobs.configs.extend(content.config);
             blobs.layers.extend(content.layers);
@@ -230,6 +237,7 @@ mod tests {
             platforms: Vec::new(),
             omitted: Vec::new(),
             manifests: vec![manifest],
+            referrers: Vec::new(),
         }
     }
 

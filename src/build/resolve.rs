@@ -6,6 +6,8 @@ use futures::{FutureExt, TryStreamExt};
 use tracing::{info, warn};
 
 use super::choice::{self, Choice, Verdict};
+use super::journal::Journal;
+use super::referrers::{Place, Told};
 use super::{BuildRequest, ImageRequest};
 use crate::digest::Digest;
 use crate::payload::{
@@ -34,7 +36,7 @@ pub(super) struct Resolved {
 }
 
 #[derive(Debug, thiserror::Error)]
-enum ResolveError {
+pub(super) enum ResolveError {
     #[error(transparent)]
     Registry(#[from] RegistryError),
     #[error("{image}: {error}")]
@@ -55,6 +57,12 @@ enum ResolveError {
     ForeignLayer { image: String, digest: Digest },
     #[error("{image}: its config {digest} has the digest {found}; the registry gives what it does not have")]
     Config { image: String, digest: Digest, found: Digest },
+    /// What belongs to an image cannot be had: that it is unknown whether there is a signature does not mean that
+    /// there is none.
+    #[error(
+        "{error}; {image} can be carried without its signatures and attestations: with --no-referrers, or referrers: false"
+    )]
+    Referrers { image: String, error: Box<ResolveError> },
     /// A registry that did not answer, or not to these credentials, is not asked for the next image.
     #[error("{image} was not asked for: {why}")]
     Unanswered { image: String, reason: Reason, why: String },
@@ -69,23 +77,36 @@ impl ResolveError {
             Self::Platform { .. } => Reason::ImageNotFound,
             Self::Config { .. } => Reason::DigestMismatch,
             Self::ForeignLayer { .. } => Reason::UnsupportedImage,
+            Self::Referrers { error, .. } => error.reason(),
             Self::Unanswered { reason, .. } => *reason,
         }
     }
 }
 
+/// The manifests that need not be read any more.
+#[derive(Debug, Default)]
+pub(super) struct Library {
+    /// What earlier attempts read.
+    pub(super) manifests: HashMap<Digest, Manifest>,
+    /// Where what is read is noted for further attempts.
+    pub(super) journal: Option<Journal>,
+}
+
 /// Resolves every name once. All are tried; all failures are told, unless they are allowed.
-pub(super) async fn resolve(request: &BuildRequest) -> Result<Resolved, Vec<Failure>> {
+pub(super) async fn resolve(request: &BuildRequest, library: Library) -> Result<Resolved, Vec<Failure>> {
     let mut resolver = Resolver {
         registries: &request.registries,
+        library,
         manifests: HashMap::new(),
         manifests_size: 0,
+        told: HashMap::new(),
         unanswered: HashMap::new(),
         foreign_layers: request.foreign_layers,
         far_blobs: HashSet::new(),
     };
+    // What belongs to images that the far side has is left out of nothing: they need not have brought it.
     let far = request.already_transferred.iter().map(|reference| (reference, request.far_choice()));
-    let (already_transferred, mut failures) = apart(resolver.images(far.collect()).await);
+    let (already_transferred, mut failures) = apart(resolver.images(far.collect(), false).await);
     resolver.far_blobs = already_transferred.iter().flat_map(blobs).collect();
     let carried = request.bases.iter().flat_map(Base::blobs).map(|(digest, _)| digest.clone());
     resolver.far_blobs.extend(carried);
@@ -98,7 +119,7 @@ pub(super) async fn resolve(request: &BuildRequest) -> Result<Resolved, Vec<Fail
     }
     let wanted = asked.iter().filter(|image| !is_there(image));
     let choices = wanted.map(|image| (&image.reference, Choice::new(&image.platforms, true)));
-    let mut wanted = resolver.images(choices.collect()).await.into_iter();
+    let mut wanted = resolver.images(choices.collect(), request.referrers).await.into_iter();
 
     let (mut images, mut missing) = (Vec::new(), Vec::new());
     for ImageRequest { reference, far_name, .. } in asked.iter().cloned() {
@@ -174,19 +195,22 @@ impl BuildRequest {
 
 /// What an image was found to have.
 #[derive(Default)]
-struct Found {
+pub(super) struct Found {
     /// Its manifests in push order.
-    manifests: Vec<ManifestPlan>,
+    pub(super) manifests: Vec<ManifestPlan>,
     /// What its indexes name.
-    indexes: Vec<ManifestContent>,
+    pub(super) indexes: Vec<ManifestContent>,
 }
 
-struct Resolver<'a> {
+pub(super) struct Resolver<'a> {
     registries: &'a HashMap<Host, Registry>,
+    library: Library,
     /// Manifests that were read: several images may name the same one.
     manifests: HashMap<Digest, Manifest>,
     /// Bytes of all manifests together.
     manifests_size: u64,
+    /// What registries told of what refers to their manifests.
+    pub(super) told: HashMap<Place, Told>,
     unanswered: HashMap<Host, (Reason, String)>,
     /// Whether layers may be had from outside of registries.
     foreign_layers: bool,
@@ -202,10 +226,14 @@ struct Unresolved {
 }
 
 impl Resolver<'_> {
-    async fn images(&mut self, wanted: Vec<Wanted<'_>>) -> Vec<Result<ImagePlan, Unresolved>> {
+    async fn images(
+        &mut self,
+        wanted: Vec<Wanted<'_>>,
+        with_referrers: bool,
+    ) -> Vec<Result<ImagePlan, Unresolved>> {
         let mut images = Vec::new();
         for (reference, choice) in wanted {
-            let resolved = self.image(reference, choice).await;
+            let resolved = self.image(reference, choice, with_referrers).await;
             images.push(resolved.map_err(|error| self.unresolved(reference, &error)));
         }
         images
@@ -216,11 +244,14 @@ impl Resolver<'_> {
         // Docker Hub refuses to say anonymously whether an image exists: the next may.
         let signs_in = self.registries.get(reference.host()).is_some_and(Registry::has_credentials);
         let is_refused = reason == Reason::AuthenticationFailed;
-        if reason == Reason::RegistryUnavailable || (is_refused && signs_in) {
+        let is_closed = matches!(reason, Reason::RegistryUnavailable | Reason::RateLimited);
+        if is_closed || (is_refused && signs_in) {
             let first = self.unanswered.entry(reference.host().clone());
             first.or_insert_with(|| (reason, message.clone()));
         }
         let is_about_image = match reason {
+            // The image can be had: it is not to be lost because its signature cannot.
+            _ if matches!(error, ResolveError::Referrers { .. }) => false,
             Reason::ImageNotFound | Reason::UnsupportedImage | Reason::AccessDenied => true,
             _ => is_refused && !signs_in,
         };
@@ -228,12 +259,17 @@ impl Resolver<'_> {
         Unresolved { failure, is_about_image }
     }
 
-    async fn image(&mut self, reference: &Reference, mut choice: Choice) -> Result<ImagePlan, ResolveError> {
+    async fn image(
+        &mut self,
+        reference: &Reference,
+        mut choice: Choice,
+        with_referrers: bool,
+    ) -> Result<ImagePlan, ResolveError> {
         if let Some((reason, why)) = self.unanswered.get(reference.host()).cloned() {
             return Err(ResolveError::Unanswered { image: reference.written().to_owned(), reason, why });
         }
         info!(target: STEP, "Resolving {reference}");
-        let root = self.read(reference, reference.tag_or_digest()).await?;
+        let root = self.root(reference).await?;
         let mut found = Found::default();
         self.visit(reference, root.clone(), &mut choice, 0, &mut found).await?;
         if let Some((missing, has)) = choice.missing() {
@@ -242,6 +278,11 @@ impl Resolver<'_> {
         }
         let carried = found.manifests.iter().map(|manifest| &manifest.digest).collect();
         let omitted = choice::omitted(&found.indexes, &carried);
+        let referrers = if with_referrers { self.referrers(reference, &found).await } else { Ok(Vec::new()) };
+        let referrers = referrers.map_err(|error| {
+            let (image, error) = (reference.written().to_owned(), Box::new(error));
+            ResolveError::Referrers { image, error }
+        })?;
         Ok(ImagePlan {
             reference: reference.clone(),
             far_name: None,
@@ -251,12 +292,13 @@ impl Resolver<'_> {
             platforms: choice.wanted().to_vec(),
             omitted,
             manifests: found.manifests,
+            referrers,
         })
     }
 
     /// Adds a manifest behind all that it names and that is wanted, each once. An index of which
     /// nothing is wanted is not added; gives whether it was.
-    fn visit<'a>(
+    pub(super) fn visit<'a>(
         &'a mut self,
         reference: &'a Reference,
         manifest: Manifest,
@@ -399,17 +441,48 @@ impl Resolver<'_> {
         }
     }
 
-    fn registry(&self, reference: &Reference) -> Result<&Registry, ResolveError> {
+    /// The manifest that a reference means. Docker Hub counts reads and not questions: what a tag means is asked for,
+    /// and then read only if it is not known.
+    async fn root(&mut self, reference: &Reference) -> Result<Manifest, ResolveError> {
+        let tag = reference.tag_or_digest();
+        if tag.parse::<Digest>().is_err()
+            && let Some(digest) = self.registry(reference)?.tag_digest(reference.repository(), tag).await?
+        {
+            match self.read(reference, digest.as_str()).await {
+                // There is nothing under the digest that was told: what the tag means is read.
+                Err(ResolveError::Registry(error)) if error.is_not_found() => {}
+                result => return result,
+            }
+        }
+        self.read(reference, tag).await
+    }
+
+    pub(super) fn registry(&self, reference: &Reference) -> Result<&Registry, ResolveError> {
         let registry = self.registries.get(reference.host());
         registry.ok_or_else(|| ResolveError::NoAccess(reference.host().clone()))
     }
 
-    async fn read(&mut self, reference: &Reference, tag_or_digest: &str) -> Result<Manifest, ResolveError> {
-        let known = tag_or_digest.parse().ok().and_then(|digest: Digest| self.manifests.get(&digest));
-        if let Some(known) = known {
+    pub(super) async fn read(
+        &mut self,
+        reference: &Reference,
+        tag_or_digest: &str,
+    ) -> Result<Manifest, ResolveError> {
+        let digest = tag_or_digest.parse::<Digest>().ok();
+        if let Some(known) = digest.as_ref().and_then(|digest| self.manifests.get(digest)) {
             return Ok(known.clone());
         }
-        let manifest = self.registry(reference)?.manifest(reference.repository(), tag_or_digest).await?;
+        let kept = digest.and_then(|digest| self.library.manifests.remove(&digest));
+        let manifest = if let Some(kept) = kept {
+            kept
+        } else {
+            let registry = self.registry(reference)?;
+            let manifest = registry.manifest(reference.repository(), tag_or_digest).await?;
+            if let Some(journal) = &self.library.journal {
+                // Without the note it is read once more: nothing worse.
+                let _ = journal.note_manifest(&manifest);
+            }
+            manifest
+        };
         self.manifests_size += manifest.bytes.len() as u64;
         if self.manifests_size > MANIFESTS_LIMIT {
             let message = format!("the manifests of all images have over {MANIFESTS_LIMIT} bytes");

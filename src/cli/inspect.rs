@@ -65,6 +65,9 @@ impl Inspection<'_> {
         let (blobs, blobs_size) = amount(self.bill.blobs().map(|blob| blob.size));
         let docker_charon = match (self.docker_charon, self.digest) {
             (true, None) => "made it".to_owned(),
+            (true, Some(_)) if self.bill.images.iter().any(|image| !image.referrers.is_empty()) => {
+                "can push its images, too, without their referrers".to_owned()
+            }
             (true, Some(_)) => "can push it, too".to_owned(),
             (false, _) => format!("cannot push it: {}", why_not_docker_charon(self.bill)),
         };
@@ -182,9 +185,13 @@ fn kind(image: &BillImage) -> String {
         platforms if image.omitted.is_empty() => format!(" of {}", platform::list(platforms)),
         platforms => format!(" of {}, {} left out", platform::list(platforms), image.omitted.len()),
     };
-    match (image.carried, image.manifests.len()) {
+    let kind = match (image.carried, image.manifests.len()) {
         (false, _) => "only named, the far side has it".to_owned(),
         (true, 1) => format!("one manifest{of}"),
         (true, count) => format!("index, {count} manifests{of}"),
+    };
+    match image.referrers.len() {
+        0 => kind,
+        count => format!("{kind}, {}", output::count(count, "referrer")),
     }
 }

@@ -28,14 +28,17 @@ pub(super) struct MakePayload {
     #[arg(long, value_name = "FILE", env = "CHARON_BASE")]
     base: Vec<PathBuf>,
     /// The platforms to carry, such as linux/amd64, delimited by commas; may be repeated. All if it is not given
-    #[arg(long, value_name = "PLATFORM", value_delimiter = ',', env = "CHARON_PLATFORM")]
+    #[arg(long, value_name = "PLATFORM", value_delimiter = ',')]
     platform: Vec<Platform>,
     /// Fetch layers that may not be distributed from where their manifests say, if the registry does not have them: by HTTPS, from the public internet alone
-    #[arg(long, env = "CHARON_FOREIGN_LAYERS")]
+    #[arg(long)]
     foreign_layers: bool,
     /// Leave out images that cannot be had, and say which, instead of failing
-    #[arg(long, env = "CHARON_ALLOW_MISSING")]
+    #[arg(long)]
     allow_missing: bool,
+    /// Leave out the signatures, attestations and SBOMs of the images
+    #[arg(long)]
+    no_referrers: bool,
     /// Where the payload goes; standard output if it is not given
     #[arg(short, long, value_name = "FILE")]
     file: Option<PathBuf>,
@@ -52,8 +55,9 @@ impl MakePayload {
             platforms: self.platform,
             foreign_layers: self.foreign_layers,
             allow_missing: self.allow_missing,
+            no_referrers: self.no_referrers,
             file: self.file.clone().unwrap_or_default(),
-            registry: self.registry.read()?,
+            registry: self.registry.read(context).await?,
             progress: context.progress(),
             cancel: context.cancel(),
         };

@@ -39,7 +39,7 @@ pub(super) struct PushPayload {
     #[arg(long)]
     no_digest_tags: bool,
     /// What becomes of an index that the registry refuses because images of other platforms were left out
-    #[arg(long, value_enum, default_value_t, value_name = "CHOICE", env = "CHARON_SPARSE_INDEX")]
+    #[arg(long, value_enum, default_value_t, value_name = "CHOICE")]
     sparse_index: SparseIndexOption,
     /// The payload digest that the payload must have, or nothing is pushed
     #[arg(long, value_name = "DIGEST")]
@@ -105,7 +105,7 @@ impl PushPayload {
             no_digest_tags: self.no_digest_tags,
             sparse_index: self.sparse_index.into(),
             expected_digest: self.expected_digest,
-            registry: self.registry.read()?,
+            registry: self.registry.read(context).await?,
             progress: context.progress(),
             cancel: context.cancel(),
         };

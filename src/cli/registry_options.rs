@@ -1,12 +1,17 @@
 use std::io::Read;
+use std::num::{NonZeroU32, NonZeroUsize};
+use std::time::Duration;
 
 use clap::Args;
+use jiff::SignedDuration;
 use secrecy::{ExposeSecret, SecretString};
+use tokio_util::sync::CancellationToken;
 use tracing::warn;
 
-use super::CliError;
+use super::context::unless_cancelled;
+use super::{CliError, Context};
 use crate::library;
-use crate::registry::{Credentials, DockerConfig};
+use crate::registry::{Credentials, DockerConfig, Traffic};
 
 /// The variables of docker-charon, which are read beside our own.
 const DOCKER_CHARON_USERNAME: &str = "DOCKER_CHARON_USERNAME";
@@ -34,6 +39,23 @@ pub(super) struct RegistryOptions {
     /// Read the password from standard input
     #[arg(long)]
     password_stdin: bool,
+    /// Move so many blobs at once [default: 4]
+    #[arg(long, value_name = "NUMBER", help_heading = TRAFFIC)]
+    parallel: Option<NonZeroUsize>,
+    /// Ask no registry more often; as often as needed if it is not given
+    #[arg(long, value_name = "NUMBER", help_heading = TRAFFIC)]
+    requests_per_second: Option<NonZeroU32>,
+    /// Wait for registries that fail for so long in all, 90s or 2h [default: 30m]
+    #[arg(long, value_name = "TIME", value_parser = time, help_heading = TRAFFIC)]
+    retry_for: Option<Duration>,
+}
+
+/// Stands above what few ever need.
+const TRAFFIC: &str = "Traffic";
+
+fn time(text: &str) -> Result<Duration, String> {
+    let time = text.parse::<SignedDuration>().map_err(|error| error.to_string())?;
+    time.try_into().map_err(|_| "it is less than nothing".to_owned())
 }
 
 impl std::fmt::Debug for RegistryOptions {
@@ -49,35 +71,46 @@ impl RegistryOptions {
     }
 
     /// What was given, by option, variable, standard input or Docker's configuration, in this order.
-    pub(super) fn read(self) -> Result<library::RegistryOptions, CliError> {
+    pub(super) async fn read(self, context: &Context) -> Result<library::RegistryOptions, CliError> {
         // docker-charon does not know of it, and it may be another program's trouble.
         let docker_config = DockerConfig::load_default().unwrap_or_else(|error| {
             warn!("{error}; going on without it");
             None
         });
-        let credentials = self.credentials()?;
+        let credentials = self.credentials(&context.cancel()).await?;
+        let mut traffic = Traffic::default();
+        if let Some(parallel) = self.parallel {
+            traffic = traffic.blobs_at_once(parallel);
+        }
+        if let Some(most) = self.requests_per_second {
+            traffic = traffic.requests_per_second(most);
+        }
+        if let Some(time) = self.retry_for {
+            traffic = traffic.waiting(time);
+        }
         Ok(library::RegistryOptions {
             registry: self.registry,
             insecure: self.insecure,
             credentials,
             docker_config,
+            traffic,
         })
     }
 
     /// What is empty was not given: scripts pass variables on that may not be set.
-    fn credentials(&self) -> Result<Option<Credentials>, CliError> {
+    async fn credentials(&self, cancel: &CancellationToken) -> Result<Option<Credentials>, CliError> {
         let variable = |name| std::env::var(name).ok().filter(|value| !value.is_empty());
         let username = self.username.clone().filter(|username| !username.is_empty());
         let username = username.or_else(|| variable(DOCKER_CHARON_USERNAME));
         let password = if self.password_stdin {
-            Some(password_from_stdin()?)
+            Some(password_from_stdin(cancel).await?)
         } else {
             let from_variable = || variable(DOCKER_CHARON_PASSWORD).map(SecretString::from);
             let password = self.password.clone().filter(|password| !password.expose_secret().is_empty());
             password.or_else(from_variable)
         };
         match (username, password) {
-            (Some(username), Some(password)) => Ok(Some(Credentials { username, password })),
+            (Some(username), Some(password)) => Ok(Some(Credentials::Password { username, password })),
             (None, None) => Ok(None),
             (Some(_), None) => Err(CliError::Usage(
                 "a username without a password: give one with DOCKER_CHARON_PASSWORD or --password-stdin"
@@ -90,9 +123,13 @@ impl RegistryOptions {
     }
 }
 
-fn password_from_stdin() -> Result<SecretString, CliError> {
-    let mut text = String::new();
-    std::io::stdin().take(PASSWORD_LIMIT).read_to_string(&mut text).map_err(|error| {
+/// Whoever is to type it may not be there: a signal ends the waiting.
+async fn password_from_stdin(cancel: &CancellationToken) -> Result<SecretString, CliError> {
+    let read = unless_cancelled(cancel, || {
+        let mut text = String::new();
+        std::io::stdin().take(PASSWORD_LIMIT).read_to_string(&mut text).map(|_| text)
+    });
+    let text = read.await?.map_err(|error| {
         CliError::Failed(format!("cannot read the password from standard input: {error}"))
     })?;
     Ok(SecretString::from(text.trim_end_matches(['\r', '\n'])))

@@ -28,6 +28,8 @@ use crate::worker::contract::Outcome;
 pub(super) const DISRUPTIONS_LIMIT: usize = 10;
 /// So many refused passwords are enough: more could lock an account.
 const AUTHENTICATION_LIMIT: u32 = 2;
+/// A registry that asks to be left alone for longer is asked again after this time.
+const LONGEST_REST: Duration = Duration::from_hours(6);
 /// The first progress is looked for early, for a small payload is done soon.
 const FIRST_PROGRESS: Duration = Duration::from_secs(2);
 
@@ -159,7 +161,11 @@ impl Scene<'_> {
         let pace = &self.settings.pace;
         let reason = parse(&ended.reason)?;
         let patience = match reason.class() {
-            Class::Wait => pace.wait,
+            Class::Wait => {
+                let asked = run.last_failure.as_ref().and_then(|failure| failure.retry_after_seconds);
+                let asked = Duration::from_secs(asked.unwrap_or(0).into());
+                pace.wait.max(asked.min(LONGEST_REST))
+            }
             Class::Twice if run.authentication_failures.unwrap_or(0) < AUTHENTICATION_LIMIT => pace.again,
             _ if reason == Reason::ResultLost => pace.again,
             _ => return None,
@@ -476,7 +482,12 @@ fn planned(run: Run, plan: &Plan) -> Run {
 }
 
 fn last_failure(failure: &Failure, time: Timestamp) -> LastFailure {
-    LastFailure { reason: failure.reason.as_str().into(), message: failure.message.clone(), time: Time(time) }
+    LastFailure {
+        reason: failure.reason.as_str().into(),
+        message: failure.message.clone(),
+        time: Time(time),
+        retry_after_seconds: failure.outcome.as_ref().and_then(|outcome| outcome.retry_after_seconds),
+    }
 }
 
 /// Whether the pod's exit code ends its Job, whatever is left of the backoff limit.

@@ -165,6 +165,7 @@ mod tests {
             result: None,
             failures: vec![],
             failures_total: 0,
+            retry_after_seconds: None,
         }
     }
 

@@ -210,6 +210,14 @@ mod tests {
         assert_eq!(distinct.len(), found.len());
     }
 
+    /// These lie in statuses, too.
+    #[test]
+    fn the_ids_of_runs_that_tell_of_referrers_are_what_they_were() {
+        let found = [true, false].map(|referrers| of_build(build(json!({ "referrers": referrers })), None));
+        assert_eq!(found, ["d05799ab60d58c3416e44a7dceeadaae", "6fe75d1471a26b347666ce86a9973b8e"]);
+        assert!(!GOLDEN.contains(&found[0].as_str()) && !GOLDEN.contains(&found[1].as_str()));
+    }
+
     #[test]
     fn tuning_changes_no_id() {
         let plain = of_build(build(json!({})), None);

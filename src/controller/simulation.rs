@@ -367,6 +367,7 @@ fn end(job: &mut JobView, pod: &mut PodView, reason: Option<Reason>, now: Timest
             result: None,
             failures: vec![],
             failures_total: 0,
+            retry_after_seconds: None,
         };
         outcome.to_message()
     });

@@ -101,6 +101,7 @@ pub(super) fn build(spec: &PayloadBuildSpec) -> Result<Valid, Invalid> {
             "alreadyTransferred": spec.already_transferred,
             "foreignLayers": spec.foreign_layers,
             "allowMissing": spec.allow_missing,
+            "referrers": spec.referrers,
             "output": spec.output,
             "trigger": spec.trigger,
         }),
@@ -110,6 +111,7 @@ pub(super) fn build(spec: &PayloadBuildSpec) -> Result<Valid, Invalid> {
             bases: Vec::new(),
             foreign_layers: spec.foreign_layers.unwrap_or(false),
             allow_missing: spec.allow_missing.unwrap_or(false),
+            referrers: spec.referrers.unwrap_or(true),
             path: claim.path.clone(),
         }),
         registries: registries(spec.registries.as_deref().unwrap_or_default())?,
@@ -365,6 +367,16 @@ mod tests {
     }
 
     #[test]
+    fn a_build_carries_referrers_unless_it_says_otherwise() {
+        for (given, expected) in [(json!(null), true), (json!(true), true), (json!(false), false)] {
+            let Work::Build(work) = build_of(with(spec(), "referrers", given)).unwrap().work else {
+                panic!()
+            };
+            assert_eq!(work.referrers, expected);
+        }
+    }
+
+    #[test]
     fn a_build_becomes_work_with_the_defaults_filled_in() {
         let valid = build_of(spec()).unwrap();
         let work = BuildWork {
@@ -373,6 +385,7 @@ mod tests {
             bases: vec![],
             foreign_layers: false,
             allow_missing: false,
+            referrers: true,
             path: "out/app.zip".into(),
         };
         assert_eq!(valid.work, Work::Build(work));

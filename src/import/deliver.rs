@@ -12,14 +12,14 @@ use super::meter::Meter;
 use super::target::{State, Target};
 use super::{Counts, Passing, Payload};
 use crate::digest::Digest;
-use crate::payload::{Bill, BillEntry, BillManifest, EntryKind, FilePayload, PayloadError, Verified};
+use crate::payload::{
+    Bill, BillEntry, BillManifest, BillReferrer, EntryKind, FilePayload, PayloadError, Verified,
+};
 use crate::progress::{Progress, STEP};
 use crate::reason::Reason;
 use crate::reference::Host;
 use crate::registry::{Registry, RegistryError};
 
-/// So many blobs are pushed at once: four fill two cores, and more gain little.
-const AT_ONCE: usize = 4;
 /// So many small questions and answers are under way at once.
 pub(super) const ASKED_AT_ONCE: usize = 8;
 /// So many pieces of a streamed blob wait between the payload and the registry.
@@ -39,9 +39,11 @@ pub(super) struct Delivery {
 }
 
 #[derive(Default)]
-struct Known {
+pub(super) struct Known {
     present: HashMap<Digest, BTreeMap<String, bool>>,
-    manifests: HashSet<(String, Digest)>,
+    pub(super) manifests: HashSet<(String, Digest)>,
+    /// The referrers that the registry, or an index in it, lists, by repository and subject.
+    pub(super) listed: HashMap<(String, Digest), HashSet<Digest>>,
     counts: Counts,
 }
 
@@ -54,12 +56,16 @@ impl Delivery {
         self.registry.host()
     }
 
+    pub(super) fn registry(&self) -> &Registry {
+        &self.registry
+    }
+
     pub(super) fn counts(&self) -> Counts {
         self.known().counts
     }
 
     /// Nothing that is known is ever half known: a writer that panicked does not spoil it.
-    fn known(&self) -> MutexGuard<'_, Known> {
+    pub(super) fn known(&self) -> MutexGuard<'_, Known> {
         self.known.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
@@ -144,7 +150,7 @@ impl Delivery {
                 (entry.digest, failed)
             }))
         });
-        let mut brought = brought.buffer_unordered(AT_ONCE);
+        let mut brought = brought.buffer_unordered(self.registry.blobs_at_once());
         while let Some(joined) = brought.next().await {
             let (digest, failed) = joined
                 .map_err(|error| PayloadError::Io { doing: "pushing the payload", source: error.into() })?;
@@ -278,7 +284,7 @@ impl Delivery {
         &self,
         entry: &BillEntry,
         repository: &str,
-        body: impl Fn() -> S,
+        body: impl Fn() -> S + Sync,
     ) -> Result<(), Why> {
         info!(target: STEP, "Pushing {repository}/{}", entry.digest);
         self.upload(repository, &entry.digest, entry.size, body).await
@@ -289,9 +295,19 @@ impl Delivery {
         repository: &str,
         digest: &Digest,
         size: u64,
-        body: impl Fn() -> S,
+        body: impl Fn() -> S + Sync,
     ) -> Result<(), Why> {
         let pushed = self.registry.push_blob(repository, digest, size, body).await;
+        self.uploaded(repository, digest, size, pushed)
+    }
+
+    fn uploaded(
+        &self,
+        repository: &str,
+        digest: &Digest,
+        size: u64,
+        pushed: Result<(), RegistryError>,
+    ) -> Result<(), Why> {
         pushed.map_err(|error| tell(&error))?;
         self.learn(repository, digest, true);
         let mut known = self.known();
@@ -309,23 +325,15 @@ impl Delivery {
         repository: &str,
         meter: &Meter,
     ) -> (Result<(), PayloadError>, Result<(), Why>) {
+        info!(target: STEP, "Pushing {repository}/{}", entry.digest);
         let (sender, receiver) = mpsc::channel(PIECES);
-        let receiver = Mutex::new(Some(receiver));
-        let take = || receiver.lock().ok().and_then(|mut receiver| receiver.take());
-        let body = || {
-            let pieces = futures::stream::unfold(take(), |receiver| async move {
-                if let Some(mut receiver) = receiver {
-                    return receiver.recv().await.map(|piece| (piece, Some(receiver)));
-                }
-                Some((Err(io::Error::other("the stream has passed, and cannot be sent again")), None))
-            });
-            meter.pass(pieces.boxed())
-        };
+        let pieces = futures::stream::unfold(receiver, |mut receiver| async move {
+            receiver.recv().await.map(|piece| (piece, receiver))
+        });
         let push = async {
-            let pushed = self.push(entry, repository, body).await;
-            // A push that ended early must not hold up the stream.
-            drop(take());
-            pushed
+            let body = meter.pass(pieces);
+            let pushed = self.registry.push_passing_blob(repository, &entry.digest, entry.size, body).await;
+            self.uploaded(repository, &entry.digest, entry.size, pushed)
         };
         futures::join!(payload.next_blob(Some(sender)), push)
     }
@@ -387,19 +395,15 @@ impl Delivery {
         if !target.is_wanted() {
             return;
         }
-        let list = target
-            .manifests
-            .iter()
-            .map(|manifest| (manifest.clone(), manifests.get(&manifest.digest).cloned().unwrap_or_default()));
-        let list: Vec<_> = list.collect();
-        let mut put = self.put_manifests(target, &list).await;
+        let list = listed(&target.manifests, manifests);
+        let mut put = self.put_manifests(target, &list, &target.referrers, manifests).await;
         if let (Err(refusal), Some(file)) = (&put, file)
             && refusal.error.is_blob_unknown()
             && !refusal.is_of_sparse_index(target)
         {
             info!("{}; uploading the blobs of {} without asking", refusal.error, target.name);
             put = match self.upload_unasked(target, file).await {
-                Ok(()) => self.put_manifests(target, &list).await,
+                Ok(()) => self.put_manifests(target, &list, &target.referrers, manifests).await,
                 Err(why) => return target.fail(why.0, &why.1),
             };
         }
@@ -407,7 +411,7 @@ impl Delivery {
             && refusal.is_of_sparse_index(target)
         {
             debug!("{}", refusal.error);
-            put = self.put_manifests(target, rewriting).await;
+            put = self.put_manifests(target, &rewriting.manifests, &rewriting.referrers, manifests).await;
             if put.is_ok() {
                 target.take_rewritten(self.host());
             }
@@ -418,7 +422,8 @@ impl Delivery {
             target.fail(reason, &why);
             return;
         }
-        info!(target: STEP, "Pushed {}", target.far_name());
+        let what = if target.is_there { "what belongs to " } else { "" };
+        info!(target: STEP, "Pushed {what}{}", target.far_name());
         target.state = State::Pushed;
     }
 
@@ -429,44 +434,91 @@ impl Delivery {
         Ok(())
     }
 
-    /// Puts the manifests of an image in their order, the last one by its tag, too.
-    async fn put_manifests(&self, target: &Target, list: &[(BillManifest, Bytes)]) -> Result<(), Refusal> {
+    /// Puts the manifests of an image in their order, then what belongs to it, and last its tag.
+    async fn put_manifests(
+        &self,
+        target: &Target,
+        list: &[(BillManifest, Bytes)],
+        referrers: &[BillReferrer],
+        manifests: &HashMap<Digest, Bytes>,
+    ) -> Result<(), Refusal> {
         let repository = &target.repository;
-        for (index, (manifest, bytes)) in list.iter().enumerate() {
-            let refused = |error| Refusal { manifest: manifest.digest.clone(), error };
-            let key = (repository.clone(), manifest.digest.clone());
-            let is_there = self.known().manifests.contains(&key);
-            if !is_there {
-                let digest = manifest.digest.as_str();
-                let put = self.registry.put_manifest(repository, digest, &manifest.media_type, bytes.clone());
-                put.await.map_err(refused)?;
-                self.known().manifests.insert(key);
+        self.put_each(repository, list).await?;
+        self.referrers(repository, referrers, manifests).await?;
+        // Nobody sees a tag without the signature.
+        if let (Some(tag), Some((root, bytes))) = (&target.tag, list.last()) {
+            let (digest, media_type) = (&root.digest, &root.media_type);
+            let put = self.registry.tag_manifest(repository, tag, digest, media_type, bytes.clone());
+            put.await.map_err(Refusal::of(digest))?;
+        }
+        Ok(())
+    }
+
+    /// Puts manifests by their digests, in their order, each once.
+    pub(super) async fn put_each(
+        &self,
+        repository: &str,
+        list: &[(BillManifest, Bytes)],
+    ) -> Result<(), Refusal> {
+        for (BillManifest { digest, media_type, .. }, bytes) in list {
+            let key = (repository.to_owned(), digest.clone());
+            if self.known().manifests.contains(&key) {
+                continue;
             }
-            if let Some(tag) = target.tag.as_ref().filter(|_| index + 1 == list.len()) {
-                let (digest, media_type) = (&manifest.digest, &manifest.media_type);
-                let put = self.registry.tag_manifest(repository, tag, digest, media_type, bytes.clone());
-                put.await.map_err(refused)?;
-            }
+            let put = self.registry.put_manifest(repository, digest.as_str(), media_type, bytes.clone());
+            put.await.map_err(Refusal::of(digest))?;
+            self.known().manifests.insert(key);
         }
         Ok(())
     }
 }
 
+/// Manifests with their bytes.
+pub(super) fn listed(
+    described: &[BillManifest],
+    manifests: &HashMap<Digest, Bytes>,
+) -> Vec<(BillManifest, Bytes)> {
+    let bytes = |manifest: &BillManifest| manifests.get(&manifest.digest).cloned().unwrap_or_default();
+    described.iter().map(|manifest| (manifest.clone(), bytes(manifest))).collect()
+}
+
 /// A manifest that the registry did not take.
-struct Refusal {
+pub(super) struct Refusal {
     manifest: Digest,
     error: RegistryError,
+    /// Whether it is one that belongs to the image, and not a part of it.
+    is_referrer: bool,
 }
 
 impl Refusal {
+    pub(super) fn of(manifest: &Digest) -> impl FnOnce(RegistryError) -> Self {
+        |error| Self { manifest: manifest.clone(), error, is_referrer: false }
+    }
+
+    pub(super) fn as_of_referrer(self) -> Self {
+        Self { is_referrer: true, ..self }
+    }
+
     /// Whether it is about an index of which images were left out, and because of them.
     fn is_of_sparse_index(&self, target: &Target) -> bool {
-        target.touchy.sparse.contains(&self.manifest)
+        !self.is_referrer
+            && target.touchy.sparse.contains(&self.manifest)
             && (self.error.is_blob_unknown() || self.error.is_manifest_invalid())
     }
 
     /// Why, in one word and in a sentence that says what to do.
     fn tell(&self, target: &Target, host: &Host) -> Why {
+        let (reason, why) = self.tell_manifest(target, host);
+        if self.is_referrer {
+            let why = format!(
+                "{why}; it is a signature, an attestation or the like, without which no tag is pushed"
+            );
+            return (reason, why);
+        }
+        (reason, why)
+    }
+
+    fn tell_manifest(&self, target: &Target, host: &Host) -> Why {
         let error = &self.error;
         if self.is_of_sparse_index(target) && target.rewriting().is_none() {
             let why = format!(

@@ -8,7 +8,7 @@ use tracing::warn;
 use super::names::Names;
 use super::{ImportError, sparse};
 use crate::digest::Digest;
-use crate::payload::{Bill, BillImage, BillManifest, ManifestContent, PayloadError, Required};
+use crate::payload::{Bill, BillImage, BillManifest, BillReferrer, ManifestContent, PayloadError, Required};
 use crate::platform::SparseIndex;
 use crate::reason::{Failure, Reason};
 use crate::reference::{self, Host};
@@ -29,15 +29,63 @@ pub(super) struct Target {
     pub(super) carried: bool,
     /// Its manifests in push order, the root last.
     pub(super) manifests: Vec<BillManifest>,
-    /// Every blob that its manifests name.
+    /// Every blob that its manifests name, and those of its referrers.
     pub(super) blobs: Arc<HashSet<Digest>>,
     /// Those of its manifests that registries may refuse for what they name.
     pub(super) touchy: Touchy,
-    /// Its manifests with its indexes written anew, where that may be done.
-    rewriting: Option<Vec<(BillManifest, Bytes)>>,
-    /// They were, or had been before.
+    /// What it is with its indexes written anew, where that may be done.
+    rewriting: Option<Rewriting>,
+    /// It was, or had been before.
     is_rewritten: bool,
+    /// What belongs to it: see [`crate::payload::BillImage`].
+    pub(super) referrers: Vec<BillReferrer>,
+    /// The blobs of these.
+    referrers_blobs: Arc<HashSet<Digest>>,
+    /// The image itself is there, with its tag: only what belongs to it is to be pushed.
+    pub(super) is_there: bool,
     pub(super) state: State,
+}
+
+/// An image with its indexes written anew.
+#[derive(Debug)]
+pub(super) struct Rewriting {
+    /// Its manifests in push order, the root last.
+    pub(super) manifests: Vec<(BillManifest, Bytes)>,
+    /// What belongs to one of these.
+    pub(super) referrers: Vec<BillReferrer>,
+    referrers_blobs: Arc<HashSet<Digest>>,
+}
+
+impl Rewriting {
+    fn of(
+        image: &BillImage,
+        contents: &HashMap<Digest, ManifestContent>,
+        manifest: impl Fn(&Digest) -> Result<Bytes, PayloadError>,
+    ) -> Result<Self, PayloadError> {
+        let omitted = image.omitted.iter().collect();
+        let manifests = sparse::rewritten(&image.manifests, &omitted, manifest)?;
+        // Nobody finds by its subject what belongs to a digest that is not there.
+        let mut there: HashSet<&Digest> = manifests.iter().map(|(manifest, _)| &manifest.digest).collect();
+        let mut referrers = Vec::new();
+        for referrer in &image.referrers {
+            if there.contains(&referrer.subject) {
+                there.insert(&referrer.digest);
+                referrers.push(referrer.clone());
+            }
+        }
+        let referrers_blobs = Arc::new(referrers_blobs(&referrers, contents));
+        Ok(Self { manifests, referrers, referrers_blobs })
+    }
+}
+
+/// The blobs of what belongs to an image.
+fn referrers_blobs(
+    referrers: &[BillReferrer],
+    contents: &HashMap<Digest, ManifestContent>,
+) -> HashSet<Digest> {
+    let digests = referrers.iter().flat_map(BillReferrer::all_digests);
+    let blobs = digests.filter_map(|digest| contents.get(digest)).flat_map(ManifestContent::blobs);
+    blobs.map(|blob| blob.digest.clone()).collect()
 }
 
 /// Manifests that registries may refuse for what they name.
@@ -53,7 +101,8 @@ impl Touchy {
     fn of(image: &BillImage, contents: &HashMap<Digest, ManifestContent>) -> Self {
         let omitted: HashSet<&Digest> = image.omitted.iter().collect();
         let those = |is_one: &dyn Fn(&ManifestContent) -> bool| {
-            let digests = image.manifests.iter().map(|manifest| &manifest.digest);
+            let own = image.manifests.iter().map(|manifest| &manifest.digest);
+            let digests = own.chain(image.referrers.iter().flat_map(BillReferrer::all_digests));
             digests.filter(|digest| contents.get(digest).is_some_and(is_one)).cloned().collect()
         };
         Self {
@@ -102,27 +151,40 @@ impl Target {
 
     /// The digest of its root manifest with its indexes written anew, if they are so at the far side.
     pub(super) fn rewritten_root(&self) -> Option<&Digest> {
-        self.rewriting().filter(|_| self.is_rewritten)?.last().map(|(root, _)| &root.digest)
+        self.rewriting().filter(|_| self.is_rewritten)?.manifests.last().map(|(root, _)| &root.digest)
     }
 
-    /// Its manifests with its indexes written anew, where that may be done.
-    pub(super) fn rewriting(&self) -> Option<&[(BillManifest, Bytes)]> {
-        self.rewriting.as_deref()
+    /// What it is with its indexes written anew, where that may be done.
+    pub(super) fn rewriting(&self) -> Option<&Rewriting> {
+        self.rewriting.as_ref()
     }
 
     /// Whether a digest is the one that the image would have with its indexes written anew.
     pub(super) fn would_be(&self, found: &Digest) -> bool {
-        self.rewriting().and_then(<[_]>::last).is_some_and(|(root, _)| root.digest == *found)
+        let root = self.rewriting().and_then(|rewriting| rewriting.manifests.last());
+        root.is_some_and(|(root, _)| root.digest == *found)
     }
 
-    /// Its indexes are written anew at the far side, which is told.
+    /// Its indexes are written anew at the far side, which is told, and so is what belongs to them and
+    /// cannot be there.
     pub(super) fn take_rewritten(&mut self, host: &Host) {
         self.is_rewritten = true;
+        let Some(rewriting) = &self.rewriting else { return };
+        let left_out = self.referrers.len() - rewriting.referrers.len();
+        self.referrers.clone_from(&rewriting.referrers);
+        self.referrers_blobs = Arc::clone(&rewriting.referrers_blobs);
         if let (Some(now), Some(before)) = (self.rewritten_root(), &self.root) {
             warn!(
                 "{}: {host} refuses its index, of which images are left out; it is written anew there without them, and its digest is {now} instead of {before}",
                 self.name
             );
+            if left_out > 0 {
+                let (host, signatures) = (host.as_str(), "signatures, attestations or the like");
+                warn!(
+                    "{}: what belongs to {before} is left out, {left_out} {signatures}: {host} does not have it",
+                    self.name
+                );
+            }
         }
     }
 
@@ -133,6 +195,13 @@ impl Target {
             (None, Some(root)) => format!("{}@{root}", self.repository),
             (None, None) => self.repository.clone(),
         }
+    }
+
+    /// The image is there, not all that belongs to it.
+    pub(super) fn wants_only_referrers(&mut self) {
+        self.is_there = true;
+        self.manifests = Vec::new();
+        self.blobs = Arc::clone(&self.referrers_blobs);
     }
 
     /// What the registry is asked for to learn whether the image is there: its tag, or the digest
@@ -221,14 +290,19 @@ pub(super) fn targets(
         if let Some(root) = &image.digest {
             blobs_of.insert(root, Arc::clone(&blobs));
         }
+        let referrers_blobs = referrers_blobs(&image.referrers, &contents);
+        let blobs = if referrers_blobs.is_empty() {
+            blobs
+        } else {
+            Arc::new(blobs.union(&referrers_blobs).cloned().collect())
+        };
         let own = image.far_name()?;
         let repository = names.repository(&reference, own.as_ref());
         let is_name = reference::is_repository(&repository);
         let touchy = Touchy::of(image, &contents);
         let rewriting = match sparse_index {
             SparseIndex::Rewrite if !touchy.sparse.is_empty() => {
-                let omitted = image.omitted.iter().collect();
-                Some(sparse::rewritten(&image.manifests, &omitted, &manifest)?)
+                Some(Rewriting::of(image, &contents, &manifest)?)
             }
             SparseIndex::Rewrite | SparseIndex::Keep => None,
         };
@@ -242,6 +316,9 @@ pub(super) fn targets(
             touchy,
             rewriting,
             is_rewritten: false,
+            referrers: image.referrers.clone(),
+            referrers_blobs: Arc::new(referrers_blobs),
+            is_there: false,
             state: State::Wanted,
             repository,
         };
@@ -257,18 +334,21 @@ pub(super) fn targets(
 
 /// Two images may not become one: none of them is pushed.
 fn refuse_clashes(targets: &mut [Target]) {
-    let mut by_name: HashMap<String, Vec<usize>> = HashMap::new();
+    let mut by_name: HashMap<String, Vec<(usize, Option<Digest>)>> = HashMap::new();
     for (index, target) in targets.iter().enumerate() {
-        if let Some(tag) = &target.tag {
-            by_name.entry(format!("{}:{tag}", target.repository)).or_default().push(index);
+        let own = target.tag.iter().map(|tag| (tag, target.root.clone()));
+        let tags =
+            target.referrers.iter().filter_map(|referrer| Some((referrer.tag.as_ref()?, &referrer.digest)));
+        for (tag, digest) in own.chain(tags.map(|(tag, digest)| (tag, Some(digest.clone())))) {
+            by_name.entry(format!("{}:{tag}", target.repository)).or_default().push((index, digest));
         }
     }
     for (name, clashing) in by_name {
-        let roots: HashSet<Option<&Digest>> =
-            clashing.iter().map(|index| targets[*index].root.as_ref()).collect();
-        if roots.len() < 2 {
+        let digests: HashSet<&Option<Digest>> = clashing.iter().map(|(_, digest)| digest).collect();
+        if digests.len() < 2 {
             continue;
         }
+        let clashing: Vec<usize> = clashing.iter().map(|(index, _)| *index).collect();
         let names: Vec<&str> = clashing.iter().map(|index| targets[*index].name.as_str()).collect();
         let number = if names.len() == 2 { "both" } else { "all" };
         let why = format!(
@@ -289,7 +369,10 @@ pub(super) fn manifests(
     let digests: HashSet<&Digest> = bill
         .images
         .iter()
-        .flat_map(|image| image.manifests.iter().map(|manifest| &manifest.digest))
+        .flat_map(|image| {
+            let own = image.manifests.iter().map(|manifest| &manifest.digest);
+            own.chain(image.referrers.iter().flat_map(BillReferrer::all_digests))
+        })
         .collect();
     digests.into_iter().map(|digest| Ok((digest.clone(), manifest(digest)?))).collect()
 }

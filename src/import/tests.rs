@@ -73,6 +73,7 @@ async fn payload() -> std::fs::File {
         platforms: Vec::new(),
         omitted: Vec::new(),
         manifests: vec![ManifestPlan { digest: root, media_type: DOCKER.into(), bytes }],
+        referrers: Vec::new(),
     };
     let contents = Contents::new(&[image], &[(digest, BLOB.len() as u64)], Vec::new()).unwrap();
     let mut writer = PayloadWriter::begin(&contents, Vec::new()).await.unwrap();

@@ -2,7 +2,7 @@ use std::collections::{BTreeSet, HashMap};
 
 use super::Error;
 use crate::reference::{Host, Reference};
-use crate::registry::{Access, Credentials, DockerConfig, Registry};
+use crate::registry::{Access, Credentials, DockerConfig, Registry, Traffic};
 
 /// Which registry is meant, and how registries are reached.
 #[derive(Clone, Default)]
@@ -14,8 +14,10 @@ pub struct RegistryOptions {
     /// What to sign in with.
     pub credentials: Option<Credentials>,
     /// Where every other registry finds its credentials, and this one, too, if it has none above:
-    /// see [`DockerConfig::load_default`].
+    /// see [`DockerConfig::load_default`]. The credential helpers that it names are run.
     pub docker_config: Option<DockerConfig>,
+    /// How many blobs move at once, how often registries are asked, and how long those that fail are waited for.
+    pub traffic: Traffic,
 }
 
 impl std::fmt::Debug for RegistryOptions {
@@ -39,15 +41,17 @@ impl RegistryOptions {
     }
 
     /// A client for the registry.
-    pub(super) fn client(&self) -> Result<Registry, Error> {
-        Ok(Registry::new(self.host()?, self.access(&self.host()?, true))?)
+    pub(super) async fn client(&self) -> Result<Registry, Error> {
+        let host = self.host()?;
+        let access = self.access(&host, true).await?;
+        Ok(Registry::with_traffic(host, access, &self.traffic.afresh())?)
     }
 
     /// A client for each registry of the images.
     ///
     /// The options are for the registry that was given, or, where none was given, for the one that
     /// all images share.
-    pub(super) fn clients(&self, references: &[Reference]) -> Result<HashMap<Host, Registry>, Error> {
+    pub(super) async fn clients(&self, references: &[Reference]) -> Result<HashMap<Host, Registry>, Error> {
         let hosts: BTreeSet<Host> = references.iter().map(|reference| reference.host().clone()).collect();
         let meant = match (&self.registry, hosts.len()) {
             (Some(_), _) => Some(self.host()?),
@@ -60,20 +64,20 @@ impl RegistryOptions {
             }
             (None, _) => None,
         };
-        let client = |host: Host| {
-            let access = self.access(&host, meant.as_ref() == Some(&host));
-            Ok((host.clone(), Registry::new(host, access)?))
-        };
-        hosts.into_iter().map(client).collect()
+        let (mut clients, traffic) = (HashMap::new(), self.traffic.afresh());
+        for host in hosts {
+            let access = self.access(&host, meant.as_ref() == Some(&host)).await?;
+            clients.insert(host.clone(), Registry::with_traffic(host, access, &traffic)?);
+        }
+        Ok(clients)
     }
 
-    fn access(&self, host: &Host, is_meant: bool) -> Access {
+    async fn access(&self, host: &Host, is_meant: bool) -> Result<Access, Error> {
         let given = self.credentials.clone().filter(|_| is_meant);
-        let from_config = || self.docker_config.as_ref().and_then(|config| config.credentials(host));
-        Access {
-            insecure: self.insecure && is_meant,
-            credentials: given.or_else(from_config),
-            ..Access::default()
-        }
+        let credentials = match (given, &self.docker_config) {
+            (None, Some(config)) => config.look_up(host).await?,
+            (given, _) => given,
+        };
+        Ok(Access { insecure: self.insecure && is_meant, credentials, ..Access::default() })
     }
 }

@@ -25,6 +25,8 @@ pub struct MakePayload {
     /// The platforms that are carried of each image; none: all that it has. An image must have all of them;
     /// one that is for no platform, such as a chart, is carried.
     pub platforms: Vec<Platform>,
+    /// Leave out the signatures, attestations and SBOMs of the images.
+    pub no_referrers: bool,
     /// Layers that may not be distributed are fetched from where their manifests say, by HTTPS and from the
     /// public internet alone, if their registries do not have them.
     pub foreign_layers: bool,
@@ -67,10 +69,10 @@ fn run(
     let names =
         |references: &[Reference]| references.iter().map(ToString::to_string).collect::<Vec<_>>().join(",");
     let platforms = platform::list(&options.platforms);
-    let MakePayload { foreign_layers, allow_missing, .. } = options;
+    let MakePayload { no_referrers, foreign_layers, allow_missing, .. } = options;
     let bases = bases.iter().map(|base| base.digest().as_str()).collect::<Vec<_>>().join(",");
     let asked = format!(
-        "{} for {platforms} without {}, upon {bases}, foreign layers: {foreign_layers}, fewer: {allow_missing}",
+        "{} for {platforms} without {}, upon {bases}, foreign layers: {foreign_layers}, fewer: {allow_missing}, no referrers: {no_referrers}",
         names(images),
         names(already_transferred)
     );
@@ -83,8 +85,9 @@ async fn make(options: &MakePayload, output: Output) -> Result<BuildReport, Erro
         return Err(Error::Usage("no image is named".to_owned()));
     }
     let already_transferred = options.registry.references(&options.already_transferred)?;
-    let registries = options.registry.clients(&[images.clone(), already_transferred.clone()].concat())?;
     let bases = options.bases.iter().map(|path| open_base(path, None)).collect::<Result<Vec<_>, _>>()?;
+    let named = [images.clone(), already_transferred.clone()].concat();
+    let registries = unless_cancelled(&options.cancel, options.registry.clients(&named)).await?;
     let run = run(options, &images, &already_transferred, &bases);
     let image =
         |reference| ImageRequest { platforms: options.platforms.clone(), ..ImageRequest::from(reference) };
@@ -92,6 +95,7 @@ async fn make(options: &MakePayload, output: Output) -> Result<BuildReport, Erro
         images: images.into_iter().map(image).collect(),
         already_transferred,
         bases,
+        referrers: !options.no_referrers,
         foreign_layers: options.foreign_layers,
         allow_missing: options.allow_missing,
         registries,

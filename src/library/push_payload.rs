@@ -43,9 +43,7 @@ pub struct PushPayload {
 ///
 /// An image that cannot be whole in the registry gets no tag; the report tells which and why.
 pub async fn push_payload(options: &PushPayload) -> Result<ImportReport, Error> {
-    // What is wrong with the options is told before what is wrong with the file.
-    options.registry.client()?;
-    push(options, Source::File(storage::open_source(&options.file)?)).await
+    push(options, || Ok(Source::File(storage::open_source(&options.file)?))).await
 }
 
 /// Pushes a payload as it passes by, without a temporary file.
@@ -55,24 +53,29 @@ pub async fn push_payload_from(
     options: &PushPayload,
     stream: impl AsyncRead + Send + Unpin + 'static,
 ) -> Result<ImportReport, Error> {
-    push(options, Source::Stream(Box::new(stream))).await
+    push(options, || Ok(Source::Stream(Box::new(stream)))).await
 }
 
 /// Pushes a payload whose file is open already.
 pub(crate) async fn push_open_file(options: &PushPayload, file: File) -> Result<ImportReport, Error> {
-    push(options, Source::File(file)).await
+    push(options, || Ok(Source::File(file))).await
 }
 
-async fn push(options: &PushPayload, source: Source) -> Result<ImportReport, Error> {
+/// What is wrong with the options is told before what is wrong with the payload.
+async fn push(
+    options: &PushPayload,
+    source: impl FnOnce() -> Result<Source, Error>,
+) -> Result<ImportReport, Error> {
     if let Some(other) = options.base_repositories.iter().find(|repository| !is_repository(repository)) {
         return Err(Error::Usage(format!(
             "{other:?} is no base repository: name one of the target registry, without host and tag"
         )));
     }
+    let registry = unless_cancelled(&options.cancel, options.registry.client()).await?;
     let request = ImportRequest {
-        source,
+        source: source()?,
         expected_digest: options.expected_digest.clone(),
-        registry: options.registry.client()?,
+        registry,
         naming: options.naming,
         repository_prefix: options.prefix.clone(),
         base_repositories: options.base_repositories.clone(),

@@ -97,7 +97,7 @@ pub(super) fn places(
     let place_of: HashMap<&Digest, u32> = digests.zip(0..).collect();
     let places = |image: &ImagePlan| {
         let mut places = Vec::new();
-        for manifest in &image.manifests {
+        for manifest in image.all_manifests() {
             let content = ManifestContent::parse(&manifest.digest, &manifest.bytes)?;
             places.extend(content.blobs().filter_map(|blob| place_of.get(&blob.digest)));
         }

@@ -4,6 +4,7 @@ use bytes::Bytes;
 use serde::{Deserialize, Serialize};
 
 use super::manifest::{MANIFEST_LIMIT, MANIFESTS_LIMIT};
+use super::referrers::{self, BillReferrer};
 use super::{ManifestContent, PayloadError};
 use crate::digest::Digest;
 use crate::platform::Platform;
@@ -71,6 +72,9 @@ pub struct BillImage {
     /// All its manifests in push order: children first, the root last.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub manifests: Vec<BillManifest>,
+    /// What belongs to it: signatures, attestations, SBOMs. A referrer of a referrer comes behind that.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub referrers: Vec<BillReferrer>,
     /// Its configs and layers, by their places in `entries` and, behind those, in `required`, ascending:
     /// a later build learns from the bill alone which images brought a blob.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
@@ -158,7 +162,7 @@ pub struct MissingImage {
 }
 
 /// Whether a text can be sent as a media type, and printed.
-fn is_media_type(text: &str) -> bool {
+pub(super) fn is_media_type(text: &str) -> bool {
     !text.is_empty() && text.len() <= 255 && text.bytes().all(|byte| byte.is_ascii_graphic())
 }
 
@@ -170,6 +174,13 @@ struct Version {
 }
 
 impl BillImage {
+    /// The digests and media types of all its manifests, and of those of its referrers.
+    pub fn all_manifests(&self) -> impl Iterator<Item = (&Digest, &str)> {
+        let of_referrers = self.referrers.iter().flat_map(BillReferrer::all_manifests);
+        let own = self.manifests.iter().map(|manifest| (&manifest.digest, manifest.media_type.as_str()));
+        own.chain(of_referrers)
+    }
+
     /// Its reference, with the name as it was written.
     pub fn parsed(&self) -> Result<Reference, PayloadError> {
         parsed(&self.name, &self.reference)
@@ -283,6 +294,9 @@ impl Bill {
                     image.name
                 )));
             }
+            referrers::check_manifests(image, &contents, |digest| {
+                !blobs.contains(digest) && !required.contains(digest)
+            })?;
         }
         Ok(contents)
     }
@@ -358,7 +372,8 @@ impl Bill {
             if !names.insert(&image.name) {
                 return corrupt(format!("names the image {} twice", image.name));
             }
-            mentions += 1 + image.manifests.len() + image.omitted.len();
+            let referring = image.referrers.iter().map(|referrer| 1 + referrer.manifests.len());
+            mentions += 1 + image.manifests.len() + image.omitted.len() + referring.sum::<usize>();
             if mentions > ENTRIES_LIMIT {
                 return corrupt(format!("names over {ENTRIES_LIMIT} images and manifests"));
             }
@@ -391,6 +406,7 @@ impl Bill {
                     return corrupt(format!("lacks the manifest {} of {}", manifest.digest, image.name));
                 }
             }
+            referrers::check(image, entries)?;
         }
         Ok(())
     }
@@ -452,6 +468,7 @@ mod tests {
                 omitted: vec![],
                 carried: true,
                 manifests: vec![manifest],
+                referrers: vec![],
                 blobs: vec![],
             }],
             files: vec![file("oci-layout"), file("index.json")],
@@ -598,7 +615,7 @@ mod tests {
     fn what_a_later_minor_version_adds_is_ignored() {
         let mut value = serde_json::to_value(bill()).unwrap();
         value["new"] = serde_json::json!({"a": 1});
-        value["images"][0]["referrers"] = serde_json::json!([]);
+        value["images"][0]["newer"] = serde_json::json!([]);
         assert_eq!(Bill::parse(&serde_json::to_vec(&value).unwrap()).unwrap(), bill());
     }
 }

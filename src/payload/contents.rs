@@ -1,4 +1,4 @@
-use std::collections::HashMap;
+use std::collections::{HashMap, HashSet};
 
 use bytes::Bytes;
 use serde::Serialize;
@@ -6,6 +6,7 @@ use serde::Serialize;
 use super::bill::{
     Bill, BillEntry, BillFile, BillImage, BillManifest, EntryKind, FORMAT_VERSION, MissingImage, Required,
 };
+use super::referrers::ReferrerPlan;
 use super::{Layout, PayloadError, base, descriptor};
 use crate::digest::Digest;
 use crate::platform::Platform;
@@ -40,6 +41,8 @@ pub struct ImagePlan {
     pub omitted: Vec<Digest>,
     /// All its manifests in push order, the root last; empty if the far side has the image itself.
     pub manifests: Vec<ManifestPlan>,
+    /// What belongs to it; a referrer of a referrer comes behind that.
+    pub referrers: Vec<ReferrerPlan>,
 }
 
 impl ImagePlan {
@@ -47,6 +50,11 @@ impl ImagePlan {
     #[must_use]
     pub fn carried(&self) -> bool {
         !self.manifests.is_empty()
+    }
+
+    /// Its manifests, and those of its referrers.
+    pub fn all_manifests(&self) -> impl Iterator<Item = &ManifestPlan> {
+        self.manifests.iter().chain(self.referrers.iter().flat_map(ReferrerPlan::manifests))
     }
 }
 
@@ -59,6 +67,16 @@ pub struct ManifestPlan {
     pub media_type: String,
     /// Its bytes, as the registry gave them.
     pub bytes: Bytes,
+}
+
+impl ManifestPlan {
+    pub(super) fn bill(&self) -> BillManifest {
+        BillManifest {
+            digest: self.digest.clone(),
+            media_type: self.media_type.clone(),
+            size: self.bytes.len() as u64,
+        }
+    }
 }
 
 impl Contents {
@@ -82,7 +100,7 @@ impl Contents {
         required.sort_by(|a, b| a.digest.cmp(&b.digest));
         let mut bytes_of: HashMap<&Digest, &Bytes> = HashMap::new();
         let mut entries = Vec::new();
-        for manifest in images.iter().flat_map(|image| &image.manifests) {
+        for manifest in images.iter().flat_map(ImagePlan::all_manifests) {
             if bytes_of.insert(&manifest.digest, &manifest.bytes).is_none() {
                 entries.push((manifest.digest.clone(), manifest.bytes.len() as u64, EntryKind::Manifest));
             }
@@ -176,20 +194,14 @@ fn bill_image(image: &ImagePlan, blobs: Vec<u32>) -> BillImage {
         platforms: image.platforms.clone(),
         omitted: image.omitted.clone(),
         carried: image.carried(),
-        manifests: image
-            .manifests
-            .iter()
-            .map(|manifest| BillManifest {
-                digest: manifest.digest.clone(),
-                media_type: manifest.media_type.clone(),
-                size: manifest.bytes.len() as u64,
-            })
-            .collect(),
+        manifests: image.manifests.iter().map(ManifestPlan::bill).collect(),
+        referrers: image.referrers.iter().map(ReferrerPlan::bill).collect(),
         blobs,
     }
 }
 
-/// The index of the OCI image layout: a descriptor an image, under the names that other tools look up.
+/// The index of the OCI image layout: a descriptor an image, under the names that other tools look up; one a referrer
+/// without a name, by whose subject they find it; one for each tag of cosign's.
 fn index_json(images: &[ImagePlan]) -> Result<Vec<u8>, PayloadError> {
     #[derive(Serialize)]
     #[serde(rename_all = "camelCase")]
@@ -204,7 +216,8 @@ fn index_json(images: &[ImagePlan]) -> Result<Vec<u8>, PayloadError> {
         media_type: &'a str,
         digest: &'a Digest,
         size: u64,
-        annotations: Annotations,
+        #[serde(skip_serializing_if = "Option::is_none")]
+        annotations: Option<Annotations>,
     }
     #[derive(Serialize)]
     struct Annotations {
@@ -213,23 +226,30 @@ fn index_json(images: &[ImagePlan]) -> Result<Vec<u8>, PayloadError> {
         #[serde(rename = "io.containerd.image.name")]
         containerd_name: String,
     }
-    let index = Index {
-        schema_version: 2,
-        media_type: "application/vnd.oci.image.index.v1+json",
-        manifests: images
-            .iter()
-            .filter(|image| image.carried())
-            .map(|image| Descriptor {
-                media_type: &image.media_type,
-                digest: &image.digest,
-                size: image.size,
-                annotations: Annotations {
-                    ref_name: image.reference.to_string(),
-                    containerd_name: image.reference.to_string(),
-                },
-            })
-            .collect(),
-    };
+    let named = |name: String| Some(Annotations { ref_name: name.clone(), containerd_name: name });
+    let mut manifests: Vec<Descriptor> = images
+        .iter()
+        .filter(|image| image.carried())
+        .map(|image| Descriptor {
+            media_type: &image.media_type,
+            digest: &image.digest,
+            size: image.size,
+            annotations: named(image.reference.to_string()),
+        })
+        .collect();
+    let mut seen = HashSet::new();
+    for image in images {
+        for referrer in &image.referrers {
+            let ManifestPlan { digest, media_type, bytes } = &referrer.manifest;
+            let (host, repository) = (image.reference.host(), image.reference.repository());
+            let name = referrer.tag.as_ref().map(|tag| format!("{host}/{repository}:{tag}"));
+            if seen.insert((digest, name.clone())) {
+                let annotations = name.and_then(named);
+                manifests.push(Descriptor { media_type, digest, size: bytes.len() as u64, annotations });
+            }
+        }
+    }
+    let index = Index { schema_version: 2, media_type: "application/vnd.oci.image.index.v1+json", manifests };
     serde_json::to_vec(&index)
         .map_err(|error| PayloadError::Io { doing: "writing index.json", source: error.into() })
 }

@@ -6,6 +6,7 @@ use serde::Serialize;
 use super::bill::{EntryKind, Required};
 use super::contents::ImagePlan;
 use super::layout::blob_name;
+use super::manifest::ManifestContent;
 use crate::digest::Digest;
 use crate::reference::{Host, Reference};
 
@@ -29,6 +30,8 @@ enum BlobPath {
 
 /// The bytes of the descriptor, or `None` where docker-charon could not push the payload: unless
 /// every image is one Docker manifest with a tag, all of one registry.
+///
+/// Referrers are not in it: docker-charon pushes the images without them.
 pub(super) fn bytes(
     images: &[ImagePlan],
     blobs: &[(Digest, u64, EntryKind)],
@@ -55,8 +58,10 @@ pub(super) fn bytes(
         }
     }
     let mut blobs_paths = BTreeMap::new();
+    let has_referrers = images.iter().any(|image| !image.referrers.is_empty());
+    let own = if has_referrers { Some(own_blobs(images)?) } else { None };
     for (digest, _, kind) in blobs {
-        if *kind == EntryKind::Blob {
+        if *kind == EntryKind::Blob && own.as_ref().is_none_or(|own| own.contains(digest)) {
             blobs_paths.insert(digest.to_string(), BlobPath::InZip { zip_path: blob_name(digest) });
         }
     }
@@ -69,4 +74,14 @@ pub(super) fn bytes(
         blobs_paths.insert(blob.digest.to_string(), BlobPath::InRegistry { repository });
     }
     serde_json::to_vec(&Descriptor { manifests_paths, blobs_paths }).ok()
+}
+
+/// What the images themselves name.
+fn own_blobs(images: &[ImagePlan]) -> Option<HashSet<Digest>> {
+    let mut own = HashSet::new();
+    for manifest in images.iter().flat_map(|image| &image.manifests) {
+        let content = ManifestContent::parse(&manifest.digest, &manifest.bytes).ok()?;
+        own.extend(content.blobs().map(|blob| blob.digest.clone()));
+    }
+    Some(own)
 }

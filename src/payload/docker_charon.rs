@@ -126,6 +126,7 @@ impl Content {
                 omitted: Vec::new(),
                 carried: false,
                 manifests: Vec::new(),
+                referrers: Vec::new(),
                 blobs: Vec::new(),
             });
             return Ok(());
@@ -149,6 +150,7 @@ impl Content {
             omitted: Vec::new(),
             carried: true,
             manifests: vec![manifest],
+            referrers: Vec::new(),
             blobs: Vec::new(),
         });
         Ok(())

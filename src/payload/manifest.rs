@@ -96,10 +96,19 @@ pub struct ManifestContent {
     pub config: Option<Descriptor>,
     /// The layers, in their order.
     pub layers: Vec<Descriptor>,
+    /// The manifest that it says it refers to.
+    pub subject: Option<Digest>,
+}
+
+#[derive(Deserialize)]
+struct Subject {
+    digest: Digest,
 }
 
 #[derive(Deserialize)]
 struct Raw {
+    #[serde(default)]
+    subject: Option<Subject>,
     #[serde(default)]
     manifests: Option<Vec<Descriptor>>,
     #[serde(default)]
@@ -120,7 +129,12 @@ impl ManifestContent {
         }
         let mut layers = raw.layers.unwrap_or_default();
         layers.extend(raw.blobs.unwrap_or_default());
-        let content = Self { children: raw.manifests.unwrap_or_default(), config: raw.config, layers };
+        let content = Self {
+            children: raw.manifests.unwrap_or_default(),
+            config: raw.config,
+            layers,
+            subject: raw.subject.map(|subject| subject.digest),
+        };
         let descriptors = content.children.iter().chain(content.blobs());
         if let Some(large) = descriptors.into_iter().find(|descriptor| descriptor.size >= SIZE_LIMIT) {
             return Err(refused(format!("it says that {} has {} bytes", large.digest, large.size)));

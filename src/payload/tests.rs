@@ -44,6 +44,7 @@ fn sample(media_type: &str) -> Sample {
         platforms: Vec::new(),
         omitted: Vec::new(),
         manifests: vec![manifest],
+        referrers: Vec::new(),
     };
     let required = Required {
         digest: Digest::sha256(far),
@@ -239,6 +240,7 @@ fn an_index_whose_child_is_not_in_the_payload_is_refused() {
             platforms: Vec::new(),
             omitted: Vec::new(),
             manifests,
+            referrers: Vec::new(),
         };
         Contents::new(&[image], &[], Vec::new()).unwrap().bill().clone()
     };

@@ -10,18 +10,28 @@ use super::error::{RegistryError, root_cause};
 use super::retry::Patience;
 use crate::reference::{Endpoint, Host};
 
-/// A user and a password, or what a registry takes for one.
+/// What a registry knows somebody by.
 #[derive(Clone)]
-pub struct Credentials {
-    /// The user.
-    pub username: String,
-    /// The password or token.
-    pub password: SecretString,
+pub enum Credentials {
+    /// A user and a password.
+    Password {
+        /// The user.
+        username: String,
+        /// The password, or a token that the registry takes for one.
+        password: SecretString,
+    },
+    /// What the registry's token service gives tokens for: Docker's `identitytoken`.
+    IdentityToken(SecretString),
 }
 
 impl fmt::Debug for Credentials {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_struct("Credentials").field("username", &self.username).finish_non_exhaustive()
+        match self {
+            Self::Password { username, .. } => {
+                f.debug_struct("Password").field("username", username).finish_non_exhaustive()
+            }
+            Self::IdentityToken(_) => f.write_str("IdentityToken"),
+        }
     }
 }
 

@@ -8,8 +8,8 @@ use base64::Engine as _;
 use base64::engine::general_purpose::STANDARD;
 use http_auth::ChallengeRef;
 use reqwest::StatusCode;
-use reqwest::header::{AUTHORIZATION, HeaderValue};
-use secrecy::ExposeSecret as _;
+use reqwest::header::{AUTHORIZATION, CONTENT_TYPE, HeaderValue};
+use secrecy::{ExposeSecret as _, SecretString};
 use serde::Deserialize;
 use tokio::sync::Mutex;
 use tokio::time::Instant;
@@ -156,8 +156,8 @@ impl Auth {
     ) -> Result<HeaderValue, RegistryError> {
         match &challenge {
             Challenge::Basic => match &self.credentials {
-                Some(credentials) => Ok(basic(credentials)),
-                None => Err(RegistryError::Authentication {
+                Some(Credentials::Password { username, password }) => Ok(basic(username, password)),
+                _ => Err(RegistryError::Authentication {
                     asked: call.asked.clone(),
                     problem: format!("{} asks for a user and a password", registry.host()),
                     advice: "give credentials for this registry",
@@ -181,22 +181,30 @@ impl Auth {
         service: Option<&str>,
         further_scope: Option<&str>,
     ) -> Result<Token, RegistryError> {
+        let further = further_scope.filter(|scope| !scope.is_empty());
+        let scopes: Vec<&str> = call.scopes.0.iter().map(String::as_str).chain(further).collect();
         let mut url = realm.clone();
-        {
+        let request = if let Some(Credentials::IdentityToken(token)) = &self.credentials {
+            // The token service takes it by OAuth 2 alone (RFC 6749, section 6).
+            let mut form = url::form_urlencoded::Serializer::new(String::new());
+            form.append_pair("grant_type", "refresh_token").append_pair("client_id", "charon");
+            form.append_pair("refresh_token", token.expose_secret());
+            form.append_pair("service", service.unwrap_or_default()).append_pair("scope", &scopes.join(" "));
+            let request = registry.client().post(url.clone()).body(form.finish());
+            request.header(CONTENT_TYPE, "application/x-www-form-urlencoded")
+        } else {
             let mut query = url.query_pairs_mut();
-            if let Some(service) = service {
-                query.append_pair("service", service);
+            query.extend_pairs(service.map(|service| ("service", service)));
+            query.extend_pairs(scopes.iter().map(|scope| ("scope", scope)));
+            drop(query);
+            let request = registry.client().get(url.clone());
+            match &self.credentials {
+                Some(Credentials::Password { username, password }) => {
+                    request.header(AUTHORIZATION, basic(username, password))
+                }
+                _ => request,
             }
-            for scope in
-                call.scopes.0.iter().map(String::as_str).chain(further_scope.filter(|s| !s.is_empty()))
-            {
-                query.append_pair("scope", scope);
-            }
-        }
-        let mut request = registry.client().get(url.clone());
-        if let Some(credentials) = &self.credentials {
-            request = request.header(AUTHORIZATION, basic(credentials));
-        }
+        };
         let asked_at = Instant::now();
         // No redirect is followed here: the credential is for this service alone.
         let response = registry.exchange(call, &url, request).await?;
@@ -299,8 +307,8 @@ fn further_scope(text: &str, own: &Scopes) -> String {
     further
 }
 
-fn basic(credentials: &Credentials) -> HeaderValue {
-    let pair = format!("{}:{}", credentials.username, credentials.password.expose_secret());
+fn basic(username: &str, password: &SecretString) -> HeaderValue {
+    let pair = format!("{username}:{}", password.expose_secret());
     // Base64 is always fit for a header.
     let mut header = HeaderValue::try_from(format!("Basic {}", STANDARD.encode(pair)))
         .unwrap_or_else(|_| HeaderValue::from_static("Basic"));

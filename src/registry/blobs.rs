@@ -15,6 +15,9 @@ use super::error::{self, Asked, RegistryError};
 use super::retry::Retry;
 use crate::digest::Digest;
 
+/// So often a registry is asked for another link where its storage refuses the one that it gave.
+const LINKS_REFUSED_LIMIT: u32 = 2;
+
 impl Registry {
     /// Whether the repository has the blob.
     pub async fn has_blob(&self, repository: &str, digest: &Digest) -> Result<bool, RegistryError> {
@@ -70,6 +73,7 @@ impl Registry {
             next: range.start.min(size),
             end: range.end.min(size),
             ranges_work: true,
+            links_refused: 0,
             retry: self.retry(),
             source: None,
         };
@@ -96,6 +100,8 @@ struct Reader {
     /// One past the last byte that is given.
     end: u64,
     ranges_work: bool,
+    /// So many links that the registry gave were refused in a row.
+    links_refused: u32,
     retry: Retry,
     source: Option<Source>,
 }
@@ -173,6 +179,7 @@ impl Reader {
             source.has_given = true;
         }
         self.next += chunk.len() as u64;
+        self.links_refused = 0;
         self.retry.succeeded();
         Ok((!chunk.is_empty()).then_some(chunk))
     }
@@ -208,6 +215,12 @@ impl Reader {
                     self.ranges_work = false;
                 }
                 StatusCode::RANGE_NOT_SATISFIABLE if is_part => self.ranges_work = false,
+                // A signed link that ended before it was used: the registry gives another.
+                StatusCode::BAD_REQUEST | StatusCode::UNAUTHORIZED | StatusCode::FORBIDDEN
+                    if !reply.is_own && self.links_refused < LINKS_REFUSED_LIMIT =>
+                {
+                    self.links_refused += 1;
+                }
                 _ => return Err(self.registry.refused(&call, reply).await),
             }
         }

@@ -2,8 +2,9 @@
 
 use std::borrow::Cow;
 use std::fmt;
-use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{Arc, Mutex, PoisonError};
+use std::time::Duration;
 
 use bytes::{Bytes, BytesMut};
 use reqwest::header::{AUTHORIZATION, HeaderMap, HeaderValue, LOCATION, WWW_AUTHENTICATE};
@@ -14,12 +15,15 @@ use url::Url;
 use super::access::{Access, clients, setup};
 use super::auth::{Auth, Scopes};
 use super::error::{self, Answer, Asked, RegistryError};
-use super::retry::{Patience, Retry, Watch, retry_after};
+use super::retry::{Pacer, Patience, Retry, Traffic, Watch, retry_after};
+use super::upload::LargestPiece;
 use crate::reference::{Endpoint, Host, is_repository};
 
 /// Error bodies and tokens are read up to here.
 pub(super) const SMALL_BODY: usize = 64 * 1024;
 const REDIRECTS: usize = 5;
+/// Of so many reads that a registry still allows people are told.
+const FEW_READS: u32 = 10;
 
 /// A client of one registry. Clones share connections, tokens and what is known of the host.
 #[derive(Clone)]
@@ -36,9 +40,15 @@ struct Inner {
     client: Client,
     /// For the hosts that it sends us on to: the same without the client's certificate.
     stranger: Client,
-    patience: Patience,
+    traffic: Traffic,
+    pacer: Pacer,
     auth: Auth,
     has_moved: AtomicBool,
+    lacks_referrers: AtomicBool,
+    largest_piece: LargestPiece,
+    reads_are_short: AtomicBool,
+    /// Until when the registry asked to be left alone, when it was given up for that.
+    rests_until: Mutex<Option<Instant>>,
 }
 
 impl fmt::Debug for Registry {
@@ -50,20 +60,34 @@ impl fmt::Debug for Registry {
 impl Registry {
     /// A client of `host`. Nothing is sent before something is asked for.
     pub fn new(host: Host, access: Access) -> Result<Self, RegistryError> {
-        Self::with_patience(host, access, Patience::default())
+        Self::with_traffic(host, access, &Traffic::default())
     }
 
-    /// A client of `host` that waits as `patience` says.
-    pub fn with_patience(host: Host, access: Access, patience: Patience) -> Result<Self, RegistryError> {
+    /// A client of `host` in a run that treats registries as `traffic` says.
+    pub fn with_traffic(host: Host, access: Access, traffic: &Traffic) -> Result<Self, RegistryError> {
         let scheme = if access.insecure { "http" } else { "https" };
         let contacted = access.endpoint.as_ref().map_or(&host, Endpoint::host);
         let base = Url::parse(&format!("{scheme}://{}/v2/", contacted.api_host()))
             .map_err(|error| setup(&host, "its name is no host", error))?;
-        let (client, stranger) = clients(&host, &access, &patience)?;
+        let (client, stranger) = clients(&host, &access, traffic.patience())?;
         let path = access.endpoint.as_ref().and_then(Endpoint::path).map(str::to_owned);
-        let auth = Auth::new(access.credentials);
-        let has_moved = AtomicBool::new(false);
-        Ok(Self { inner: Arc::new(Inner { host, base, path, client, stranger, patience, auth, has_moved }) })
+        Ok(Self {
+            inner: Arc::new(Inner {
+                host,
+                base,
+                path,
+                client,
+                stranger,
+                traffic: traffic.clone(),
+                pacer: traffic.pacer(),
+                auth: Auth::new(access.credentials),
+                has_moved: AtomicBool::new(false),
+                lacks_referrers: AtomicBool::new(false),
+                largest_piece: LargestPiece::default(),
+                reads_are_short: AtomicBool::new(false),
+                rests_until: Mutex::default(),
+            }),
+        })
     }
 
     /// The host that this is a client of.
@@ -78,8 +102,35 @@ impl Registry {
         self.inner.auth.has_credentials()
     }
 
+    /// How many blobs may move at once between it and us.
+    #[must_use]
+    pub fn blobs_at_once(&self) -> usize {
+        self.inner.traffic.at_once().get()
+    }
+
+    /// For how long the registry still wants to be left alone, if it was given up because it said so.
+    #[must_use]
+    pub fn rest(&self) -> Option<Duration> {
+        let until = *self.inner.rests_until.lock().unwrap_or_else(PoisonError::into_inner);
+        until.map(|until| until.saturating_duration_since(Instant::now()))
+    }
+
+    pub(super) fn note_rest(&self, rest: Duration) {
+        let until = Instant::now().checked_add(rest);
+        *self.inner.rests_until.lock().unwrap_or_else(PoisonError::into_inner) = until;
+    }
+
     pub(super) fn patience(&self) -> &Patience {
-        &self.inner.patience
+        self.inner.traffic.patience()
+    }
+
+    pub(super) fn traffic(&self) -> &Traffic {
+        &self.inner.traffic
+    }
+
+    /// What was learned of the size of requests.
+    pub(super) fn largest_piece(&self) -> &LargestPiece {
+        &self.inner.largest_piece
     }
 
     /// What the host that is contacted calls a repository.
@@ -121,6 +172,20 @@ impl Registry {
 
     pub(super) fn has_moved(&self) -> bool {
         self.inner.has_moved.load(Ordering::Relaxed)
+    }
+
+    /// The registry said that it has no referrers API: it is not asked again.
+    pub(super) fn note_no_referrers(&self) {
+        self.inner.lacks_referrers.store(true, Ordering::Relaxed);
+    }
+
+    pub(super) fn lacks_referrers(&self) -> bool {
+        self.inner.lacks_referrers.load(Ordering::Relaxed)
+    }
+
+    /// Whether a URL is one of the registry itself.
+    pub(super) fn is_own(&self, url: &Url) -> bool {
+        url.origin() == self.inner.base.origin()
     }
 
     /// Asks until there is an answer that another try would not change, or patience ends.
@@ -176,7 +241,7 @@ impl Registry {
         let mut is_own = true;
         for _ in 0..=REDIRECTS {
             // Once led astray, a request stays a stranger's, even if it is led back.
-            is_own = is_own && url.origin() == self.inner.base.origin();
+            is_own = is_own && self.is_own(&url);
             let client = if is_own { &self.inner.client } else { &self.inner.stranger };
             let mut request = client.request(call.method.clone(), url.clone()).headers(call.headers.clone());
             if let Some(authorization) = authorization.filter(|_| is_own) {
@@ -186,6 +251,9 @@ impl Registry {
                 request = request.body(body);
             }
             let response = self.exchange(call, &url, request).await?;
+            if is_own {
+                self.watch_reads(response.headers());
+            }
             match self.redirect(call, &url, &response)? {
                 Some(next) => url = next,
                 None => return Ok(Reply { response, url, is_own }),
@@ -197,6 +265,19 @@ impl Registry {
         })
     }
 
+    /// Docker Hub counts reads of manifests, and says how many are left.
+    fn watch_reads(&self, headers: &HeaderMap) {
+        let text = headers.get("ratelimit-remaining").and_then(|value| value.to_str().ok());
+        // `76;w=21600`: so many in a window of so many seconds.
+        let left = text.and_then(|text| text.split(';').next()?.trim().parse::<u32>().ok());
+        if let Some(left) = left
+            && (left <= FEW_READS) != self.inner.reads_are_short.swap(left <= FEW_READS, Ordering::Relaxed)
+            && left <= FEW_READS
+        {
+            tracing::warn!("{} allows {left} more reads of manifests for now", self.inner.host);
+        }
+    }
+
     fn redirect(&self, call: &Call, url: &Url, response: &Response) -> Result<Option<Url>, RegistryError> {
         let status = response.status().as_u16();
         let is_read = call.method == Method::GET || call.method == Method::HEAD;
@@ -204,7 +285,12 @@ impl Registry {
         if !leads_on || !response.headers().contains_key(LOCATION) {
             return Ok(None);
         }
-        self.location(&call.asked, url, response.headers()).map(Some)
+        let next = self.location(&call.asked, url, response.headers());
+        match next {
+            Ok(next) if call.stays && !self.is_own(&next) => Ok(None),
+            Err(_) if call.stays => Ok(None),
+            next => next.map(Some),
+        }
     }
 
     /// Where a `Location` leads, seen from `url`.
@@ -219,20 +305,25 @@ impl Registry {
             problem: format!("{} sent no usable Location", authority(url)),
         };
         let location = headers.get(LOCATION).and_then(|value| value.to_str().ok()).ok_or_else(unusable)?;
-        let mut next = url.join(location).map_err(|_| unusable())?;
+        self.join(url, location).ok_or_else(unusable)
+    }
+
+    /// Where a reference leads, seen from `url`.
+    pub(super) fn join(&self, url: &Url, reference: &str) -> Option<Url> {
+        let mut next = url.join(reference).ok()?;
         if !matches!(next.scheme(), "http" | "https") || !next.has_host() {
-            return Err(unusable());
+            return None;
         }
         let base = &self.inner.base;
         if base.scheme() == "https" && next.scheme() == "http" && next.host() == base.host() {
             // A registry behind a proxy that ends TLS often does not know that it is reached by https.
-            next = Url::parse(&next.as_str().replacen("http", "https", 1)).map_err(|_| unusable())?;
-            next.set_port(base.port()).map_err(|()| unusable())?;
+            next = Url::parse(&next.as_str().replacen("http", "https", 1)).ok()?;
+            next.set_port(base.port()).ok()?;
         }
         // What a URL says of users is a credential of someone's; a fragment is not sent.
         let _ = next.set_username("").and_then(|()| next.set_password(None));
         next.set_fragment(None);
-        Ok(next)
+        Some(next)
     }
 
     /// One request and the head of its answer. Waits as long as bytes move.
@@ -242,6 +333,9 @@ impl Registry {
         url: &Url,
         request: reqwest::RequestBuilder,
     ) -> Result<Response, RegistryError> {
+        if url.origin() == self.inner.base.origin() {
+            self.inner.pacer.turn().await;
+        }
         let start = Instant::now();
         let patience = self.patience();
         let deadline = || match &call.watch {
@@ -331,12 +425,14 @@ pub(super) struct Call {
     pub(super) bytes: Option<Bytes>,
     /// Watches over a body that is streamed.
     pub(super) watch: Option<Arc<Watch>>,
+    /// It is not followed off the host.
+    pub(super) stays: bool,
     pub(super) asked: Asked,
 }
 
 impl Call {
     pub(super) fn new(method: Method, url: Url, scopes: Scopes, asked: Asked) -> Self {
-        Self { method, url, scopes, headers: HeaderMap::new(), bytes: None, watch: None, asked }
+        Self { method, url, scopes, headers: HeaderMap::new(), bytes: None, watch: None, stays: false, asked }
     }
 
     pub(super) fn header(mut self, name: reqwest::header::HeaderName, value: HeaderValue) -> Self {

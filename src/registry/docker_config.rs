@@ -1,8 +1,10 @@
 //! Docker's configuration file, for the credentials in it.
 
 use std::collections::BTreeMap;
+use std::fs::File;
+use std::io::Read as _;
 use std::path::{Path, PathBuf};
-use std::{env, fs, io};
+use std::{env, io};
 
 use base64::Engine as _;
 use base64::engine::DecodePaddingMode;
@@ -11,12 +13,20 @@ use secrecy::SecretString;
 use serde::Deserialize;
 
 use super::access::Credentials;
+use super::credential_helper::{self, HelperError};
 use crate::reference::Host;
+
+/// No configuration is longer.
+const CONFIG_LIMIT: u64 = 4 << 20;
 
 /// The credentials of a `config.json`, by registry.
 #[derive(Clone, Default)]
 pub struct DockerConfig {
     by_host: BTreeMap<String, Credentials>,
+    /// The credential helpers of some hosts, by `credHelpers`.
+    helpers: BTreeMap<String, String>,
+    /// The credential helper of all others, by `credsStore`.
+    store: Option<String>,
 }
 
 /// A Docker configuration cannot be used.
@@ -44,6 +54,12 @@ pub enum DockerConfigError {
         /// What the system said.
         source: io::Error,
     },
+    /// The file is longer than any such configuration.
+    #[error("the Docker configuration {} cannot be read: it has more than {CONFIG_LIMIT} bytes", .0.display())]
+    TooLong(PathBuf),
+    /// A credential helper does not tell what it should.
+    #[error(transparent)]
+    Helper(#[from] HelperError),
     /// What is wrong is told by the inner error, in this file.
     #[error("{}: {source}", .path.display())]
     In {
@@ -55,9 +71,13 @@ pub enum DockerConfigError {
 }
 
 #[derive(Deserialize)]
-struct File {
+struct Config {
     #[serde(default)]
     auths: BTreeMap<String, Entry>,
+    #[serde(default, rename = "credHelpers")]
+    helpers: BTreeMap<String, String>,
+    #[serde(default, rename = "credsStore")]
+    store: Option<String>,
 }
 
 #[derive(Default, Deserialize)]
@@ -66,12 +86,14 @@ struct Entry {
     auth: Option<String>,
     username: Option<String>,
     password: Option<String>,
+    #[serde(rename = "identitytoken")]
+    identity_token: Option<String>,
 }
 
 impl DockerConfig {
     /// Reads the text of a `config.json` or of a Secret's `.dockerconfigjson`.
     pub fn parse(json: &[u8]) -> Result<Self, DockerConfigError> {
-        let file: File = serde_json::from_slice(json)
+        let file: Config = serde_json::from_slice(json)
             .map_err(|error| DockerConfigError::Syntax { line: error.line(), column: error.column() })?;
         let mut by_host = BTreeMap::new();
         for (key, entry) in file.auths {
@@ -84,7 +106,8 @@ impl DockerConfig {
                 by_host.insert(host, credentials);
             }
         }
-        Ok(Self { by_host })
+        let helpers = file.helpers.into_iter().map(|(key, helper)| (host_of(&key), helper)).collect();
+        Ok(Self { by_host, helpers, store: file.store.filter(|store| !store.is_empty()) })
     }
 
     /// The configuration of the user: `$DOCKER_CONFIG/config.json`, without that variable `~/.docker/config.json`, or
@@ -96,15 +119,31 @@ impl DockerConfig {
         Self::load_first(places.into_iter().flatten())
     }
 
-    /// What to sign in to `host` with.
+    /// What the configuration itself has to sign in to `host` with. No helper is asked.
     #[must_use]
     pub fn credentials(&self, host: &Host) -> Option<Credentials> {
         self.by_host.get(host.as_str()).cloned()
     }
 
+    /// What to sign in to `host` with: what the host's credential helper says, if there is one that knows it, else what
+    /// the configuration itself has.
+    pub async fn look_up(&self, host: &Host) -> Result<Option<Credentials>, DockerConfigError> {
+        let Some(helper) = self.helpers.get(host.as_str()).or(self.store.as_ref()) else {
+            return Ok(self.credentials(host));
+        };
+        let address = if *host == Host::docker_hub() { DOCKER_HUB_KEY } else { host.as_str() };
+        let found = credential_helper::ask(helper, address).await?;
+        Ok(found.or_else(|| self.credentials(host)))
+    }
+
     fn load_first(places: impl IntoIterator<Item = PathBuf>) -> Result<Option<Self>, DockerConfigError> {
         for path in places {
-            match fs::read(&path) {
+            let read = File::open(&path).and_then(|file| {
+                let mut json = Vec::new();
+                file.take(CONFIG_LIMIT + 1).read_to_end(&mut json).map(|_| json)
+            });
+            match read {
+                Ok(json) if json.len() as u64 > CONFIG_LIMIT => return Err(DockerConfigError::TooLong(path)),
                 Ok(json) => return Self::parse(&json).map(Some).map_err(|source| inside(&path, source)),
                 Err(error) if error.kind() == io::ErrorKind::NotFound => {}
                 Err(source) => return Err(DockerConfigError::File { path, source }),
@@ -120,6 +159,9 @@ fn inside(path: &Path, source: DockerConfigError) -> DockerConfigError {
 
 impl Entry {
     fn credentials(self, key: &str) -> Result<Option<Credentials>, DockerConfigError> {
+        if let Some(token) = self.identity_token.filter(|token| !token.is_empty()) {
+            return Ok(Some(Credentials::IdentityToken(token.into())));
+        }
         if let Some(auth) = self.auth.filter(|auth| !auth.is_empty()) {
             let refused = || DockerConfigError::Auth(key.to_owned());
             let bytes = ANY_PADDING.decode(auth.trim()).map_err(|_| refused())?;
@@ -127,11 +169,11 @@ impl Entry {
             let (username, password) = pair.split_once(':').ok_or_else(refused)?;
             // Docker's own files have a NUL behind the password, sometimes.
             let password = SecretString::from(password.trim_end_matches('\0'));
-            return Ok(Some(Credentials { username: username.to_owned(), password }));
+            return Ok(Some(Credentials::Password { username: username.to_owned(), password }));
         }
         Ok(match (self.username, self.password) {
             (Some(username), Some(password)) if !username.is_empty() => {
-                Some(Credentials { username, password: password.into() })
+                Some(Credentials::Password { username, password: password.into() })
             }
             _ => None,
         })
@@ -156,14 +198,20 @@ fn host_of(key: &str) -> String {
 
 #[cfg(test)]
 mod tests {
+    use std::fs;
+
     use secrecy::ExposeSecret as _;
 
     use super::*;
 
     fn found(json: &str, host: &str) -> Option<String> {
         let config = DockerConfig::parse(json.as_bytes()).unwrap();
-        let credentials = config.credentials(&host.parse().unwrap())?;
-        Some(format!("{} {}", credentials.username, credentials.password.expose_secret()))
+        Some(match config.credentials(&host.parse().unwrap())? {
+            Credentials::Password { username, password } => {
+                format!("{username} {}", password.expose_secret())
+            }
+            Credentials::IdentityToken(token) => token.expose_secret().to_owned(),
+        })
     }
 
     #[test]
@@ -208,6 +256,9 @@ mod tests {
         }
         assert_eq!(found(r#"{"auths":{"a.b":{}}}"#, "a.b"), None);
         assert_eq!(found("{}", "a.b"), None);
+        // An identity token goes before what stands beside it.
+        let json = r#"{"auths":{"a.b":{"auth":"dXNlcjphOmI=","identitytoken":"t"}}}"#;
+        assert_eq!(found(json, "a.b").as_deref(), Some("t"));
     }
 
     #[test]
@@ -236,6 +287,10 @@ mod tests {
         let config = DockerConfig::load_first([absent.clone(), there]).unwrap().unwrap();
         assert!(config.credentials(&"a.b".parse().unwrap()).is_some());
         assert!(DockerConfig::load_first([absent]).unwrap().is_none());
+        let long = folder.path().join("long.json");
+        fs::write(&long, vec![b' '; (4 << 20) + 1]).unwrap();
+        let error = DockerConfig::load_first([long]).err().unwrap();
+        assert!(error.to_string().ends_with("it has more than 4194304 bytes"), "{error}");
         let broken = folder.path().join("broken.json");
         fs::write(&broken, "no").unwrap();
         let error = DockerConfig::load_first([broken.clone()]).err().unwrap();

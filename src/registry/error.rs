@@ -3,8 +3,10 @@
 use std::error::Error;
 use std::fmt;
 use std::io;
+use std::sync::LazyLock;
 use std::time::Duration;
 
+use hyper_util::client::proxy::matcher::Matcher;
 use reqwest::StatusCode;
 use serde::Deserialize;
 use url::Url;
@@ -173,11 +175,16 @@ impl RegistryError {
     pub(super) fn is_transient(&self) -> bool {
         match self {
             Self::Unreachable { transient, .. } => *transient,
-            // An upload that the registry forgot, in a restart or behind a load balancer, is begun anew.
-            Self::Refused { answer, .. } => {
-                (is_transient(answer.status) && !answer.is_about_manifest())
-                    || answer.codes.iter().any(|code| code == "BLOB_UPLOAD_UNKNOWN")
-            }
+            Self::Refused { answer, .. } => is_transient(answer.status) && !answer.is_about_manifest(),
+            _ => false,
+        }
+    }
+
+    /// Whether an exchange broke off under way: in the connection, or in a proxy that lost patience.
+    pub(super) fn is_cut(&self) -> bool {
+        match self {
+            Self::Unreachable { .. } => true,
+            Self::Refused { answer, .. } => matches!(answer.status.as_u16(), 408 | 502 | 504),
             _ => false,
         }
     }
@@ -276,6 +283,10 @@ impl Asked {
         Self { doing: "fetch", object: "layers from outside of registries".to_owned(), pushes: false }
     }
 
+    pub(super) fn listing_referrers(host: &Host, repository: &str, subject: &Digest) -> Self {
+        Self { doing: "list what refers to", object: format!("{host}/{repository}@{subject}"), pushes: false }
+    }
+
     pub(super) fn pushing(host: &Host, repository: &str, tag_or_digest: &str) -> Self {
         Self { doing: "push", object: name(host, repository, tag_or_digest), pushes: true }
     }
@@ -333,6 +344,10 @@ impl fmt::Display for Answer {
             (Some(code), None) => write!(f, " ({code})"),
             (None, Some(text)) => write!(f, " ({text})"),
             (None, None) => Ok(()),
+        }?;
+        match self.retry_after.filter(|pause| !pause.is_zero()) {
+            Some(pause) => write!(f, " and asks for a pause of {} s", pause.as_secs()),
+            None => Ok(()),
         }
     }
 }
@@ -406,6 +421,9 @@ pub(super) fn unreachable(asked: &Asked, url: &Url, error: reqwest::Error) -> Re
     } else if url.scheme() == "https" && words.contains("InvalidContentType") {
         // What a server of plain HTTP answers is no TLS message.
         (format!("{host} does not speak TLS"), "if it is meant to, use --insecure or insecure: true", false)
+    } else if let Some(proxy) = proxy(url).filter(|_| error.is_connect()) {
+        let advice = "check the proxy, or name the host in NO_PROXY if it is to be reached without";
+        (format!("cannot connect to {host} by the proxy {proxy}: {words}"), advice, true)
     } else if error.is_connect() {
         (format!("cannot connect to {host}: {words}"), "check the host, the port and the network", true)
     } else {
@@ -420,6 +438,15 @@ pub(super) fn unreachable(asked: &Asked, url: &Url, error: reqwest::Error) -> Re
         // A URL may carry signatures in its query.
         source: Some(Box::new(error.without_url())),
     }
+}
+
+/// The proxy that the environment names for a URL, without the credentials for it.
+fn proxy(url: &Url) -> Option<String> {
+    static PROXIES: LazyLock<Matcher> = LazyLock::new(Matcher::from_system);
+    let intercept = PROXIES.intercept(&url.as_str().parse().ok()?)?;
+    let (proxy, scheme) = (intercept.uri(), intercept.uri().scheme_str());
+    let port = proxy.port().map(|port| format!(":{port}")).unwrap_or_default();
+    Some(plain(&format!("{}://{}{port}", scheme.unwrap_or("http"), proxy.host()?)))
 }
 
 /// What a server says of a client's certificate; rustls has these TLS alerts in words only.

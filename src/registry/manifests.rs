@@ -4,6 +4,7 @@ use bytes::Bytes;
 use reqwest::header::{ACCEPT, CONTENT_TYPE, HeaderMap, HeaderValue};
 use reqwest::{Method, StatusCode};
 use serde::Deserialize;
+use url::Url;
 
 use super::auth::Scopes;
 use super::client::{Call, CappedError, Registry};
@@ -11,7 +12,7 @@ use super::error::{Asked, RegistryError, plain};
 use crate::digest::Digest;
 
 /// The distribution specification has registries take manifests up to here, at least.
-const MANIFEST_CAP: usize = 4 * 1024 * 1024;
+pub(super) const MANIFEST_CAP: usize = 4 * 1024 * 1024;
 
 /// The kinds of manifest that are asked for. Schema 1 is not: its digest changes when it is converted.
 const ACCEPTED: &str = "application/vnd.oci.image.index.v1+json, application/vnd.oci.image.manifest.v1+json, \
@@ -63,6 +64,19 @@ impl Registry {
         }
     }
 
+    /// The digest that a tag has by the registry's own word, without reading the manifest. None: the registry does not
+    /// say, and what there is to say is found by reading.
+    pub async fn tag_digest(&self, repository: &str, tag: &str) -> Result<Option<Digest>, RegistryError> {
+        let call = self.manifest_call(Method::HEAD, repository, tag)?;
+        match self.send(&call, &mut self.retry()).await {
+            Ok(reply) if reply.status() == StatusCode::OK => Ok(told_digest(reply.response.headers())),
+            Ok(_) => Ok(None),
+            // The answer to a HEAD has no words, that to a GET has. But a wrong password is not sent twice.
+            Err(RegistryError::Authentication { .. }) if !self.has_credentials() => Ok(None),
+            Err(error) => Err(error),
+        }
+    }
+
     /// The digest that a tag or a digest has in the registry, or none if it has no such manifest.
     pub async fn manifest_digest(
         &self,
@@ -100,17 +114,20 @@ impl Registry {
         media_type: &str,
         bytes: Bytes,
     ) -> Result<(), RegistryError> {
-        let asked = Asked::pushing(self.host(), repository, tag_or_digest);
-        let content_type = HeaderValue::try_from(media_type).map_err(|_| RegistryError::Unsupported {
-            asked: asked.clone(),
-            problem: format!("{:?} is no media type", plain(media_type)),
-        })?;
+        self.store_manifest(repository, tag_or_digest, media_type, bytes).await.map(drop)
+    }
+
+    /// The same; gives the headers of the answer.
+    pub(super) async fn store_manifest(
+        &self,
+        repository: &str,
+        tag_or_digest: &str,
+        media_type: &str,
+        bytes: Bytes,
+    ) -> Result<HeaderMap, RegistryError> {
         let url = self.url(repository, &["manifests", tag_or_digest])?;
-        let mut call = Call::new(Method::PUT, url, Scopes::push(&self.remote(repository)), asked)
-            .header(CONTENT_TYPE, content_type);
-        call.bytes = Some(bytes);
-        let reply = self.send(&call, &mut self.retry()).await?;
-        if reply.status().is_success() { Ok(()) } else { Err(self.refused(&call, reply).await) }
+        let asked = Asked::pushing(self.host(), repository, tag_or_digest);
+        self.store(repository, url, asked, media_type, bytes).await
     }
 
     /// Lets a tag mean the manifest that has this digest.
@@ -130,6 +147,17 @@ impl Registry {
         let mut url = self.url(repository, &["manifests", tag])?;
         url.query_pairs_mut().append_pair("digest", digest.as_str());
         let asked = Asked::pushing(self.host(), repository, tag);
+        self.store(repository, url, asked, media_type, bytes).await.map(drop)
+    }
+
+    async fn store(
+        &self,
+        repository: &str,
+        url: Url,
+        asked: Asked,
+        media_type: &str,
+        bytes: Bytes,
+    ) -> Result<HeaderMap, RegistryError> {
         let content_type = HeaderValue::try_from(media_type).map_err(|_| RegistryError::Unsupported {
             asked: asked.clone(),
             problem: format!("{:?} is no media type", plain(media_type)),
@@ -138,7 +166,11 @@ impl Registry {
         let mut call = Call::new(Method::PUT, url, scopes, asked).header(CONTENT_TYPE, content_type);
         call.bytes = Some(bytes);
         let reply = self.send(&call, &mut self.retry()).await?;
-        if reply.status().is_success() { Ok(()) } else { Err(self.refused(&call, reply).await) }
+        if reply.status().is_success() {
+            Ok(reply.response.headers().clone())
+        } else {
+            Err(self.refused(&call, reply).await)
+        }
     }
 
     fn manifest_call(
@@ -231,7 +263,7 @@ fn told_digest(headers: &HeaderMap) -> Option<Digest> {
     headers.get("docker-content-digest")?.to_str().ok()?.trim().parse().ok()
 }
 
-fn content_type(headers: &HeaderMap) -> Option<String> {
+pub(super) fn content_type(headers: &HeaderMap) -> Option<String> {
     let text = headers.get(CONTENT_TYPE)?.to_str().ok()?;
     text.split(';').next().map(|kind| kind.trim().to_ascii_lowercase())
 }

@@ -1,6 +1,7 @@
 //! Patience: what is waited for, and what is tried again for how long.
 
-use std::sync::{Mutex, PoisonError};
+use std::num::{NonZeroU32, NonZeroUsize};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
 use reqwest::header::{HeaderMap, RETRY_AFTER};
@@ -9,25 +10,155 @@ use tokio::time::Instant;
 use super::client::Registry;
 use super::error::RegistryError;
 
+/// How the registries of one run are treated. Clones share what is left of the time for waiting.
+#[derive(Clone, Debug)]
+pub struct Traffic {
+    patience: Patience,
+    at_once: NonZeroUsize,
+    requests_per_second: Option<NonZeroU32>,
+    waiting: Duration,
+    budget: Arc<Mutex<Budget>>,
+}
+
+/// So many blobs move at once: four fill two cores, and more gain little.
+const AT_ONCE: NonZeroUsize = NonZeroUsize::new(4).expect("it is not zero");
+/// For so long a run waits for registries that fail, in all.
+const WAITING: Duration = Duration::from_mins(30);
+
+impl Default for Traffic {
+    /// Four blobs at once, requests as they come, and half an hour for registries that fail.
+    fn default() -> Self {
+        Self::with_patience(Patience::default(), WAITING)
+    }
+}
+
+impl Traffic {
+    /// The same with so many blobs that move at once.
+    #[must_use]
+    pub fn blobs_at_once(self, at_once: NonZeroUsize) -> Self {
+        Self { at_once, ..self }
+    }
+
+    /// The same with no registry asked more often.
+    #[must_use]
+    pub fn requests_per_second(self, most: NonZeroU32) -> Self {
+        Self { requests_per_second: Some(most), ..self }
+    }
+
+    /// The same with so much time for registries that fail, in all.
+    #[must_use]
+    pub fn waiting(self, waiting: Duration) -> Self {
+        Self { waiting, ..self }.afresh()
+    }
+
+    /// The same for another run: none of its time is spent.
+    pub(crate) fn afresh(&self) -> Self {
+        Self { budget: Budget::of(self.waiting), ..self.clone() }
+    }
+
+    pub(super) fn at_once(&self) -> NonZeroUsize {
+        self.at_once
+    }
+
+    pub(super) fn with_patience(patience: Patience, waiting: Duration) -> Self {
+        Self { patience, at_once: AT_ONCE, requests_per_second: None, waiting, budget: Budget::of(waiting) }
+    }
+
+    pub(super) fn patience(&self) -> &Patience {
+        &self.patience
+    }
+
+    /// Keeps requests to one registry apart.
+    pub(super) fn pacer(&self) -> Pacer {
+        Pacer { requests_per_second: self.requests_per_second, next: tokio::sync::Mutex::new(Instant::now()) }
+    }
+
+    fn budget(&self) -> MutexGuard<'_, Budget> {
+        self.budget.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    fn left(&self) -> Duration {
+        self.budget().left_at(Instant::now())
+    }
+
+    /// Waits, at the cost of the run's time; several that wait at once cost it once.
+    async fn wait(&self, pause: Duration) {
+        struct Waiting<'a>(&'a Traffic);
+        impl Drop for Waiting<'_> {
+            fn drop(&mut self) {
+                let mut budget = self.0.budget();
+                budget.left = budget.left_at(Instant::now());
+                (budget.waiting, budget.since) = (budget.waiting - 1, Instant::now());
+            }
+        }
+        {
+            let mut budget = self.budget();
+            budget.left = budget.left_at(Instant::now());
+            (budget.waiting, budget.since) = (budget.waiting + 1, Instant::now());
+        }
+        let _waiting = Waiting(self);
+        tokio::time::sleep(pause).await;
+    }
+}
+
+/// The time that a run may spend with waiting.
+#[derive(Debug)]
+struct Budget {
+    /// What was left at `since`.
+    left: Duration,
+    /// So many wait.
+    waiting: usize,
+    since: Instant,
+}
+
+impl Budget {
+    fn of(left: Duration) -> Arc<Mutex<Self>> {
+        Arc::new(Mutex::new(Self { left, waiting: 0, since: Instant::now() }))
+    }
+
+    fn left_at(&self, now: Instant) -> Duration {
+        if self.waiting > 0 { self.left.saturating_sub(now - self.since) } else { self.left }
+    }
+}
+
+/// Keeps the requests to a registry apart.
+pub(super) struct Pacer {
+    requests_per_second: Option<NonZeroU32>,
+    /// When the next request may be made.
+    next: tokio::sync::Mutex<Instant>,
+}
+
+impl Pacer {
+    /// Waits until another request may be made.
+    pub(super) async fn turn(&self) {
+        let Some(rate) = self.requests_per_second else { return };
+        let at = {
+            let mut next = self.next.lock().await;
+            let at = (*next).max(Instant::now());
+            *next = at + Duration::from_secs(1) / rate.get();
+            at
+        };
+        tokio::time::sleep_until(at).await;
+    }
+}
+
 /// For how long a registry is waited for.
 #[derive(Clone, Copy, Debug)]
-pub struct Patience {
+pub(super) struct Patience {
     /// Tries end so long after the first failure, while this client never had an answer of use.
-    pub before_anything_moved: Duration,
+    pub(super) before_anything_moved: Duration,
     /// Tries end so long after the last success, once something moved.
-    pub once_moving: Duration,
+    pub(super) once_moving: Duration,
     /// The first pause between two tries; each further one is twice as long.
-    pub first_pause: Duration,
+    pub(super) first_pause: Duration,
     /// No pause is longer, unless the registry asks for it.
-    pub longest_pause: Duration,
-    /// What a registry asks for in `Retry-After` is honoured up to here.
-    pub longest_retry_after: Duration,
+    pub(super) longest_pause: Duration,
     /// For a connection to be made.
-    pub connect: Duration,
+    pub(super) connect: Duration,
     /// For the next bytes of an exchange, in either direction.
-    pub idle: Duration,
+    pub(super) idle: Duration,
     /// For the answer once a whole blob was sent: object stores copy it before they answer.
-    pub commit: Duration,
+    pub(super) commit: Duration,
 }
 
 impl Default for Patience {
@@ -37,7 +168,6 @@ impl Default for Patience {
             once_moving: Duration::from_mins(15),
             first_pause: Duration::from_millis(500),
             longest_pause: Duration::from_secs(20),
-            longest_retry_after: Duration::from_mins(2),
             connect: Duration::from_secs(10),
             idle: Duration::from_mins(1),
             commit: Duration::from_mins(5),
@@ -116,20 +246,23 @@ impl Retry {
         if !error.is_transient() {
             return Err(error);
         }
-        let patience = self.registry.patience();
+        let (traffic, patience) = (self.registry.traffic(), self.registry.patience());
         let limit =
             if self.registry.has_moved() { patience.once_moving } else { patience.before_anything_moved };
         let since = *self.failing_since.get_or_insert(self.begun);
-        let left = limit.saturating_sub(since.elapsed());
+        let left = limit.saturating_sub(since.elapsed()).min(traffic.left());
         let retry_after = error.retry_after();
         let pause = pause(patience, self.tries, retry_after);
         // A last try at the end of patience is worth making, but not before the registry wants to be asked.
         if left.is_zero() || (retry_after.is_some() && pause >= left) {
+            if let Some(retry_after) = retry_after {
+                self.registry.note_rest(retry_after);
+            }
             return Err(error.after(self.tries));
         }
         let pause = pause.min(left);
         tracing::debug!(%error, tries = self.tries, ?pause, "trying again");
-        tokio::time::sleep(pause).await;
+        traffic.wait(pause).await;
         Ok(())
     }
 }
@@ -138,10 +271,7 @@ impl Retry {
 fn pause(patience: &Patience, tries: u32, retry_after: Option<Duration>) -> Duration {
     let doubled = patience.first_pause.saturating_mul(1 << tries.saturating_sub(1).min(16));
     let backoff = doubled.min(patience.longest_pause).mul_f64(0.5 + fastrand::f64() / 2.0);
-    match retry_after {
-        Some(asked) => asked.min(patience.longest_retry_after).max(backoff),
-        None => backoff,
-    }
+    retry_after.map_or(backoff, |asked| asked.max(backoff))
 }
 
 /// RFC 9110, section 10.2.3: seconds or a date.
@@ -170,11 +300,41 @@ mod tests {
     }
 
     #[test]
-    fn a_registry_may_ask_for_a_longer_pause_up_to_a_limit() {
+    fn a_registry_may_ask_for_a_longer_pause() {
         let patience = Patience::default();
         assert_eq!(pause(&patience, 1, Some(Duration::from_secs(7))), Duration::from_secs(7));
-        assert_eq!(pause(&patience, 1, Some(Duration::from_hours(1))), Duration::from_mins(2));
+        assert_eq!(pause(&patience, 1, Some(Duration::from_hours(1))), Duration::from_hours(1));
         assert!(pause(&patience, 1, Some(Duration::ZERO)) >= Duration::from_millis(250));
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn several_that_wait_at_once_cost_the_time_of_a_run_once() {
+        let traffic = Traffic::default().waiting(Duration::from_secs(10));
+        let seconds = Duration::from_secs;
+        tokio::join!(traffic.wait(seconds(3)), traffic.wait(seconds(4)), async {
+            tokio::time::sleep(seconds(1)).await;
+            assert_eq!(traffic.left(), seconds(9));
+            traffic.clone().wait(seconds(1)).await;
+        });
+        tokio::time::sleep(seconds(100)).await;
+        assert_eq!(traffic.left(), seconds(6));
+        traffic.wait(seconds(7)).await;
+        assert_eq!(traffic.left(), Duration::ZERO);
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn requests_are_kept_apart_where_that_is_asked_for() {
+        let start = Instant::now();
+        let pacer = Traffic::default().requests_per_second(NonZeroU32::new(4).unwrap()).pacer();
+        for _ in 0..9 {
+            pacer.turn().await;
+        }
+        assert_eq!(start.elapsed(), Duration::from_secs(2));
+        let pacer = Traffic::default().pacer();
+        for _ in 0..1000 {
+            pacer.turn().await;
+        }
+        assert_eq!(start.elapsed(), Duration::from_secs(2));
     }
 
     #[test]

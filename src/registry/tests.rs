@@ -3,16 +3,20 @@
 mod foreign;
 mod pushing;
 mod reading;
+mod referrers;
 mod scripted;
 mod signing_in;
 mod telling;
+mod uploading;
 
 use std::time::Duration;
 
 use secrecy::SecretString;
 
-use super::{Access, Credentials, Patience, Registry, RegistryError};
+use super::retry::Patience;
+use super::{Access, Credentials, Registry, RegistryError, Traffic};
 use crate::digest::Digest;
+use crate::reference::Host;
 use scripted::Server;
 
 /// Tries follow each other at once.
@@ -21,7 +25,6 @@ const EAGER: Patience = Patience {
     once_moving: Duration::from_secs(30),
     first_pause: Duration::ZERO,
     longest_pause: Duration::ZERO,
-    longest_retry_after: Duration::ZERO,
     connect: Duration::from_secs(10),
     idle: Duration::from_secs(10),
     commit: Duration::from_secs(10),
@@ -33,7 +36,11 @@ const NO_PATIENCE: Patience =
 
 fn client(server: &Server, patience: Patience, credentials: Option<Credentials>) -> Registry {
     let access = Access { insecure: true, credentials, ..Access::default() };
-    Registry::with_patience(server.host(), access, patience).unwrap()
+    with_patience(server.host(), access, patience)
+}
+
+fn with_patience(host: Host, access: Access, patience: Patience) -> Registry {
+    Registry::with_traffic(host, access, &Traffic::with_patience(patience, Duration::from_secs(30))).unwrap()
 }
 
 fn anonymous(server: &Server) -> Registry {
@@ -41,7 +48,7 @@ fn anonymous(server: &Server) -> Registry {
 }
 
 fn user(name: &str, password: &str) -> Credentials {
-    Credentials { username: name.to_owned(), password: SecretString::from(password) }
+    Credentials::Password { username: name.to_owned(), password: SecretString::from(password) }
 }
 
 /// The error's text, without the server's port.

@@ -1,15 +1,14 @@
-//! Blobs on their way up: mounted, or streamed in one piece.
+//! Blobs on their way up: mounted, uploaded, and uploads given up.
 
 use std::io;
-use std::sync::{Arc, LazyLock, Mutex, PoisonError};
+use std::sync::LazyLock;
 use std::time::Duration;
 
 use bytes::Bytes;
-use futures::{Stream, StreamExt as _, stream};
-use reqwest::header::{CONTENT_LENGTH, CONTENT_TYPE, HeaderValue};
-use reqwest::{Body, Method, StatusCode};
+use futures::Stream;
+use reqwest::header::{CONTENT_LENGTH, HeaderValue};
+use reqwest::{Method, StatusCode};
 use tokio::runtime::Handle;
-use tokio::time::Instant;
 use tokio_util::task::TaskTracker;
 use tokio_util::task::task_tracker::TaskTrackerToken;
 use url::Url;
@@ -17,7 +16,8 @@ use url::Url;
 use super::auth::Scopes;
 use super::client::{Call, Registry};
 use super::error::{Asked, RegistryError};
-use super::retry::{Retry, Stage, Watch};
+use super::feed::{Feed, exactly};
+use super::upload::{PASSING_PIECE, Upload};
 use crate::digest::Digest;
 
 /// The uploads of this process that are neither committed nor cancelled.
@@ -73,7 +73,10 @@ impl Registry {
         }
     }
 
-    /// Uploads a blob of exactly `size` bytes; `body` makes a fresh stream of them for each try.
+    /// Uploads a blob of exactly `size` bytes; `body` makes a fresh stream of them.
+    ///
+    /// They go in one request. Where that breaks the registry is asked how far it got, and gets the rest from there;
+    /// where it takes no request of that size it gets them in pieces.
     ///
     /// If the body fails, nothing is committed, nothing is tried again, and the error has the body's as its source
     /// ([`RegistryError::body_error`]). The last bytes are held back until the body has ended well, so that it may
@@ -86,87 +89,29 @@ impl Registry {
         body: F,
     ) -> Result<(), RegistryError>
     where
-        F: Fn() -> S,
+        F: Fn() -> S + Sync,
         S: Stream<Item = io::Result<Bytes>> + Send + 'static,
     {
-        let asked = Asked::pushing_blob(self.host(), repository, digest);
-        let begin = Call::new(
-            Method::POST,
-            self.url(repository, &["blobs", "uploads", ""])?,
-            Scopes::push(&self.remote(repository)),
-            asked,
-        )
-        .header(CONTENT_LENGTH, HeaderValue::from_static("0"));
-        let mut retry = self.retry();
-        loop {
-            retry.begin();
-            let reply = match self.attempt(&begin, || None).await {
-                Ok(reply) if reply.status() == StatusCode::ACCEPTED => reply,
-                // Some registries have the blob already and say so at once.
-                Ok(reply) if reply.status() == StatusCode::CREATED => return Ok(()),
-                Ok(reply) => return Err(self.refused(&begin, reply).await),
-                Err(error) => {
-                    retry.after(error).await?;
-                    continue;
-                }
-            };
-            let url = self.location(&begin.asked, &reply.url, reply.response.headers())?;
-            self.note_success();
-            let cancel = Some(cancelling(&begin, url.clone()));
-            let upload = Upload { registry: self, cancel, open: OPEN.token() };
-            match self.put_blob(&begin, url, digest, size, &mut retry, &body).await {
-                Ok(()) => {
-                    upload.committed();
-                    return Ok(());
-                }
-                Err(error) => {
-                    upload.give_up().await;
-                    retry.after(error).await?;
-                }
-            }
-        }
+        let open = || Some(exactly(body(), size));
+        Upload::new(self, repository, digest, size, Feed::repeatable(), &open)?.run().await
     }
 
-    async fn put_blob<F, S>(
+    /// The same with a body that passes once: it goes in pieces, each of which is held in memory until the registry
+    /// has it.
+    pub async fn push_passing_blob<S>(
         &self,
-        begin: &Call,
-        mut url: Url,
+        repository: &str,
         digest: &Digest,
         size: u64,
-        retry: &mut Retry,
-        body: &F,
+        body: S,
     ) -> Result<(), RegistryError>
     where
-        F: Fn() -> S,
         S: Stream<Item = io::Result<Bytes>> + Send + 'static,
     {
-        url.query_pairs_mut().append_pair("digest", digest.as_str());
-        let watch = Arc::new(Watch::new());
-        let failure = Failure::default();
-        let mut call = Call::new(Method::PUT, url, begin.scopes.clone(), begin.asked.clone())
-            .header(CONTENT_TYPE, HeaderValue::from_static("application/octet-stream"))
-            .header(CONTENT_LENGTH, HeaderValue::from(size));
-        call.watch = Some(watch.clone());
-        let stream = || exactly(body(), size, watch.clone(), failure.clone());
-        let result = if size == 0 {
-            // No connection asks for the bytes of an empty body, and its end may still be an error.
-            let _ = stream().collect::<Vec<_>>().await;
-            match failed(&failure) {
-                Some(source) => return Err(RegistryError::Body { asked: begin.asked.clone(), source }),
-                None => self.attempt(&call, || Some(Body::from(Bytes::new()))).await,
-            }
-        } else {
-            self.attempt(&call, || Some(Body::wrap_stream(stream()))).await
-        };
-        if let Some(source) = failed(&failure) {
-            return Err(RegistryError::Body { asked: begin.asked.clone(), source });
-        }
-        if watch.stage() != Stage::Waiting {
-            // The bytes of a large blob take longer to send than patience for a failure lasts.
-            retry.begin();
-        }
-        let reply = result?;
-        if reply.status().is_success() { Ok(()) } else { Err(self.refused(&call, reply).await) }
+        let feed = Feed::passing(exactly(body, size));
+        let mut upload = Upload::new(self, repository, digest, size, feed, &|| None)?;
+        upload.piece = Some(PASSING_PIECE).filter(|piece| size > *piece);
+        upload.run().await
     }
 
     /// Ends an upload that will not be committed. Registries sweep what is left, so a failure is of no account.
@@ -204,26 +149,37 @@ fn cancelling(begin: &Call, url: Url) -> Call {
 }
 
 /// An upload that was begun. Whoever stops waiting for it leaves none behind.
-struct Upload<'a> {
-    registry: &'a Registry,
+pub(super) struct Begun {
+    registry: Registry,
     cancel: Option<Call>,
     /// Until this and its clones are dropped the upload is open.
     open: TaskTrackerToken,
 }
 
-impl Upload<'_> {
-    fn committed(mut self) {
+impl Begun {
+    pub(super) fn new(registry: &Registry, begin: &Call, url: Url) -> Self {
+        Self { registry: registry.clone(), cancel: Some(cancelling(begin, url)), open: OPEN.token() }
+    }
+
+    /// The upload goes on there.
+    pub(super) fn moved(&mut self, url: Url) {
+        if let Some(call) = &mut self.cancel {
+            call.url = url;
+        }
+    }
+
+    pub(super) fn committed(mut self) {
         self.cancel = None;
     }
 
-    async fn give_up(mut self) {
+    pub(super) async fn give_up(mut self) {
         if let Some(call) = self.cancel.take() {
             self.registry.cancel(call).await;
         }
     }
 }
 
-impl Drop for Upload<'_> {
+impl Drop for Begun {
     fn drop(&mut self) {
         if let (Some(call), Ok(runtime)) = (self.cancel.take(), Handle::try_current()) {
             let (registry, open) = (self.registry.clone(), self.open.clone());
@@ -233,61 +189,4 @@ impl Drop for Upload<'_> {
             });
         }
     }
-}
-
-type Failure = Arc<Mutex<Option<io::Error>>>;
-
-fn failed(failure: &Failure) -> Option<io::Error> {
-    failure.lock().unwrap_or_else(PoisonError::into_inner).take()
-}
-
-/// `body`, held to `size` bytes; its error is put into `failure`, and the connection is cut.
-fn exactly<S>(
-    body: S,
-    size: u64,
-    watch: Arc<Watch>,
-    failure: Failure,
-) -> impl Stream<Item = io::Result<Bytes>> + Send + 'static
-where
-    S: Stream<Item = io::Result<Bytes>> + Send + 'static,
-{
-    let start = (Box::pin(body), 0_u64, None::<Bytes>);
-    let items = stream::try_unfold(start, move |(mut body, mut seen, mut held)| {
-        let watch = watch.clone();
-        async move {
-            loop {
-                watch.set(Stage::Reading);
-                match body.next().await.transpose()? {
-                    Some(chunk) if chunk.is_empty() => {}
-                    Some(chunk) => {
-                        seen += chunk.len() as u64;
-                        if seen > size {
-                            return Err(wrong_length(size, "more"));
-                        }
-                        if let Some(ready) = held.replace(chunk) {
-                            watch.set(Stage::Sending(Instant::now()));
-                            return Ok(Some((ready, (body, seen, held))));
-                        }
-                    }
-                    None if seen < size => return Err(wrong_length(size, &seen.to_string())),
-                    None => {
-                        watch.set(Stage::Sent(Instant::now()));
-                        return Ok(held.take().map(|last| (last, (body, seen, None))));
-                    }
-                }
-            }
-        }
-    });
-    items.map(move |item| {
-        item.map_err(|error| {
-            let told = io::Error::new(error.kind(), error.to_string());
-            *failure.lock().unwrap_or_else(PoisonError::into_inner) = Some(error);
-            told
-        })
-    })
-}
-
-fn wrong_length(size: u64, found: &str) -> io::Error {
-    let problem = format!("the content to push should have {size} bytes and has {found}");
-    io::Error::new(io::ErrorKind::InvalidData, problem)
 }

@@ -17,6 +17,7 @@ pub struct FileTarget {
     path: PathBuf,
     partial: PathBuf,
     file: Arc<File>,
+    keeps_journal: bool,
 }
 
 /// Why a payload file cannot be read or written.
@@ -134,7 +135,7 @@ impl FileTarget {
                 Ok(named) if (named.dev(), named.ino()) == (ours.dev(), ours.ino()) => {}
                 _ => continue,
             }
-            return Ok(Self { path: path.to_owned(), partial, file: Arc::new(file) });
+            return Ok(Self { path: path.to_owned(), partial, file: Arc::new(file), keeps_journal: false });
         }
     }
 
@@ -157,6 +158,11 @@ impl FileTarget {
     #[must_use]
     pub fn journal(&self) -> PathBuf {
         beside(&self.partial, ".journal")
+    }
+
+    /// The journal helps the next run also if nothing was written to the file.
+    pub fn keep_journal(&mut self) {
+        self.keeps_journal = true;
     }
 
     /// That a file of `size` bytes has room on the file system, what is in it already counted.
@@ -208,7 +214,9 @@ impl Drop for FileTarget {
     fn drop(&mut self) {
         if self.file.metadata().is_ok_and(|metadata| metadata.len() == 0) {
             let _ = fs::remove_file(&self.partial);
-            let _ = fs::remove_file(self.journal());
+            if !self.keeps_journal {
+                let _ = fs::remove_file(self.journal());
+            }
         }
     }
 }

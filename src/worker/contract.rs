@@ -82,6 +82,9 @@ pub struct BuildWork {
     /// Images that cannot be had are left out.
     #[serde(default, skip_serializing_if = "std::ops::Not::not")]
     pub allow_missing: bool,
+    /// Whether signatures, attestations and SBOMs are carried with the images.
+    #[serde(default = "yes")]
+    pub referrers: bool,
     /// The payload's path below [`PAYLOAD_MOUNT`].
     pub path: String,
 }
@@ -198,6 +201,9 @@ pub struct Outcome {
     /// How many there were.
     #[serde(default)]
     pub failures_total: u32,
+    /// For so many seconds a registry asked to be left alone.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub retry_after_seconds: Option<u32>,
 }
 
 /// A payload in a few numbers.
@@ -331,6 +337,7 @@ mod tests {
             result: None,
             failures: vec![failure; failures],
             failures_total: u32::try_from(failures).unwrap(),
+            retry_after_seconds: None,
         }
     }
 
@@ -356,6 +363,7 @@ mod tests {
                 bases: vec![],
                 foreign_layers: false,
                 allow_missing: false,
+                referrers: true,
                 path: "out/app.zip".into(),
             }),
             registries: vec![RegistryAccess {

@@ -16,7 +16,7 @@ use crate::payload::Base;
 use crate::progress::Progress;
 use crate::reason::{self, Failure, Reason};
 use crate::reference::{Endpoint, Host, Reference};
-use crate::registry::{Access, DockerConfig, Registry};
+use crate::registry::{Access, DockerConfig, Registry, Traffic};
 use crate::storage::{self, StorageError};
 
 /// Why a run came to nothing before its engine began.
@@ -29,21 +29,31 @@ pub(super) async fn run(
     secrets: &Path,
     progress: &Arc<Progress>,
 ) -> Outcome {
-    let registries = match registries(&config.registries, secrets) {
+    let traffic = Traffic::default();
+    let registries = match registries(&config.registries, secrets, &traffic) {
         Ok(registries) => registries,
         Err((reason, message)) => return failed(reason, message),
     };
     let outcome = match &config.work {
-        Work::Build(work) => run_build(&config.run_id, work, registries, payloads, progress).await,
-        Work::Import(work) => run_import(work, registries, payloads, progress).await,
+        Work::Build(work) => {
+            Box::pin(run_build(&config.run_id, work, registries, &traffic, payloads, progress)).await
+        }
+        Work::Import(work) => Box::pin(run_import(work, registries, &traffic, payloads, progress)).await,
     };
     outcome.unwrap_or_else(|(reason, message)| failed(reason, message))
+}
+
+/// For how long the registries want to be left alone before the next attempt.
+fn rest<'a>(registries: impl IntoIterator<Item = &'a Registry>) -> Option<u32> {
+    let rest = registries.into_iter().filter_map(Registry::rest).max()?;
+    Some(u32::try_from(rest.as_secs()).unwrap_or(u32::MAX))
 }
 
 async fn run_build(
     run_id: &str,
     work: &BuildWork,
     mut registries: HashMap<Host, Registry>,
+    traffic: &Traffic,
     payloads: &Path,
     progress: &Arc<Progress>,
 ) -> Result<Outcome, Refusal> {
@@ -60,7 +70,8 @@ async fn run_build(
     for reference in images.iter().map(|image| &image.reference).chain(&already_transferred) {
         if !registries.contains_key(reference.host()) {
             let access = Access::default();
-            registries.insert(reference.host().clone(), client(reference.host().clone(), access)?);
+            let client = client(reference.host().clone(), access, traffic)?;
+            registries.insert(reference.host().clone(), client);
         }
     }
     if let Some(folder) = path.parent() {
@@ -68,18 +79,20 @@ async fn run_build(
             .map_err(|error| StorageError::io("make the folder", folder, error))
             .map_err(|error| (error.reason(), error.to_string()))?;
     }
+    let asked: Vec<Registry> = registries.values().cloned().collect();
     let request = BuildRequest {
         images,
         already_transferred,
         bases,
         foreign_layers: work.foreign_layers,
         allow_missing: work.allow_missing,
+        referrers: work.referrers,
         registries,
         output: Output::File(path.clone()),
         run: with_bases(run_id, &work.bases),
         spares_other_files: true,
     };
-    Ok(match build(request, progress).await {
+    Ok(match Box::pin(build(request, progress)).await {
         Ok(built) => {
             // The payload is whole without it: the price is that it may be built again.
             match Report::of(&path, run_id).map(|report| report.write(&path)) {
@@ -111,7 +124,12 @@ async fn run_build(
                 [only] => only.message.clone(),
                 [first, ..] => format!("{} images cannot be had: {}", failures.len(), first.message),
             };
-            Outcome { failures_total: count(failures.len()), failures, ..failed(error.reason(), message) }
+            Outcome {
+                failures_total: count(failures.len()),
+                failures,
+                retry_after_seconds: rest(&asked),
+                ..failed(error.reason(), message)
+            }
         }
     })
 }
@@ -119,20 +137,21 @@ async fn run_build(
 async fn run_import(
     work: &ImportWork,
     mut registries: HashMap<Host, Registry>,
+    traffic: &Traffic,
     payloads: &Path,
     progress: &Arc<Progress>,
 ) -> Result<Outcome, Refusal> {
     let host: Host = work.registry.parse().map_err(invalid)?;
     let registry = match registries.remove(&host) {
         Some(registry) => registry,
-        None => client(host, Access::default())?,
+        None => client(host, Access::default(), traffic)?,
     };
     let path = payload_path(payloads, &work.path)?;
     let file = storage::open_source(&path).map_err(|error| (error.reason(), error.to_string()))?;
     let request = ImportRequest {
         source: Source::File(file),
         expected_digest: work.expected_digest.clone(),
-        registry,
+        registry: registry.clone(),
         naming: work.naming,
         repository_prefix: work.repository_prefix.clone(),
         base_repositories: work.base_repositories.clone(),
@@ -140,7 +159,7 @@ async fn run_import(
         sparse_index: work.sparse_index,
         strict: work.strict,
     };
-    Ok(match import(request, progress).await {
+    let outcome = match import(request, progress).await {
         Ok(report) => imported(&report, &work.registry),
         Err(error) => {
             let failures = error.failures().to_vec();
@@ -152,7 +171,9 @@ async fn run_import(
             };
             Outcome { failures_total: count(failures.len()), failures, ..failed(error.reason(), message) }
         }
-    })
+    };
+    let retry_after_seconds = if outcome.reason.is_success() { None } else { rest([&registry]) };
+    Ok(Outcome { retry_after_seconds, ..outcome })
 }
 
 fn imported(report: &ImportReport, registry: &str) -> Outcome {
@@ -197,7 +218,11 @@ fn imported(report: &ImportReport, registry: &str) -> Outcome {
 }
 
 /// A client for each host of the run configuration, with what its Secrets hold.
-fn registries(accesses: &[RegistryAccess], secrets: &Path) -> Result<HashMap<Host, Registry>, Refusal> {
+fn registries(
+    accesses: &[RegistryAccess],
+    secrets: &Path,
+    traffic: &Traffic,
+) -> Result<HashMap<Host, Registry>, Refusal> {
     let mut registries = HashMap::new();
     for (index, given) in accesses.iter().enumerate() {
         let host: Host = given.host.parse().map_err(invalid)?;
@@ -243,7 +268,7 @@ fn registries(accesses: &[RegistryAccess], secrets: &Path) -> Result<HashMap<Hos
         }
         let access =
             Access { insecure: given.insecure, endpoint, credentials, ca_pem, identity_pem: identity };
-        registries.insert(host.clone(), client(host, access)?);
+        registries.insert(host.clone(), client(host, access, traffic)?);
     }
     Ok(registries)
 }
@@ -258,8 +283,8 @@ fn secret(folder: &Path, key: &str) -> Result<Option<Vec<u8>>, Refusal> {
     }
 }
 
-fn client(host: Host, access: Access) -> Result<Registry, Refusal> {
-    Registry::new(host, access).map_err(|error| (error.reason(), error.to_string()))
+fn client(host: Host, access: Access, traffic: &Traffic) -> Result<Registry, Refusal> {
+    Registry::with_traffic(host, access, traffic).map_err(|error| (error.reason(), error.to_string()))
 }
 
 fn images(images: &[Image]) -> Result<Vec<ImageRequest>, Refusal> {

@@ -7,7 +7,7 @@ use base64::Engine as _;
 use base64::engine::general_purpose::STANDARD;
 use tempfile::TempDir;
 
-use crate::gate::Gate;
+use crate::gate::{Gate, wait_until};
 use crate::image::{Image, Layer, Types, digest};
 use crate::program::{Program, charon};
 use crate::registry::{Registry, Software};
@@ -28,7 +28,7 @@ pub(crate) const HTPASSWD: &str = "charon:$2b$04$CharonCharonCharonChaeA8XkliGL7
 
 /// A registry with the image `ferry:1`, and an entrance to it that is locked.
 pub(crate) struct Locked {
-    registry: Registry,
+    pub(crate) registry: Registry,
     pub(crate) entrance: Registry,
     _keys: TempDir,
 }
@@ -48,13 +48,13 @@ impl Locked {
         Self { registry, entrance, _keys: keys }
     }
 
-    fn make(&self) -> Program {
+    pub(crate) fn make(&self) -> Program {
         charon(["make-payload", "ferry:1", "-q", "-i", "-r", self.entrance.host()])
     }
 }
 
 /// An entrance for whoever has a token of the service.
-fn with_tokens(registry: &Registry, service: &TokenService) -> Registry {
+pub(crate) fn with_tokens(registry: &Registry, service: &TokenService) -> Registry {
     registry.entrance(&[
         ("REGISTRY_AUTH", "token"),
         ("REGISTRY_AUTH_TOKEN_REALM", &service.realm()),
@@ -165,10 +165,10 @@ fn a_wrong_password_is_told(software: Software) {
         assert!(ended.stdout.is_empty());
         ended.stderr
     };
-    let refusal = "401 Unauthorized (UNAUTHORIZED: authentication required)";
     let advice = "check the credentials for this registry and what they allow";
     let host = locked.entrance.host();
-    let first = format!("cannot read {host}/ferry:1: {host} answered {refusal}; {advice}");
+    // What a tag means is asked for by HEAD, and the answer to that has no words.
+    let first = format!("cannot read {host}/ferry:1: {host} answered 401 Unauthorized; {advice}");
     assert_eq!(
         said(locked.make().arguments(["styx:1"])),
         format!("error: {first}\nerror: styx:1 was not asked for: {first}\n")
@@ -253,6 +253,22 @@ fn credentials_come_by_options_by_variables_on_standard_input_and_from_dockers_c
         }
     }
     locked.make().run().ended_with(1);
+}
+
+#[test]
+fn a_password_that_nobody_types_is_not_waited_for_after_a_signal() {
+    let (reader, writer) = std::io::pipe().unwrap();
+    let made = charon(["make-payload", "ferry:1", "-r", "127.0.0.1:1", "-u", "charon", "--password-stdin"]);
+    let made = made.reading(reader).start();
+    // Since then it listens for signals.
+    wait_until("it reads", || {
+        let status = fs::read_to_string(format!("/proc/{}/status", made.id())).unwrap();
+        let caught = status.lines().find_map(|line| line.strip_prefix("SigCgt:\t")).unwrap_or_default();
+        u64::from_str_radix(caught, 16).unwrap_or(0) & (1 << (15 - 1)) != 0
+    });
+    made.terminate();
+    assert_eq!(made.end().ended_with(128 + 15).stderr, "error: interrupted\n");
+    drop(writer);
 }
 
 #[test]

@@ -3,6 +3,10 @@
 use std::fs;
 use std::path::{Path, PathBuf};
 
+use charon::reason::Reason;
+use charon::worker::contract::Outcome;
+use serde_json::{Value, json};
+
 use crate::image::{Image, Layer, Types};
 use crate::program::{Ended, charon};
 use crate::registry::{Registry, Software};
@@ -128,8 +132,8 @@ fn a_base_whose_images_have_names_of_their_own_is_found_under_those() {
     Image::new(Types::Docker, &layers[..1]).push(&source, "app:1");
     Image::new(Types::Docker, &layers).push(&source, "top:1");
     let pod = crate::worker::Pod::new();
-    let registries = serde_json::json!([{ "host": source.host(), "insecure": true }]);
-    let first = serde_json::json!({ "build": {
+    let registries = json!([{ "host": source.host(), "insecure": true }]);
+    let first = json!({ "build": {
         "images": [{ "name": source.name("app:1"), "as": "moved/app" }], "path": "1.zip",
     }});
     pod.works_with("first", &first, &registries);
@@ -141,6 +145,39 @@ fn a_base_whose_images_have_names_of_their_own_is_found_under_those() {
         .succeeded();
     charon(["push-payload", "-i", "-s", "-r", target.host()]).fed(second).run().succeeded();
     assert_eq!(target.tags("top"), ["1"]);
+}
+
+#[test]
+fn a_worker_builds_upon_the_payload_that_it_was_told_of_and_waits_where_another_one_lies() {
+    let versions = Versions::new(Software::Distribution3);
+    let pod = crate::worker::Pod::new();
+    let registries = json!([{ "host": versions.source.host(), "insecure": true }]);
+    let build = |run: &str, image: &str, path: &str, bases: Value| {
+        let images = json!([{ "name": versions.source.name(image) }]);
+        let work = json!({ "build": { "images": images, "bases": bases, "path": path } });
+        pod.works_with(run, &work, &registries)
+    };
+    let digest = |outcome: &Outcome| outcome.payload.clone().unwrap().digest.unwrap();
+    let first = digest(&build("first", "app:1", "out/1.zip", json!([])));
+    let base = json!([{ "name": "one", "path": "out/1.zip", "digest": first }]);
+    let second = build("second", "app:2", "2.zip", base.clone());
+    assert_eq!((second.reason, second.payload.unwrap().blobs_reused), (Reason::Succeeded, 1));
+
+    // It is built anew, and its old bill has left with it.
+    let anew = digest(&build("anew", "app:3", "out/1.zip", json!([])));
+    let waits = build("third", "app:2", "3.zip", base.clone());
+    assert_eq!(waits.reason, Reason::WaitingForBase);
+    let words = ["PayloadBuild \"one\"", first.as_str(), anew.as_str()];
+    assert!(words.iter().all(|word| waits.message.contains(word)), "{}", waits.message);
+    // Its bill alone is enough, and that of another payload in its place is not.
+    let base = json!([{ "name": "one", "path": "out/1.zip", "digest": anew }]);
+    fs::remove_file(pod.payload("out/1.zip")).unwrap();
+    let third = build("third", "app:2", "3.zip", base.clone());
+    assert_eq!((third.reason, third.payload.unwrap().blobs_reused), (Reason::Succeeded, 2));
+    fs::remove_file(pod.payload("out/1.zip.bill.json")).unwrap();
+    let waits = build("fourth", "app:2", "4.zip", base);
+    assert_eq!(waits.reason, Reason::WaitingForBase);
+    assert!(waits.message.contains("1.zip.bill.json"), "{}", waits.message);
 }
 
 #[test]

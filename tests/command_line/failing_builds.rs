@@ -270,6 +270,6 @@ fn a_folder_that_cannot_be_written_to_is_told() {
     );
     assert_eq!(
         writing(folder.path()).run().ended_with(1).stderr,
-        format!("error: cannot write {}: is a directory\n", folder.path().display())
+        format!("error: cannot write {}: is a directory; name a file in it\n", folder.path().display())
     );
 }

@@ -219,6 +219,6 @@ fn a_file_that_cannot_be_opened_is_told() {
     fs::create_dir(&file).unwrap();
     assert_eq!(
         push_file(&target, &file).run().ended_with(1).stderr,
-        format!("error: cannot read {path}: is a directory\n")
+        format!("error: cannot read {path}: is a directory; name a file in it\n")
     );
 }

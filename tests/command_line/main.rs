@@ -10,10 +10,13 @@
 mod image;
 #[path = "../support/program.rs"]
 mod program;
+#[path = "../support/proxy.rs"]
+mod proxy;
 #[macro_use]
 #[path = "../support/registry.rs"]
 mod registry;
 
+mod front;
 mod gate;
 mod token_service;
 
@@ -22,7 +25,9 @@ mod allow_missing;
 mod already_transferred;
 mod artifacts;
 mod bases;
+mod broken_uploads;
 mod carrying;
+mod credential_helpers;
 mod failing_builds;
 mod failing_pushes;
 mod far_side;
@@ -34,7 +39,11 @@ mod library;
 mod mirrors;
 mod missing_base;
 mod names;
+mod odd_registries;
 mod payload_file;
 mod platforms;
+mod proxies;
+mod rate_limits;
+mod referrers;
 mod terminal;
 mod worker;

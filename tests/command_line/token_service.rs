@@ -1,5 +1,6 @@
 //! A service that gives tokens for a registry (distribution's token authentication specification).
 
+use std::collections::HashMap;
 use std::fs;
 use std::path::PathBuf;
 use std::sync::{Arc, Mutex};
@@ -7,7 +8,7 @@ use std::time::{SystemTime, UNIX_EPOCH};
 
 use axum::Json;
 use axum::extract::Request;
-use axum::http::{HeaderMap, StatusCode};
+use axum::http::{HeaderMap, Method, StatusCode};
 use axum::response::{IntoResponse, Response};
 use base64::Engine as _;
 use base64::engine::general_purpose::{STANDARD, URL_SAFE_NO_PAD};
@@ -21,6 +22,9 @@ use crate::registry::RUNTIME;
 
 /// So long after its end a token still opens distribution's registries, in seconds.
 const LEEWAY: u64 = 60;
+
+/// What the service changes for tokens of `charon`.
+pub(crate) const IDENTITY_TOKEN: &str = "whom Charon knows";
 
 /// A service that is running.
 ///
@@ -62,7 +66,7 @@ impl TokenService {
         let clerk = desk.clone();
         let app = axum::Router::new().fallback(move |request: Request| {
             let clerk = clerk.clone();
-            async move { clerk.answer(&request) }
+            async move { clerk.answer(request).await }
         });
         let task = RUNTIME.spawn(async move { axum::serve(listener, app).await.expect("it serves") });
         Self { address, desk, task }
@@ -99,18 +103,33 @@ impl Drop for TokenService {
 }
 
 impl Desk {
-    fn answer(&self, request: &Request) -> Response {
-        let Ok(user) = self.user(request.headers()) else {
+    async fn answer(&self, request: Request) -> Response {
+        let (head, body) = request.into_parts();
+        let form = axum::body::to_bytes(body, 1 << 20).await.unwrap_or_default();
+        let form: HashMap<String, String> = url::form_urlencoded::parse(&form).into_owned().collect();
+        let by_form = |name: &str| form.get(name).map(String::as_str);
+        let user = if head.method == Method::POST {
+            // RFC 6749, section 6.
+            let is_known = by_form("grant_type") == Some("refresh_token")
+                && by_form("refresh_token") == Some(IDENTITY_TOKEN)
+                && by_form("service") == Some("ferry");
+            is_known.then(|| Some("charon".to_owned())).ok_or(())
+        } else {
+            self.user(&head.headers)
+        };
+        let Ok(user) = user else {
             let error = json!({"errors": [{"code": "UNAUTHORIZED", "message": "no such user or password"}]});
             return (StatusCode::UNAUTHORIZED, Json(error)).into_response();
         };
-        let query = url::form_urlencoded::parse(request.uri().query().unwrap_or_default().as_bytes());
-        let scopes: Vec<String> =
-            query.filter(|(key, _)| key == "scope").map(|(_, scope)| scope.into_owned()).collect();
+        let query = url::form_urlencoded::parse(head.uri.query().unwrap_or_default().as_bytes());
+        let query = query.filter(|(key, _)| key == "scope").map(|(_, scope)| scope.into_owned());
+        let in_form = by_form("scope").into_iter().flat_map(|scopes| scopes.split(' ')).map(str::to_owned);
+        let scopes: Vec<String> = query.chain(in_form).collect();
         let token = self.token(user.as_deref(), &scopes);
         self.asked.lock().expect("nobody panicked").push(Asked { user, scopes });
         self.tokens.lock().expect("nobody panicked").push(token.clone());
-        Json(json!({"token": token, "expires_in": 3600})).into_response()
+        let name = if head.method == Method::POST { "access_token" } else { "token" };
+        Json(json!({name: token, "expires_in": 3600})).into_response()
     }
 
     /// Who asks, or none if nobody says so.

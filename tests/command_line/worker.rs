@@ -9,8 +9,10 @@ use charon::reason::Reason;
 use charon::worker::contract::{CONTRACT_VERSION, Outcome};
 use serde_json::{Value, json};
 
+use crate::access::{Locked, PASSWORD};
 use crate::image::{Image, Layer, Types};
-use crate::program::{charon, crane_digest};
+use crate::program::{charon, crane_digest, tool};
+use crate::proxy::{Misdeed, Proxy};
 use crate::registry::{Registry, Software};
 
 with_each_registry!(
@@ -18,6 +20,7 @@ with_each_registry!(
     two_names_at_the_far_side_are_kept_apart_by_as_and_reach_the_registry,
     what_a_build_left_out_and_what_an_import_wrote_anew_is_told,
     an_import_names_images_as_its_run_says_and_leaves_nothing_beside_its_source,
+    a_secret_may_have_several_hosts_and_another_an_authority_and_a_certificate,
 );
 
 /// Where workers find what is theirs, as in a pod.
@@ -58,9 +61,8 @@ impl Pod {
 
     /// The same with any access to registries.
     pub(crate) fn works_with(&self, run: &str, work: &Value, registries: &Value) -> Outcome {
-        let mut config = json!({
-            "version": CONTRACT_VERSION, "runId": run, "nonce": "n", "registries": registries,
-        });
+        let mut config =
+            json!({ "version": CONTRACT_VERSION, "runId": run, "nonce": "n", "registries": registries });
         config.as_object_mut().unwrap().extend(work.as_object().unwrap().clone());
         let at = |name: &str| self.folder.path().join(name).display().to_string();
         fs::write(at("run.json"), config.to_string()).unwrap();
@@ -103,7 +105,7 @@ fn a_build_leaves_a_report_and_the_same_run_asks_nobody_again(software: Software
     let images = json!([{ "name": source.name("ferry:1"), "as": "base/ferry:2" }]);
     let built = pod.builds("run", &images, "out.zip", &source);
     assert_eq!(built.reason, Reason::Succeeded, "{built:?}");
-    assert_eq!(pod.files(), ["out.zip", "out.zip.report.json"]);
+    assert_eq!(pod.files(), ["out.zip", "out.zip.bill.json", "out.zip.report.json"]);
 
     let report = fs::read_to_string(pod.payload("out.zip.report.json")).unwrap();
     let read: Value = serde_json::from_str(&report).unwrap();
@@ -161,6 +163,58 @@ fn what_a_build_left_out_and_what_an_import_wrote_anew_is_told(software: Softwar
     assert_eq!(result.rewritten[0].digest.as_str(), crane_digest(&target.name("ferry:1")));
 }
 
+#[test]
+fn a_build_carries_signatures_unless_its_run_says_otherwise() {
+    let source = source(Software::Distribution3, &["ferry:1"]);
+    let pod = Pod::new();
+    fs::write(pod.folder.path().join("sbom.json"), "{}").unwrap();
+    let attach = tool("oras", ["attach", "--plain-http", "--artifact-type", "application/spdx+json"]);
+    let attach = attach.arguments([&source.name("ferry:1"), "sbom.json:application/json"]);
+    attach.in_folder(pod.folder.path()).run().succeeded();
+    for (referrers, expected) in
+        [(None, "one manifest, 1 referrer"), (Some(true), "1 referrer"), (Some(false), "one manifest\n")]
+    {
+        let mut work = json!({ "images": [{ "name": source.name("ferry:1") }], "path": "out.zip" });
+        if let Some(referrers) = referrers {
+            work["referrers"] = json!(referrers);
+        }
+        let built = pod.works(&format!("run-{referrers:?}"), &json!({ "build": work }), &source);
+        assert_eq!(built.reason, Reason::Succeeded, "{built:?}");
+        let inspected =
+            charon(["inspect".as_ref(), pod.payload("out.zip").as_os_str()]).run().succeeded().text();
+        assert!(inspected.contains(expected), "{referrers:?}: {inspected}");
+    }
+}
+
+#[test]
+fn two_signatures_that_would_be_under_one_tag_are_told_and_neither_is_lost() {
+    let (source, target) =
+        (Registry::start(Software::Distribution3), Registry::start(Software::Distribution3));
+    let image = Image::new(Types::Oci, &[Layer::new("common", 100)]);
+    let tag = format!("{}.sig", image.digest.replace(':', "-"));
+    for repository in ["ferry", "styx"] {
+        image.push(&source, &format!("{repository}:1"));
+        Image::new(Types::Oci, &[Layer::new(repository, 10)]).push(&source, &format!("{repository}:{tag}"));
+    }
+    let pod = Pod::new();
+    let images = |names: [&str; 2]| {
+        json!([
+            { "name": source.name("ferry:1"), "as": names[0] }, { "name": source.name("styx:1"), "as": names[1] },
+        ])
+    };
+    pod.builds("run", &images(["crew:1", "crew:2"]), "one.zip", &source);
+    let imported = pod.imports(&json!({}), "one.zip", &target);
+    assert_eq!((imported.reason, imported.failures_total), (Reason::InvalidSpec, 2), "{imported:?}");
+    let told = format!("would both be crew:{tag} here; choose another naming");
+    assert!(imported.failures.iter().all(|failure| failure.message.contains(&told)), "{imported:?}");
+    assert!(target.is_empty());
+
+    pod.builds("run", &images(["crew:1", "other/crew:2"]), "two.zip", &source);
+    assert_eq!(pod.imports(&json!({}), "two.zip", &target).reason, Reason::Succeeded);
+    assert_eq!(target.tags("crew"), ["1", &tag]);
+    assert_eq!(target.tags("other/crew"), ["2", &tag]);
+}
+
 fn two_names_at_the_far_side_are_kept_apart_by_as_and_reach_the_registry(software: Software) {
     let source = source(software, &["team/app:1", "crew/app:1"]);
     let target = Registry::start(software);
@@ -194,7 +248,9 @@ fn an_import_names_images_as_its_run_says_and_leaves_nothing_beside_its_source(s
     let digest = crate::image::digest(&manifest);
     let images = json!([{ "name": source.name(&format!("team/app@{digest}")) }]);
     assert_eq!(pod.builds("run", &images, "out.zip", &source).reason, Reason::Succeeded);
-    fs::remove_file(pod.payload("out.zip.report.json")).unwrap();
+    for beside in ["out.zip.report.json", "out.zip.bill.json"] {
+        fs::remove_file(pod.payload(beside)).unwrap();
+    }
 
     let with_host = format!("{}/team/app", source.host().replace(':', "-"));
     let untagged = json!({ "naming": "WithHost", "tagDigests": false });
@@ -267,6 +323,95 @@ fn a_file_that_is_no_payload_of_charons_is_never_replaced_and_nobody_is_asked() 
     let head = fs::read(pod.payload("out.zip")).unwrap()[..300].to_vec();
     fs::write(pod.payload("out.zip"), head).unwrap();
     assert_eq!(pod.builds("next", &images, "out.zip", &source).reason, Reason::Succeeded);
+}
+
+/// A certificate for this machine, and its key; of an authority, if it is given.
+fn certificate(folder: &Path, name: &str, authority: Option<&str>) {
+    let mut words: Vec<String> =
+        ["req", "-x509", "-newkey", "rsa:2048", "-nodes", "-days", "2"].map(str::to_owned).into();
+    words.extend([
+        "-subj".to_owned(),
+        format!("/CN={name}"),
+        "-addext".to_owned(),
+        "subjectAltName=IP:127.0.0.1".to_owned(),
+    ]);
+    words.extend(["-keyout".to_owned(), format!("{name}.key"), "-out".to_owned(), format!("{name}.crt")]);
+    if let Some(authority) = authority {
+        words.extend([
+            "-CA".to_owned(),
+            format!("{authority}.crt"),
+            "-CAkey".to_owned(),
+            format!("{authority}.key"),
+        ]);
+        words.extend(["-addext", "basicConstraints=critical,CA:FALSE"].map(str::to_owned));
+    }
+    tool("openssl", words).in_folder(folder).run().succeeded();
+}
+
+fn a_secret_may_have_several_hosts_and_another_an_authority_and_a_certificate(software: Software) {
+    let (pod, locked, source) = (Pod::new(), Locked::new(software), source(software, &["styx:1"]));
+    let keys = tempfile::tempdir().unwrap();
+    certificate(keys.path(), "authority", None);
+    certificate(keys.path(), "server", Some("authority"));
+    certificate(keys.path(), "client", Some("authority"));
+    let at = |name: &str| keys.path().join(name).display().to_string();
+    let secure = source.entrance(&[
+        ("REGISTRY_HTTP_TLS_CERTIFICATE", &at("server.crt")),
+        ("REGISTRY_HTTP_TLS_KEY", &at("server.key")),
+        ("REGISTRY_HTTP_TLS_CLIENTCAS", &format!("[{}]", at("authority.crt"))),
+    ]);
+    let work = json!({ "build": {
+        "images": [{ "name": locked.entrance.name("ferry:1") }, { "name": secure.name("styx:1") }], "path": "out.zip",
+    } });
+    let registries = json!([
+        { "host": locked.entrance.host(), "insecure": true },
+        { "host": secure.host(), "certificates": "keys" },
+    ]);
+    let secrets = pod.folder.path().join("secrets");
+    for index in ["0", "1"] {
+        fs::create_dir_all(secrets.join(index)).unwrap();
+    }
+    let entry = json!({ "username": "charon", "password": PASSWORD });
+    let config =
+        json!({ "auths": { "other.example": entry, locked.entrance.host(): entry }, "credsStore": "none" });
+    fs::write(secrets.join("0/.dockerconfigjson"), config.to_string()).unwrap();
+    fs::copy(at("authority.crt"), secrets.join("1/ca.crt")).unwrap();
+
+    // The authority is known; the server wants to know who comes.
+    let refused = pod.works_with("run", &work, &registries);
+    assert_eq!(refused.reason, Reason::RegistryUnavailable, "{refused:?}");
+    assert!(refused.message.contains("wants a client certificate that it trusts"), "{}", refused.message);
+    fs::copy(at("client.crt"), secrets.join("1/tls.crt")).unwrap();
+    fs::copy(at("client.key"), secrets.join("1/tls.key")).unwrap();
+    let built = pod.works_with("run", &work, &registries);
+    assert_eq!(built.reason, Reason::Succeeded, "{built:?}");
+    fs::remove_file(secrets.join("1/ca.crt")).unwrap();
+    let mistrusting = pod.works_with("another", &work, &registries);
+    assert!(mistrusting.message.contains("is not trusted"), "{}", mistrusting.message);
+}
+
+#[test]
+fn a_registry_that_asks_to_be_left_alone_is_told_of_to_the_controller() {
+    let source = source(Software::Distribution3, &["ferry:1"]);
+    let proxy = Proxy::before(&source);
+    let limited = Misdeed::pause("429 Too Many Requests", 4000);
+    proxy.does(limited.clone(), "GET", "/manifests/", 1);
+    let registries = json!([{ "host": proxy.host(), "insecure": true }]);
+    let name = format!("{}/ferry:1", proxy.host());
+    let build = json!({ "build": { "images": [{ "name": name }], "path": "out.zip" } });
+    let pod = Pod::new();
+    let outcome = pod.works_with("run", &build, &registries);
+    assert_eq!(outcome.reason, Reason::RateLimited);
+    assert!((3900..=4000).contains(&outcome.retry_after_seconds.unwrap()), "{outcome:?}");
+    let outcome = pod.works_with("run", &build, &registries);
+    assert_eq!((outcome.reason, outcome.retry_after_seconds), (Reason::Succeeded, None));
+
+    proxy.does(limited, "PUT", "/manifests/", 1);
+    let import =
+        json!({ "import": { "path": "out.zip", "registry": proxy.host(), "repositoryPrefix": "far" } });
+    let outcome = pod.works_with("import", &import, &registries);
+    assert_eq!(outcome.reason, Reason::RateLimited);
+    assert!((3900..=4000).contains(&outcome.retry_after_seconds.unwrap()), "{outcome:?}");
 }
 
 #[test]

@@ -32,6 +32,7 @@ async fn a_build_becomes_ready_and_tells_what_it_made() {
         bases: vec![],
         foreign_layers: false,
         allow_missing: false,
+        referrers: true,
         path: "out/app.zip".into(),
     };
     assert_eq!(config(&pod).work, Work::Build(work));

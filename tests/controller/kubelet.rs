@@ -45,6 +45,7 @@ pub(crate) fn outcome(pod: &Pod, reason: Reason) -> Outcome {
         result: None,
         failures: vec![],
         failures_total: 0,
+        retry_after_seconds: None,
     }
 }
 

@@ -123,9 +123,10 @@ impl fmt::Display for Payload {
 pub(crate) fn images(registry: &Registry) -> BTreeMap<String, String> {
     let ask = |path: &str| {
         let answer = RUNTIME.block_on(async {
-            reqwest::get(format!("http://{}/v2/{path}", registry.host())).await?.json::<Value>().await
+            reqwest::get(format!("http://{}/v2/{path}", registry.host())).await?.bytes().await
         });
-        answer.unwrap_or_else(|error| panic!("{}: {error}", registry.host()))
+        let bytes = answer.unwrap_or_else(|error| panic!("{}: {error}", registry.host()));
+        serde_json::from_slice::<Value>(&bytes).expect("it answers JSON")
     };
     let mut images = BTreeMap::new();
     for repository in ask("_catalog?n=1000")["repositories"].as_array().into_iter().flatten() {

@@ -9,12 +9,13 @@ use tempfile::TempDir;
 
 use crate::content;
 use crate::image::digest;
-use crate::program::charon;
+use crate::program::{charon, tool};
 use crate::registry::{Registry, Software};
 use crate::stage::{Who, images};
 
 with_each_registry!(
     docker_charon_pushes_a_payload_of_charons_from_a_file_and_from_a_pipe,
+    docker_charon_pushes_the_images_of_a_payload_with_signatures_without_these,
     docker_charon_mounts_what_a_payload_of_charons_leaves_out,
     charon_pushes_a_payload_of_docker_charons_from_a_file_and_from_a_redirected_file_and_from_a_pipe,
     charon_mounts_what_a_payload_of_docker_charons_leaves_out_from_a_file_and_from_a_pipe,
@@ -96,6 +97,21 @@ fn docker_charon_pushes_a_payload_of_charons_from_a_file_and_from_a_pipe(softwar
         assert_eq!(printed, "top:1\nbase:1\nteam/other:1\n");
         assert_whole(&target, &["top:1", "base:1", "team/other:1"]);
     }
+}
+
+fn docker_charon_pushes_the_images_of_a_payload_with_signatures_without_these(software: Software) {
+    let near = Near::new(software);
+    fs::write(near.folder.path().join("sbom.json"), "{}").unwrap();
+    let attach = tool("oras", ["attach", "--plain-http", "--artifact-type", "application/spdx+json"]);
+    let attach = attach.arguments([&near.source.name("top:1"), "sbom.json:application/json"]);
+    attach.in_folder(near.folder.path()).run().succeeded();
+    let file = near.payload(Who::Charon, &["top:1"]);
+    let told = charon(["inspect"]).arguments([&file]).run().succeeded().text();
+    assert!(told.contains("one manifest, 1 referrer") && told.contains("without their referrers"), "{told}");
+    let target = far(software, &[]);
+    Who::DockerCharon.pushes(&file, &target).run().succeeded();
+    assert_whole(&target, &["top:1"]);
+    assert!(!target.stores(&digest(b"{}")), "the SBOM was pushed");
 }
 
 fn docker_charon_mounts_what_a_payload_of_charons_leaves_out(software: Software) {

@@ -77,6 +77,7 @@ fn image(name: &str, blobs: &[(Digest, u64)]) -> ImagePlan {
         platforms: Vec::new(),
         omitted: Vec::new(),
         manifests: vec![ManifestPlan { digest, media_type, bytes }],
+        referrers: Vec::new(),
     }
 }
 

@@ -55,6 +55,7 @@ fn plan(name: &str, image: &Image, base: Option<(&str, &Image)>) -> ImagePlan {
         platforms: Vec::new(),
         omitted: Vec::new(),
         manifests,
+        referrers: Vec::new(),
     }
 }
 

@@ -7,6 +7,7 @@ use std::path::PathBuf;
 use std::process::{Child, Command, Stdio};
 use std::sync::{Arc, LazyLock, Mutex, mpsc};
 use std::thread;
+use std::time::Duration;
 
 use reqwest::{Client, Method, RequestBuilder, Response, StatusCode};
 use tempfile::TempDir;
@@ -25,6 +26,12 @@ macro_rules! with_each_registry {
             $(#[test] fn $name() { super::$name(crate::registry::Software::Distribution2); })+
         }
     };
+    ($($name:ident),+ $(,)?; and olareg) => {
+        with_each_registry!($($name),+);
+        mod with_olareg {
+            $(#[test] fn $name() { super::$name(crate::registry::Software::Olareg); })+
+        }
+    };
 }
 
 /// What the tests themselves do over the network runs here.
@@ -41,7 +48,7 @@ pub(crate) enum Software {
     Distribution3,
     /// docker-registry, distribution 2.8, as Debian has it.
     Distribution2,
-    /// olareg, which lists referrers by itself. It keeps everything in memory and its log to itself.
+    /// olareg, which lists referrers by itself. It keeps its content in a form of its own, and its log to itself.
     #[allow(dead_code)] // not every test binary has a use for it
     Olareg,
 }
@@ -59,11 +66,7 @@ impl Registry {
     /// An empty registry that anybody may use.
     pub(crate) fn start(software: Software) -> Self {
         let folder = Arc::new(tempfile::tempdir().expect("a folder for the registry"));
-        if software == Software::Olareg {
-            Self::serve_olareg(folder)
-        } else {
-            Self::serve(software, folder, &[])
-        }
+        Self::serve(software, folder, &[])
     }
 
     /// Another entrance to the same content, with settings as distribution reads them from its environment.
@@ -82,7 +85,7 @@ impl Registry {
         let program = match software {
             Software::Distribution3 => "registry",
             Software::Distribution2 => "docker-registry",
-            Software::Olareg => unreachable!("it has no settings"),
+            Software::Olareg => return Self::serve_olareg(folder),
         };
         let mut process = Command::new(path_of(program))
             .arg("serve")
@@ -132,8 +135,8 @@ impl Registry {
             let free = TcpListener::bind("127.0.0.1:0").and_then(|listener| listener.local_addr());
             let address = free.expect("a port is free");
             let mut process = Command::new(path_of("olareg"))
-                .args(["serve", "--store-type", "mem", "--addr", "127.0.0.1", "--port"])
-                .arg(address.port().to_string())
+                .args(["serve", "--addr", "127.0.0.1", "--port", &address.port().to_string(), "--dir"])
+                .arg(folder.path())
                 .env_clear()
                 .stdin(Stdio::null())
                 .stdout(Stdio::null())
@@ -142,10 +145,10 @@ impl Registry {
                 .unwrap_or_else(|error| panic!("cannot run olareg: {error}"));
             while process.try_wait().expect("a child can be asked").is_none() {
                 if TcpStream::connect(address).is_ok() {
-                    let (address, requests) = (address.to_string(), Arc::default());
-                    return Self { software: Software::Olareg, process, address, folder, requests };
+                    let (software, address) = (Software::Olareg, address.to_string());
+                    return Self { software, process, address, folder, requests: Arc::default() };
                 }
-                thread::yield_now();
+                thread::sleep(Duration::from_millis(5));
             }
         }
     }

@@ -94,6 +94,7 @@ impl Stage {
             result: None,
             failures: vec![],
             failures_total: 0,
+            retry_after_seconds: None,
         };
         let exit_code = i32::from(reason.exit_code());
         let end = Terminated { exit_code, message: outcome.to_message(), ..Terminated::default() };
@@ -251,6 +252,22 @@ fn each_class_of_failure_has_its_consequence() {
             let due = stage.go_on(after.as_secs());
             assert_eq!((due.run.attempt, due.run.ended), (2, None));
         }
+    }
+}
+
+#[test]
+fn a_registry_that_asks_to_be_left_alone_is_left_alone_for_six_hours_at_most() {
+    for (asked, expected) in [(None, 300), (Some(60), 300), (Some(4000), 4000), (Some(u32::MAX), 6 * 3600)] {
+        let mut stage = Stage::with_end(Reason::RateLimited);
+        let end = stage.observed.pods[0].terminated.as_mut().unwrap();
+        let outcome: Outcome = serde_json::from_str(&end.message).unwrap();
+        end.message = Outcome { retry_after_seconds: asked, ..outcome }.to_message();
+        let due = START + Duration::from_secs(expected);
+        assert_eq!(stage.decide().verdict, Verdict::Retrying(due), "{asked:?}");
+        // It is in the status, and holds after the Job is gone.
+        stage.go_on(1);
+        stage.observed = Observed::default();
+        assert_eq!(stage.decide().verdict, Verdict::Retrying(due), "{asked:?}");
     }
 }
 

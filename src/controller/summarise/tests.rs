@@ -39,8 +39,12 @@ fn run() -> Run {
 }
 
 fn failed(reason: Reason) -> Run {
-    let failure =
-        LastFailure { reason: reason.as_str().into(), message: "it failed".into(), time: Time(NOW) };
+    let failure = LastFailure {
+        reason: reason.as_str().into(),
+        message: "it failed".into(),
+        time: Time(NOW),
+        retry_after_seconds: None,
+    };
     Run { last_failure: Some(failure), ..run() }
 }
 
@@ -181,6 +185,7 @@ fn outcome(failures: usize) -> Outcome {
         result: None,
         failures: vec![failure; failures],
         failures_total: u32::try_from(failures).unwrap(),
+        retry_after_seconds: None,
     }
 }
 

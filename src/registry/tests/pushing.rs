@@ -1,6 +1,5 @@
 use std::io;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicUsize, Ordering};
 
 use axum::body::Body;
 use axum::http::Response;
@@ -48,26 +47,6 @@ async fn a_blob_goes_up_in_one_piece_of_a_known_length() {
     assert_eq!(seen.header("content-length"), Some("34"));
     assert_eq!(seen.header("transfer-encoding"), None);
     assert_eq!(seen.header("content-type"), Some("application/octet-stream"));
-}
-
-#[tokio::test]
-async fn an_upload_that_fails_in_passing_is_begun_anew_with_a_fresh_body() {
-    for (status, body) in [(503, ""), (404, r#"{"errors":[{"code":"BLOB_UPLOAD_UNKNOWN"}]}"#)] {
-        let server = taking_uploads(move |_, nth| match nth {
-            0 => reply(status, &[], body),
-            _ => reply(201, &[], ""),
-        })
-        .await;
-        let made = AtomicUsize::new(0);
-        let body = || {
-            made.fetch_add(1, Ordering::Relaxed);
-            whole()
-        };
-        anonymous(&server).push_blob("x", &digest_of(CONTENT), SIZE, body).await.unwrap();
-        assert_eq!(methods(&server), ["POST", "PUT", "DELETE", "POST", "PUT"]);
-        assert_eq!(server.seen()[4].body.as_deref(), Some(CONTENT));
-        assert_eq!(made.load(Ordering::Relaxed), 2);
-    }
 }
 
 #[tokio::test]

@@ -127,7 +127,7 @@ async fn an_empty_blob_is_never_asked_for_by_range() {
 async fn what_may_pass_is_tried_again() {
     for status in [408, 429, 500, 502, 503, 504] {
         let server = Server::start(move |_, nth| match nth {
-            0 | 1 => reply(status, &[("retry-after", "1")], ""),
+            0 | 1 => reply(status, &[("retry-after", "0")], ""),
             _ => reply(200, &[], CONTENT),
         })
         .await;
@@ -139,10 +139,18 @@ async fn what_may_pass_is_tried_again() {
 #[tokio::test]
 async fn a_registry_that_wants_to_be_left_alone_for_longer_than_patience_lasts_is_not_waited_for() {
     let server = Server::start(|_, _| reply(429, &[("retry-after", "60")], "")).await;
-    let patience = Patience { longest_retry_after: Duration::from_mins(2), ..EAGER };
-    let error = read(&client(&server, patience, None), SIZE).await.unwrap_err();
+    let registry = anonymous(&server);
+    assert_eq!(registry.rest(), None);
+    let error = read(&registry, SIZE).await.unwrap_err();
     assert_eq!(error.reason(), Reason::RateLimited);
+    let text = format!(
+        "cannot read blob HOST/x@{}: HOST answered 429 Too Many Requests and asks for a pause of 60 s; \
+         wait, or use credentials that have a higher limit",
+        digest_of(CONTENT)
+    );
+    assert_eq!(told(&server, &error), text);
     assert_eq!(server.lines().len(), 1);
+    assert!(registry.rest().unwrap() > Duration::from_secs(30));
 }
 
 #[tokio::test]

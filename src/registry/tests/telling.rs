@@ -81,7 +81,7 @@ async fn an_error_body_is_quoted_in_part_only() {
 #[tokio::test]
 async fn a_server_of_plain_http_is_told_to_those_who_ask_with_tls() {
     let server = Server::start(|_, _| reply(200, &[], "")).await;
-    let registry = Registry::with_patience(server.host(), Access::default(), EAGER).unwrap();
+    let registry = with_patience(server.host(), Access::default(), EAGER);
     let error = registry.manifest("x", "1").await.unwrap_err();
     assert_eq!(
         told(&server, &error),
@@ -96,7 +96,7 @@ async fn a_registry_that_is_not_there_is_told_by_its_name() {
     let host = listener.local_addr().unwrap().to_string();
     drop(listener);
     let access = Access { insecure: true, ..Access::default() };
-    let registry = Registry::with_patience(host.parse().unwrap(), access, NO_PATIENCE).unwrap();
+    let registry = with_patience(host.parse().unwrap(), access, NO_PATIENCE);
     let error = registry.manifest("x", "1").await.unwrap_err();
     assert_eq!(
         error.to_string(),
@@ -115,7 +115,7 @@ async fn a_registry_that_says_nothing_is_not_waited_for_without_end() {
     let host = listener.local_addr().unwrap().to_string();
     let access = Access { insecure: true, ..Access::default() };
     let patience = Patience { idle: Duration::from_millis(20), ..NO_PATIENCE };
-    let registry = Registry::with_patience(host.parse().unwrap(), access, patience).unwrap();
+    let registry = with_patience(host.parse().unwrap(), access, patience);
     let error = registry.manifest("x", "1").await.unwrap_err();
     assert_eq!(error.to_string(), format!("cannot read {host}/x:1: {host} went silent"));
     assert_eq!(error.reason(), Reason::RegistryUnavailable);

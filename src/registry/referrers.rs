@@ -1,0 +1,265 @@
+//! Referrers: manifests that say of another one, in `subject`, that they belong to it. Signatures, attestations, SBOMs.
+//!
+//! A registry either lists them itself (the referrers API of the distribution specification 1.1), or whoever pushes them
+//! keeps an index under a tag that is made of the subject's digest, the fallback tag.
+
+use bytes::Bytes;
+use reqwest::header::{ACCEPT, HeaderMap, HeaderValue, LINK};
+use reqwest::{Method, StatusCode};
+use serde::Deserialize;
+use serde_json::{Value, json};
+use url::Url;
+
+use super::auth::Scopes;
+use super::client::{Call, CappedError, Registry, Reply};
+use super::error::{Asked, RegistryError};
+use super::manifests::{MANIFEST_CAP, Manifest, content_type};
+use super::retry::Retry;
+use crate::digest::Digest;
+
+const INDEX: &str = "application/vnd.oci.image.index.v1+json";
+/// A list of referrers has no more pages.
+const PAGES: usize = 100;
+/// Nor more referrers.
+const LISTED_LIMIT: usize = 10_000;
+/// Others may write the same index: it is read again, and written again where ours is not in it.
+const MERGES: usize = 5;
+
+/// What a list of referrers says of one.
+#[derive(Deserialize)]
+struct Listed {
+    digest: Digest,
+}
+
+/// An OCI index, as far as lists of referrers are read.
+#[derive(Deserialize)]
+struct Index {
+    manifests: Option<Vec<Listed>>,
+}
+
+/// One page of a list, and where the next one is.
+struct Page {
+    listed: Vec<Digest>,
+    next: Option<Url>,
+}
+
+impl Registry {
+    /// The digests of the manifests that the registry lists as referrers of `subject`, sorted, each once: by its
+    /// referrers API, or where it has none by the fallback tag.
+    ///
+    /// What a list names need not be a referrer: that is for the manifest itself to say. A registry that does not tell
+    /// is an error, not an empty list.
+    pub async fn referrers(&self, repository: &str, subject: &Digest) -> Result<Vec<Digest>, RegistryError> {
+        match self.listed_referrers(repository, subject).await? {
+            Some(listed) => Ok(listed),
+            None => Ok(self
+                .fallback_index(repository, subject)
+                .await?
+                .map_or_else(Vec::new, |(_, listed)| listed)),
+        }
+    }
+
+    /// The same by the registry's referrers API alone; none where it has no such API, which it is asked for until it
+    /// says so once.
+    pub async fn listed_referrers(
+        &self,
+        repository: &str,
+        subject: &Digest,
+    ) -> Result<Option<Vec<Digest>>, RegistryError> {
+        if self.lacks_referrers() {
+            return Ok(None);
+        }
+        let mut retry = self.retry();
+        let mut url = self.url(repository, &["referrers", subject.as_str()])?;
+        let mut listed = Vec::new();
+        for page in 0..PAGES {
+            let asked = Asked::listing_referrers(self.host(), repository, subject);
+            let mut call = Call::new(Method::GET, url, Scopes::pull(&self.remote(repository)), asked);
+            call.stays = true;
+            let call = call.header(ACCEPT, HeaderValue::from_static(INDEX));
+            let Some(found) = self.page(&call, &mut retry).await? else {
+                if page > 0 {
+                    return Err(protocol(&call, format!("page {} of the list is no list", page + 1)));
+                }
+                return Ok(None);
+            };
+            listed.extend(found.listed);
+            if listed.len() > LISTED_LIMIT {
+                return Err(too_many(&call));
+            }
+            let Some(next) = found.next else {
+                listed.sort();
+                listed.dedup();
+                return Ok(Some(listed));
+            };
+            url = next;
+        }
+        let asked = Asked::listing_referrers(self.host(), repository, subject);
+        Err(RegistryError::Protocol { asked, problem: format!("the list has more than {PAGES} pages") })
+    }
+
+    /// One page of a list; none if the answer is no list of referrers at all.
+    async fn page(&self, call: &Call, retry: &mut Retry) -> Result<Option<Page>, RegistryError> {
+        loop {
+            let reply = self.send(call, retry).await?;
+            match reply.status() {
+                StatusCode::OK => {}
+                StatusCode::NOT_FOUND => {
+                    self.note_no_referrers();
+                    return Ok(None);
+                }
+                // GHCR sends whoever asks to a web page.
+                status if status.is_redirection() => {
+                    self.note_no_referrers();
+                    return Ok(None);
+                }
+                // What says that it cannot do this is not down. Who may not know is told so: there may be some.
+                StatusCode::NOT_IMPLEMENTED => return Ok(None),
+                StatusCode::UNAUTHORIZED | StatusCode::FORBIDDEN => {
+                    return Err(self.refused(call, reply).await);
+                }
+                status if status.is_client_error() => return Ok(None),
+                _ => return Err(self.refused(call, reply).await),
+            }
+            let Reply { response, url, .. } = reply;
+            if content_type(response.headers()).as_deref() != Some(INDEX) {
+                return Ok(None);
+            }
+            let next = self.next_page(call, &url, response.headers())?;
+            match self.capped(response, MANIFEST_CAP).await {
+                Ok(bytes) => return Ok(read(&bytes).map(|listed| Page { listed, next })),
+                Err(CappedError::TooLong) => return Err(too_many(call)),
+                Err(error) => retry.after(error.of(call, &url)).await?,
+            }
+        }
+    }
+
+    /// Where the list goes on, which must be at the same host: others have no say in it.
+    fn next_page(&self, call: &Call, url: &Url, headers: &HeaderMap) -> Result<Option<Url>, RegistryError> {
+        let Some(link) = headers.get_all(LINK).iter().find_map(|link| next_link(link.to_str().ok()?)) else {
+            return Ok(None);
+        };
+        match self.join(url, link) {
+            Some(next) if self.is_own(&next) => Ok(Some(next)),
+            _ => Err(protocol(call, "its list goes on at another host, which is not asked".to_owned())),
+        }
+    }
+
+    /// The index under the fallback tag of `subject`, with the digests in it; none where there is no such index.
+    async fn fallback_index(
+        &self,
+        repository: &str,
+        subject: &Digest,
+    ) -> Result<Option<(Bytes, Vec<Digest>)>, RegistryError> {
+        let tag = fallback_tag(subject);
+        match self.manifest_digest(repository, &tag).await? {
+            // GitLab takes the tag for the digest.
+            Some(found) if found != *subject => {}
+            _ => return Ok(None),
+        }
+        let found = match self.manifest(repository, &tag).await {
+            Ok(found) => found,
+            Err(error) if error.is_not_found() => return Ok(None),
+            Err(error) => return Err(error),
+        };
+        let listed = (found.media_type == INDEX).then(|| read(&found.bytes)).flatten();
+        Ok(listed.map(|listed| (found.bytes, listed)))
+    }
+
+    /// Stores a manifest that has a subject under its digest. Gives whether the registry lists it by itself from now on.
+    pub async fn put_referrer(&self, repository: &str, referrer: &Manifest) -> Result<bool, RegistryError> {
+        let Manifest { bytes, digest, media_type } = referrer;
+        let headers = self.store_manifest(repository, digest.as_str(), media_type, bytes.clone()).await?;
+        Ok(headers.contains_key("oci-subject"))
+    }
+
+    /// Sees to it that a registry which does not list `referrers` of `subject` by itself has them in the index under
+    /// the fallback tag, beside all that is in there.
+    pub async fn add_to_fallback(
+        &self,
+        repository: &str,
+        subject: &Digest,
+        referrers: &[Manifest],
+    ) -> Result<(), RegistryError> {
+        let tag = fallback_tag(subject);
+        for _ in 0..MERGES {
+            let found = self.fallback_index(repository, subject).await?;
+            let (mut index, listed) = match found {
+                Some((bytes, listed)) => (serde_json::from_slice(&bytes).unwrap_or_default(), listed),
+                None => (Value::Null, Vec::new()),
+            };
+            let missing: Vec<&Manifest> =
+                referrers.iter().filter(|referrer| !listed.contains(&referrer.digest)).collect();
+            if missing.is_empty() {
+                return Ok(());
+            }
+            if !index.is_object() {
+                index = json!({"schemaVersion": 2, "mediaType": INDEX, "manifests": []});
+            }
+            if let Some(manifests) = index["manifests"].as_array_mut() {
+                manifests.extend(missing.into_iter().map(descriptor));
+            }
+            self.put_manifest(repository, &tag, INDEX, Bytes::from(index.to_string())).await?;
+        }
+        Err(RegistryError::Protocol {
+            asked: Asked::pushing(self.host(), repository, &tag),
+            problem: "the registry took the index of referrers, and gives another one back".to_owned(),
+        })
+    }
+}
+
+/// The tag under which the referrers of a manifest are listed where the registry does not list them.
+fn fallback_tag(subject: &Digest) -> String {
+    let hex = subject.hex();
+    format!("{}-{}", subject.algorithm(), hex.get(..64).unwrap_or(hex))
+}
+
+/// The digests that an index names, unless it is none.
+fn read(bytes: &[u8]) -> Option<Vec<Digest>> {
+    let index: Index = serde_json::from_slice(bytes).ok()?;
+    let mut listed: Vec<Digest> =
+        index.manifests.unwrap_or_default().into_iter().map(|listed| listed.digest).collect();
+    listed.sort();
+    listed.dedup();
+    Some(listed)
+}
+
+/// What an index of referrers says of one (distribution specification 1.1, listing referrers).
+fn descriptor(referrer: &Manifest) -> Value {
+    let manifest: Value = serde_json::from_slice(&referrer.bytes).unwrap_or_default();
+    let mut descriptor =
+        json!({"mediaType": referrer.media_type, "digest": referrer.digest, "size": referrer.bytes.len()});
+    let kind = [&manifest["artifactType"], &manifest["config"]["mediaType"]];
+    if let Some(kind) = kind.into_iter().find(|kind| kind.as_str().is_some_and(|kind| !kind.is_empty())) {
+        descriptor["artifactType"] = kind.clone();
+    }
+    if manifest["annotations"].is_object() {
+        descriptor["annotations"] = manifest["annotations"].clone();
+    }
+    descriptor
+}
+
+/// The target of a `Link` whose relation is `next` (RFC 8288).
+fn next_link(link: &str) -> Option<&str> {
+    link.split(',').find_map(|link| {
+        let (target, parameters) = link.trim().strip_prefix('<')?.split_once('>')?;
+        let is_next = |parameter: &str| {
+            let (name, value) = parameter.trim().split_once('=')?;
+            Some(
+                name.trim().eq_ignore_ascii_case("rel")
+                    && value.trim().trim_matches('"').eq_ignore_ascii_case("next"),
+            )
+        };
+        parameters.split(';').any(|parameter| is_next(parameter) == Some(true)).then_some(target)
+    })
+}
+
+fn protocol(call: &Call, problem: String) -> RegistryError {
+    RegistryError::Protocol { asked: call.asked.clone(), problem }
+}
+
+fn too_many(call: &Call) -> RegistryError {
+    let problem =
+        format!("it has more than {LISTED_LIMIT} referrers, or their list more than {MANIFEST_CAP} bytes");
+    RegistryError::Unsupported { asked: call.asked.clone(), problem }
+}
