@@ -2,6 +2,7 @@
 
 mod base;
 mod choice;
+mod dry_run;
 mod fetch;
 mod journal;
 mod plan;
@@ -31,6 +32,7 @@ use crate::reference::{FarName, Host, Reference};
 use crate::registry::{Foreign, Manifest, Registry, RegistryError};
 use crate::storage::{FileTarget, StorageError};
 pub use base::{BaseError, open_base};
+pub use dry_run::{Amount, BuildPlan, dry_run};
 use fetch::Fetch;
 use journal::{Journal, Notes};
 use plan::{BlobPlan, Plan};
@@ -271,16 +273,7 @@ async fn plan_file(
     notes: Option<&Notes>,
     remains: Option<&Remains>,
 ) -> Result<(Plan, Contents), BuildError> {
-    let mut manifests = notes.map(|notes| notes.manifests.clone()).unwrap_or_default();
-    if let Some(remains) = remains {
-        let images = remains.bill.images.iter();
-        let had = images.flat_map(BillImage::all_manifests).filter_map(|(digest, media_type)| {
-            let (digest, media_type) = (digest.clone(), media_type.to_owned());
-            let bytes = remains.manifests.get(&digest)?.clone();
-            Some((digest.clone(), Manifest { bytes, digest, media_type }))
-        });
-        manifests.extend(had);
-    }
+    let manifests = known_manifests(notes, remains);
     let path = target.journal();
     let journal =
         if notes.is_some() { Journal::go_on(&path) } else { Journal::begin(&path, &request.run, None) };
@@ -294,6 +287,21 @@ async fn plan_file(
         let _ = fs::remove_file(path);
     }
     planned
+}
+
+/// The manifests that earlier attempts read.
+fn known_manifests(notes: Option<&Notes>, remains: Option<&Remains>) -> HashMap<Digest, Manifest> {
+    let mut manifests = notes.map(|notes| notes.manifests.clone()).unwrap_or_default();
+    if let Some(remains) = remains {
+        let images = remains.bill.images.iter();
+        let had = images.flat_map(BillImage::all_manifests).filter_map(|(digest, media_type)| {
+            let (digest, media_type) = (digest.clone(), media_type.to_owned());
+            let bytes = remains.manifests.get(&digest)?.clone();
+            Some((digest.clone(), Manifest { bytes, digest, media_type }))
+        });
+        manifests.extend(had);
+    }
+    manifests
 }
 
 /// Resolves all names, and plans the payload.

@@ -4,6 +4,7 @@ mod completion;
 mod context;
 mod controller;
 mod crds;
+mod dry_run;
 mod inspect;
 mod make_payload;
 mod man;

@@ -21,6 +21,8 @@ pub(super) struct Plan {
     pub(super) required: Vec<Required>,
     /// The images that cannot be had and are left out.
     pub(super) missing: Vec<MissingImage>,
+    /// How many manifests were read for it, by registry.
+    pub(super) reads: BTreeMap<Host, usize>,
     /// The blobs of each image, by its place in `images`.
     needs: Vec<HashSet<Digest>>,
 }
@@ -70,7 +72,8 @@ impl Plan {
             let fresh: Vec<_> = sources.into_iter().filter(|source| !known.contains(source)).collect();
             known.extend(fresh);
         }
-        Self::of(resolved.images, &there).map(|plan| Self { missing: resolved.missing, ..plan })
+        let plan = Self::of(resolved.images, &there)?;
+        Ok(Self { missing: resolved.missing, reads: resolved.reads, ..plan })
     }
 
     /// Plans what the remains of an earlier run were to become, without asking any registry.
@@ -170,7 +173,7 @@ impl Plan {
         if !failures.is_empty() {
             return Err(failures);
         }
-        Ok(Self { images, blobs: plans, required, missing: Vec::new(), needs })
+        Ok(Self { images, blobs: plans, required, missing: Vec::new(), reads: BTreeMap::new(), needs })
     }
 
     /// The blobs to carry, as the payload names them.
@@ -242,7 +245,7 @@ mod tests {
     }
 
     fn plan(images: Vec<ImagePlan>, already_transferred: Vec<ImagePlan>) -> Result<Plan, Vec<Failure>> {
-        Plan::new(Resolved { images, already_transferred, missing: Vec::new() }, &[])
+        Plan::new(Resolved { images, already_transferred, missing: Vec::new(), reads: BTreeMap::new() }, &[])
     }
 
     fn digests(names: &[&str]) -> Vec<Digest> {

@@ -8,8 +8,8 @@ use tokio_util::sync::CancellationToken;
 
 use super::context::unless_cancelled;
 use super::registry_options::RegistryOptions;
-use super::{CliError, Context};
-use crate::library::{self, make_payload, make_payload_to};
+use super::{CliError, Context, dry_run};
+use crate::library::{self, make_payload, make_payload_to, plan_payload, plan_payload_stream};
 use crate::platform::Platform;
 
 /// Create a payload, a zip, from images of a registry
@@ -42,6 +42,9 @@ pub(super) struct MakePayload {
     /// Where the payload goes; standard output if it is not given
     #[arg(short, long, value_name = "FILE")]
     file: Option<PathBuf>,
+    /// Print how large the payload would be and what would have to be fetched, and write nothing: the registries' manifests are read as for the payload itself
+    #[arg(long)]
+    dry_run: bool,
     #[command(flatten)]
     registry: RegistryOptions,
 }
@@ -61,6 +64,13 @@ impl MakePayload {
             progress: context.progress(),
             cancel: context.cancel(),
         };
+        if self.dry_run {
+            let plan = match &self.file {
+                Some(path) if !is_stream(path) => plan_payload(&options).await?,
+                _ => plan_payload_stream(&options).await?,
+            };
+            return dry_run::tell_build(plan);
+        }
         match &self.file {
             Some(path) if is_stream(path) => {
                 let stream = open_stream(path.clone(), &options.cancel).await?;

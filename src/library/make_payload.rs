@@ -5,7 +5,7 @@ use tokio::io::AsyncWrite;
 use tokio_util::sync::CancellationToken;
 
 use super::{Error, RegistryOptions, unless_cancelled};
-use crate::build::{self, BuildReport, BuildRequest, ImageRequest, Output, open_base};
+use crate::build::{self, BuildPlan, BuildReport, BuildRequest, ImageRequest, Output, open_base};
 use crate::digest::Digest;
 use crate::payload::Base;
 use crate::platform::{self, Platform};
@@ -59,6 +59,16 @@ pub async fn make_payload_to(
     make(options, Output::Stream(Box::new(stream))).await
 }
 
+/// What [`make_payload`] would do. Registries are read, and nothing is written.
+pub async fn plan_payload(options: &MakePayload) -> Result<BuildPlan, Error> {
+    plan(options, Output::File(options.file.clone())).await
+}
+
+/// The same of [`make_payload_to`].
+pub async fn plan_payload_stream(options: &MakePayload) -> Result<BuildPlan, Error> {
+    plan(options, Output::Stream(Box::new(tokio::io::sink()))).await
+}
+
 /// The same images, asked for again, are the same run.
 fn run(
     options: &MakePayload,
@@ -80,6 +90,16 @@ fn run(
 }
 
 async fn make(options: &MakePayload, output: Output) -> Result<BuildReport, Error> {
+    let request = request(options, output).await?;
+    unless_cancelled(&options.cancel, Box::pin(build::build(request, &options.progress))).await
+}
+
+async fn plan(options: &MakePayload, output: Output) -> Result<BuildPlan, Error> {
+    let request = request(options, output).await?;
+    unless_cancelled(&options.cancel, Box::pin(build::dry_run(&request, &options.progress))).await
+}
+
+async fn request(options: &MakePayload, output: Output) -> Result<BuildRequest, Error> {
     let images = options.registry.references(&options.images)?;
     if images.is_empty() {
         return Err(Error::Usage("no image is named".to_owned()));
@@ -91,7 +111,7 @@ async fn make(options: &MakePayload, output: Output) -> Result<BuildReport, Erro
     let run = run(options, &images, &already_transferred, &bases);
     let image =
         |reference| ImageRequest { platforms: options.platforms.clone(), ..ImageRequest::from(reference) };
-    let request = BuildRequest {
+    Ok(BuildRequest {
         images: images.into_iter().map(image).collect(),
         already_transferred,
         bases,
@@ -103,6 +123,5 @@ async fn make(options: &MakePayload, output: Output) -> Result<BuildReport, Erro
         run,
         // As docker-charon, whoever names a file on the command line means it.
         spares_other_files: false,
-    };
-    unless_cancelled(&options.cancel, Box::pin(build::build(request, &options.progress))).await
+    })
 }

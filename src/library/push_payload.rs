@@ -1,4 +1,3 @@
-use std::fs::File;
 use std::path::PathBuf;
 use std::sync::Arc;
 
@@ -7,7 +6,7 @@ use tokio_util::sync::CancellationToken;
 
 use super::{Error, RegistryOptions, unless_cancelled};
 use crate::digest::Digest;
-use crate::import::{self, ImportReport, ImportRequest, Naming, Source, SparseIndex};
+use crate::import::{self, ImportPlan, ImportReport, ImportRequest, Naming, Source, SparseIndex};
 use crate::progress::Progress;
 use crate::reference::is_repository;
 use crate::storage;
@@ -43,7 +42,7 @@ pub struct PushPayload {
 ///
 /// An image that cannot be whole in the registry gets no tag; the report tells which and why.
 pub async fn push_payload(options: &PushPayload) -> Result<ImportReport, Error> {
-    push(options, || Ok(Source::File(storage::open_source(&options.file)?))).await
+    push_source(options, || Ok(Source::File(storage::open_source(&options.file)?))).await
 }
 
 /// Pushes a payload as it passes by, without a temporary file.
@@ -53,26 +52,44 @@ pub async fn push_payload_from(
     options: &PushPayload,
     stream: impl AsyncRead + Send + Unpin + 'static,
 ) -> Result<ImportReport, Error> {
-    push(options, || Ok(Source::Stream(Box::new(stream)))).await
+    push_source(options, || Ok(Source::Stream(Box::new(stream)))).await
 }
 
-/// Pushes a payload whose file is open already.
-pub(crate) async fn push_open_file(options: &PushPayload, file: File) -> Result<ImportReport, Error> {
-    push(options, || Ok(Source::File(file))).await
+/// What [`push_payload`] would do. The registry is asked what it has, and nothing is written.
+pub async fn plan_push(options: &PushPayload) -> Result<ImportPlan, Error> {
+    plan_source(options, || Ok(Source::File(storage::open_source(&options.file)?))).await
 }
 
-/// What is wrong with the options is told before what is wrong with the payload.
-async fn push(
+/// Pushes a payload that was opened already.
+pub(crate) async fn push_source(
     options: &PushPayload,
     source: impl FnOnce() -> Result<Source, Error>,
 ) -> Result<ImportReport, Error> {
+    let request = request(options, source).await?;
+    unless_cancelled(&options.cancel, Box::pin(import::import(request, &options.progress))).await
+}
+
+/// Tells what pushing it would do.
+pub(crate) async fn plan_source(
+    options: &PushPayload,
+    source: impl FnOnce() -> Result<Source, Error>,
+) -> Result<ImportPlan, Error> {
+    let request = request(options, source).await?;
+    unless_cancelled(&options.cancel, Box::pin(import::dry_run(request, &options.progress))).await
+}
+
+/// What is wrong with the options is told before what is wrong with the payload.
+async fn request(
+    options: &PushPayload,
+    source: impl FnOnce() -> Result<Source, Error>,
+) -> Result<ImportRequest, Error> {
     if let Some(other) = options.base_repositories.iter().find(|repository| !is_repository(repository)) {
         return Err(Error::Usage(format!(
             "{other:?} is no base repository: name one of the target registry, without host and tag"
         )));
     }
     let registry = unless_cancelled(&options.cancel, options.registry.client()).await?;
-    let request = ImportRequest {
+    Ok(ImportRequest {
         source: source()?,
         expected_digest: options.expected_digest.clone(),
         registry,
@@ -82,6 +99,5 @@ async fn push(
         tag_digests: !options.no_digest_tags,
         sparse_index: options.sparse_index,
         strict: options.strict,
-    };
-    unless_cancelled(&options.cancel, Box::pin(import::import(request, &options.progress))).await
+    })
 }

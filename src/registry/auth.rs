@@ -133,11 +133,16 @@ impl Auth {
     }
 
     /// The error for a request that is refused whatever is sent.
-    pub(super) fn failed(&self, call: &Call, refused: &RegistryError) -> RegistryError {
+    /// The error where `used` was refused, too, which had just been given.
+    pub(super) fn failed(&self, call: &Call, used: &HeaderValue, refused: &RegistryError) -> RegistryError {
         let answer = match refused {
             RegistryError::Refused { answer, .. } => answer.to_string(),
             other => other.to_string(),
         };
+        // Whoever got a token has signed in: what it does not open is not the account's to push to.
+        if call.asked.pushes && self.credentials.is_some() && used.as_bytes().starts_with(b"Bearer ") {
+            return RegistryError::Denied { asked: call.asked.clone(), problem: answer };
+        }
         let advice = if self.credentials.is_some() {
             "check the credentials for this registry and what they allow"
         } else {

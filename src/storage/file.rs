@@ -225,7 +225,7 @@ impl Drop for FileTarget {
 pub(crate) const NO_DETOUR: i32 = OFlags::NOFOLLOW.union(OFlags::NONBLOCK).bits().cast_signed();
 
 /// The file that is meant: a link that the user names leads to it. Only a file is ever replaced.
-fn written_through(path: &Path) -> Result<PathBuf, StorageError> {
+pub(super) fn written_through(path: &Path) -> Result<PathBuf, StorageError> {
     let failed = |error| StorageError::io("write", path, error);
     let Ok(named) = fs::symlink_metadata(path) else {
         return Ok(path.to_owned());
@@ -251,7 +251,7 @@ fn lock(file: &File, path: &Path, partial: &Path) -> Result<(), StorageError> {
     }
 }
 
-fn folder(path: &Path) -> &Path {
+pub(super) fn folder(path: &Path) -> &Path {
     path.parent().filter(|parent| !parent.as_os_str().is_empty()).unwrap_or(Path::new("."))
 }
 
