@@ -20,7 +20,7 @@ mod status;
 pub use build::{AlreadyTransferred, BuildImage, BuildRef, Output, PayloadBuild, PayloadBuildSpec};
 pub use import::{PayloadImport, PayloadImportSpec, Source, TargetRegistry};
 pub use schema::{CRD_FILES, crds, crds_yaml};
-pub use shared::{Claim, PodIds, RegistryAccess, SecretRef, Worker, WorkerResources};
+pub use shared::{Claim, ObjectStore, PodIds, RegistryAccess, SecretRef, Worker, WorkerResources};
 pub use status::{
     AttemptEnd, Condition, ImportCounts, ItemFailure, LastFailure, Payload, Progress, RewrittenImage, Run,
     Status,

@@ -5,6 +5,7 @@ mod choice;
 mod dry_run;
 mod fetch;
 mod journal;
+mod object;
 mod plan;
 mod referrers;
 mod resolve;
@@ -17,20 +18,23 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 use futures::StreamExt;
-use tokio::io::{AsyncWrite, AsyncWriteExt, BufWriter};
+use tokio::io::{AsyncWrite, BufWriter};
+use tokio::task::JoinError;
+use tokio_util::task::AbortOnDropHandle;
 use tracing::{debug, info};
 
 use crate::digest::Digest;
 use crate::payload::{
     Base, BillImage, BlobError, Contents, FORMAT_VERSION, MissingImage, PayloadError, PayloadWriter,
-    PlacedPayload, Remains, is_payload,
+    PlacedPayload, Remains, Sink, is_payload,
 };
 use crate::platform::Platform;
 use crate::progress::{Progress, STEP, Stage};
+use crate::read_at::LocalFile;
 use crate::reason::{self, Class, Failure, Reason};
 use crate::reference::{FarName, Host, Reference};
 use crate::registry::{Foreign, Manifest, Registry, RegistryError};
-use crate::storage::{FileTarget, StorageError};
+use crate::storage::{FileTarget, StorageError, StoredObject};
 pub use base::{BaseError, open_base};
 pub use dry_run::{Amount, BuildPlan, dry_run};
 use fetch::Fetch;
@@ -44,8 +48,11 @@ const WRITE_BUFFER: usize = 1 << 20;
 const ASKED_ABOVE: u64 = 1 << 20;
 /// So many of them at once.
 const ASKED_AT_ONCE: usize = 8;
+/// Of so many blobs the beginnings are fetched at once, where they are written one after the other.
+const BLOBS_AHEAD: usize = 3;
 
 /// A payload to build.
+#[allow(clippy::struct_excessive_bools)] // each is a choice of its own
 #[derive(Debug)]
 pub struct BuildRequest {
     /// The images to carry.
@@ -92,6 +99,8 @@ impl From<Reference> for ImageRequest {
 pub enum Output {
     /// Into a file, which has its name only once it is whole.
     File(PathBuf),
+    /// Into an object of a store, which is there only once it is whole.
+    Object(StoredObject),
     /// Into a stream.
     Stream(Box<dyn AsyncWrite + Send + Unpin>),
 }
@@ -100,6 +109,7 @@ impl std::fmt::Debug for Output {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         match self {
             Self::File(path) => f.debug_tuple("File").field(path).finish(),
+            Self::Object(object) => f.debug_tuple("Object").field(object.location()).finish(),
             Self::Stream(_) => f.write_str("Stream"),
         }
     }
@@ -170,17 +180,23 @@ fn several(failures: &[Failure]) -> String {
 /// in its partial file, and the next build of the same `run` goes on with it.
 pub async fn build(request: BuildRequest, progress: &Arc<Progress>) -> Result<BuildReport, BuildError> {
     progress.enter(Stage::Resolving);
-    let Output::File(path) = &request.output else {
-        return build_stream(request, progress).await;
+    let path = match &request.output {
+        Output::File(path) => path.clone(),
+        Output::Object(object) => {
+            let object = object.clone();
+            return Box::pin(object::build(request, object, progress)).await;
+        }
+        Output::Stream(_) => return Box::pin(build_stream(request, progress)).await,
     };
-    let path = path.clone();
     if request.spares_other_files {
         check_replaceable(&path)?;
     }
     let mut target = FileTarget::open(&path)?;
     let notes = Notes::read(&target.journal());
-    let remains = Remains::of(target.file());
-    let adopted = adopt(&request, notes.as_ref(), remains.as_ref());
+    let partial = LocalFile::new(Arc::clone(target.file()));
+    let remains = partial.ok().and_then(|partial| Remains::of(Arc::new(partial)));
+    let known = notes.as_ref().and_then(|notes| Some((notes.run.as_str(), notes.payload.as_ref()?)));
+    let adopted = adopt(&request, known, remains.as_ref());
     let (plan, contents) = if let Some(adopted) = adopted {
         adopted
     } else {
@@ -258,7 +274,11 @@ pub async fn build(request: BuildRequest, progress: &Arc<Progress>) -> Result<Bu
 fn check_replaceable(path: &Path) -> Result<(), StorageError> {
     let failed = |error| StorageError::io("look at", path, error);
     match File::open(path) {
-        Ok(file) if is_payload(&file).map_err(failed)? => Ok(()),
+        Ok(file) if file.metadata().map_err(failed)?.is_file() => {
+            let file = LocalFile::new(Arc::new(file)).map_err(failed)?;
+            let is_ours = is_payload(&file).map_err(failed)?;
+            if is_ours { Ok(()) } else { Err(StorageError::NotOurs(path.to_owned())) }
+        }
         Ok(_) => Err(StorageError::NotOurs(path.to_owned())),
         Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(()),
         Err(error) => Err(failed(error)),
@@ -322,8 +342,8 @@ fn foreign(is_wanted: bool, plan: &Plan) -> Result<Option<Foreign>, BuildError> 
         return Ok(None);
     }
     let refused = |error: RegistryError| {
-        let (item, reason, message) = ("foreign layers".to_owned(), error.reason(), error.to_string());
-        BuildError::Images(vec![Failure { item, reason, message }])
+        let failure = Failure::new("foreign layers", error.reason(), error.to_string());
+        BuildError::Images(vec![failure.caused_by(&error)])
     };
     Foreign::new().map(Some).map_err(refused)
 }
@@ -332,11 +352,11 @@ fn foreign(is_wanted: bool, plan: &Plan) -> Result<Option<Foreign>, BuildError> 
 /// asked what a tag means, since it could mean something else by now.
 fn adopt(
     request: &BuildRequest,
-    notes: Option<&Notes>,
+    noted: Option<(&str, &Digest)>,
     remains: Option<&Remains>,
 ) -> Option<(Plan, Contents)> {
-    let (notes, remains) = (notes?, remains?);
-    if notes.run != request.run || notes.payload.as_ref() != Some(&remains.digest) {
+    let ((run, payload), remains) = (noted?, remains?);
+    if run != request.run || *payload != remains.digest {
         return None;
     }
     let plan = Plan::of_remains(remains)?;
@@ -368,7 +388,9 @@ async fn build_stream(request: BuildRequest, progress: &Arc<Progress>) -> Result
     let report = report(&plan, &contents);
     if let Output::Stream(stream) = request.output {
         let foreign = foreign(request.foreign_layers, &plan)?;
-        write(&plan, &contents, &request.registries, foreign.as_ref(), progress, stream).await?;
+        let out = BufWriter::with_capacity(WRITE_BUFFER, stream);
+        let writer = PayloadWriter::begin(&contents, out).await?;
+        write(&plan, &request.registries, foreign.as_ref(), progress, writer).await?;
     }
     info!("Wrote the payload, {} bytes, payload digest {}", report.size, report.digest);
     Ok(report)
@@ -417,25 +439,38 @@ fn report(plan: &Plan, contents: &Contents) -> BuildReport {
 pub(crate) fn missing_failure(missing: &MissingImage) -> Failure {
     let reason = reason::parse(&missing.reason).unwrap_or(Reason::ImageNotFound);
     let message = format!("{}: it could not be had ({}), and is left out", missing.name, missing.reason);
-    Failure { item: missing.name.clone(), reason, message }
+    Failure::new(&missing.name, reason, message)
 }
 
-/// Writes a payload in sequence.
-async fn write<W: AsyncWrite + Unpin>(
+/// Writes a payload in sequence, from the next blob of `writer` on.
+async fn write<S: Sink>(
     plan: &Plan,
-    contents: &Contents,
     registries: &HashMap<Host, Registry>,
     foreign: Option<&Foreign>,
     progress: &Progress,
-    out: W,
-) -> Result<(), BuildError> {
+    mut writer: PayloadWriter<'_, S>,
+) -> Result<S, BuildError> {
     progress.enter(Stage::Transferring);
-    let out = BufWriter::with_capacity(WRITE_BUFFER, out);
-    let mut writer = PayloadWriter::begin(contents, out).await?;
-    for (index, blob) in plan.blobs.iter().enumerate() {
-        info!(target: STEP, "[{}/{}] Pulling {}/{}", index + 1, plan.blobs.len(), blob.repository, blob.digest);
+    let (next, have) = (writer.next_blob().map(|(digest, _)| digest), writer.have());
+    let done = plan.blobs.iter().take_while(|blob| Some(&blob.digest) != next).count();
+    // While one blob is written, the beginnings of the next ones are on their way.
+    let bodies = plan.blobs.iter().enumerate().skip(done).map(|(index, blob)| {
         let registry = registries.get(&blob.host).ok_or_else(|| unknown_host(&blob.host))?;
-        let body = source::blob_range(blob, 0..blob.size, registry, foreign);
+        let from = if index == done { have } else { 0 };
+        let mut body = source::blob_ahead(blob, from..blob.size, registry, foreign);
+        let begun = tokio::spawn(async move { (body.next().await, body) });
+        Ok::<_, BuildError>((index, blob, AbortOnDropHandle::new(begun)))
+    });
+    let bodies = futures::stream::iter(bodies).map(async |next| {
+        let (index, blob, begun) = next?;
+        let failed = |error: JoinError| PayloadError::Io { doing: "fetching", source: error.into() };
+        let (first, rest) = begun.await.map_err(failed)?;
+        Ok::<_, BuildError>((index, blob, futures::stream::iter(first).chain(rest)))
+    });
+    let mut bodies = std::pin::pin!(bodies.buffered(BLOBS_AHEAD));
+    while let Some(next) = bodies.next().await {
+        let (index, blob, body) = next?;
+        info!(target: STEP, "[{}/{}] Pulling {}/{}", index + 1, plan.blobs.len(), blob.repository, blob.digest);
         let written = writer.blob(body, |bytes| progress.moved(bytes)).await;
         written.map_err(|error| match error {
             BlobError::Payload(error) => error.into(),
@@ -443,9 +478,7 @@ async fn write<W: AsyncWrite + Unpin>(
         })?;
         progress.blob_done();
     }
-    let mut out = writer.finish().await?;
-    out.flush().await.map_err(|source| PayloadError::Io { doing: "writing the payload", source })?;
-    Ok(())
+    Ok(writer.finish().await?)
 }
 
 /// A blob that cannot be had fails every image that has it.
@@ -453,18 +486,13 @@ fn blob_failures(
     plan: &Plan,
     digest: &Digest,
     reason: Reason,
-    error: &impl std::error::Error,
+    error: &(impl std::error::Error + 'static),
 ) -> Vec<Failure> {
     let images = plan.images_with(digest).map(|image| image.reference.written());
-    images
-        .map(|image| Failure { item: image.to_owned(), reason, message: format!("{image}: {error}") })
-        .collect()
+    images.map(|image| Failure::new(image, reason, format!("{image}: {error}")).caused_by(error)).collect()
 }
 
 fn unknown_host(host: &Host) -> BuildError {
-    BuildError::Images(vec![Failure {
-        item: host.to_string(),
-        reason: Reason::InvalidSpec,
-        message: format!("no access to {host} was given"),
-    }])
+    let message = format!("no access to {host} was given");
+    BuildError::Images(vec![Failure::new(host.as_str(), Reason::InvalidSpec, message)])
 }

@@ -15,12 +15,17 @@ mod verify;
 
 use std::path::Path;
 use std::process::ExitCode;
+use std::sync::Arc;
 
 use clap::builder::FalseyValueParser;
 use clap::error::ErrorKind;
 use clap::parser::ValueSource;
 use clap::{ArgAction, ArgMatches, Args, CommandFactory, FromArgMatches, Parser, Subcommand, ValueEnum};
 
+use crate::payload::FilePayload;
+use crate::read_at::ReadAt;
+use crate::reason::{self, Failure};
+use crate::storage::{self, Location, ObjectAccess};
 use crate::{library, worker};
 use context::Context;
 
@@ -37,7 +42,7 @@ struct Cli {
 /// Stands behind what each command has of its own.
 const MESSAGES: &str = "Messages";
 
-#[derive(Debug, Args)]
+#[derive(Debug, Default, Args)]
 struct Verbosity {
     /// Say only what goes wrong
     #[arg(short, long, global = true, help_heading = MESSAGES)]
@@ -97,6 +102,9 @@ enum CliError {
     /// It was tried, and it failed. Each line is one failure.
     #[error("{0}")]
     Failed(String),
+    /// The same with what lies behind each failure.
+    #[error("{}", .0.iter().map(|(failure, _)| failure.as_str()).collect::<Vec<_>>().join("\n"))]
+    Caused(Vec<(String, Vec<String>)>),
     /// A signal ended it.
     #[error("interrupted")]
     Interrupted,
@@ -108,9 +116,28 @@ const FAILED: u8 = 1;
 const USAGE: u8 = 2;
 
 impl CliError {
+    fn of_failures<'a>(failures: impl IntoIterator<Item = &'a Failure>) -> Self {
+        let each = failures.into_iter();
+        Self::Caused(each.map(|failure| (failure.message.clone(), failure.causes.clone())).collect())
+    }
+
     fn of_file(file: &Path, error: &impl std::error::Error) -> Self {
         Self::Failed(format!("{}: {error}", file.display()))
     }
+}
+
+/// Opens the payload that an argument names.
+async fn open(file: &Path) -> Result<Arc<dyn ReadAt>, CliError> {
+    let location = Location::parse(file).map_err(|error| CliError::Usage(error.to_string()))?;
+    let source = storage::open(&location, &ObjectAccess::default()).await;
+    source.map_err(|error| CliError::Failed(error.to_string()))
+}
+
+/// Reads what is in front of a payload's blobs.
+async fn open_payload(file: &Path, source: Arc<dyn ReadAt>) -> Result<FilePayload, CliError> {
+    let payload = tokio::task::spawn_blocking(move || FilePayload::open_at(source)).await;
+    let payload = payload.map_err(|error| CliError::of_file(file, &error))?;
+    payload.map_err(|error| CliError::of_file(file, &error))
 }
 
 impl From<library::Error> for CliError {
@@ -118,7 +145,10 @@ impl From<library::Error> for CliError {
         match error {
             library::Error::Usage(_) | library::Error::Reference(_) => Self::Usage(error.to_string()),
             library::Error::Cancelled => Self::Interrupted,
-            _ => Self::Failed(error.to_string()),
+            _ => match error.failures() {
+                [] => Self::Caused(vec![(error.to_string(), reason::causes(&error))]),
+                failures => Self::of_failures(failures),
+            },
         }
     }
 }
@@ -170,7 +200,7 @@ fn is_typed(matches: &ArgMatches, name: &str) -> bool {
 /// Says that the program cannot begin: the system gives it no threads.
 #[must_use]
 pub fn cannot_start(error: &std::io::Error) -> ExitCode {
-    output::error(&CliError::Failed(format!("cannot start: {error}")), LogFormat::Text);
+    output::error(&CliError::Failed(format!("cannot start: {error}")), &Verbosity::default());
     ExitCode::from(FAILED)
 }
 
@@ -186,7 +216,7 @@ pub async fn main() -> ExitCode {
     let result = match cli.command {
         Command::MakePayload(command) => Box::pin(command.run(&context)).await,
         Command::PushPayload(command) => Box::pin(command.run(&context)).await,
-        Command::Inspect(command) => command.run(),
+        Command::Inspect(command) => command.run().await,
         Command::Verify(command) => command.run(&context).await,
         Command::Completion(command) => command.run(),
         Command::Man(command) => command.run(),
@@ -198,10 +228,10 @@ pub async fn main() -> ExitCode {
     match result {
         Ok(()) => ExitCode::SUCCESS,
         Err(error) => {
-            output::error(&error, cli.verbosity.log_format);
+            output::error(&error, &cli.verbosity);
             ExitCode::from(match error {
                 CliError::Usage(_) => USAGE,
-                CliError::Failed(_) => FAILED,
+                CliError::Failed(_) | CliError::Caused(_) => FAILED,
                 CliError::Interrupted => context.signal_status(),
             })
         }
@@ -213,5 +243,67 @@ mod tests {
     #[test]
     fn the_command_line_is_well_formed() {
         super::command().debug_assert();
+    }
+
+    /// What docs/cli.md has of the options: a table a command, made of what `--help` says.
+    fn tables() -> String {
+        let mut text = String::new();
+        let command = super::command();
+        for command in command.get_subcommands().filter(|command| !command.is_hide_set()) {
+            let about = command.get_about().map(ToString::to_string).unwrap_or_default();
+            text += &format!(
+                "\n## charon {}\n\n{about}.\n\n| option | meaning |\n|---|---|\n",
+                command.get_name()
+            );
+            let of_all = super::command();
+            let own = command.get_arguments();
+            let all = own.chain(of_all.get_arguments().filter(|argument| argument.is_global_set()));
+            for argument in all.filter(|argument| !matches!(argument.get_id().as_str(), "help" | "version")) {
+                text += &row(argument);
+            }
+        }
+        text
+    }
+
+    fn row(argument: &clap::Arg) -> String {
+        let names = [
+            argument.get_short().map(|short| format!("-{short}")),
+            argument.get_long().map(|long| format!("--{long}")),
+        ];
+        let mut name = names.into_iter().flatten().collect::<Vec<_>>().join(", ");
+        if argument.get_action().takes_values() {
+            let values = argument.get_value_names().unwrap_or_default().join(" ");
+            name = if argument.is_positional() { values } else { format!("{name} {values}") };
+        }
+        let mut meaning =
+            argument.get_help().map(ToString::to_string).unwrap_or_default().replace('|', "\\|");
+        let values = argument.get_possible_values();
+        let is_flag = !argument.get_action().takes_values();
+        if !is_flag && !values.is_empty() && !argument.is_hide_possible_values_set() {
+            let told = |value: &clap::builder::PossibleValue| {
+                let help = value.get_help().map(|help| format!(": {help}")).unwrap_or_default();
+                format!("`{}`{help}", value.get_name())
+            };
+            let values = values.iter().map(told).collect::<Vec<_>>().join("; ");
+            meaning += &format!(". {values}");
+        }
+        let default =
+            argument.get_default_values().iter().map(|value| value.to_string_lossy()).collect::<Vec<_>>();
+        if !is_flag && !default.is_empty() {
+            meaning += &format!(" (default: `{}`)", default.join(" "));
+        }
+        format!("| `{name}` | {meaning} |\n")
+    }
+
+    #[test]
+    fn docs_tell_of_each_option_what_its_help_says() {
+        let path = std::path::Path::new(env!("CARGO_MANIFEST_DIR")).join("docs/cli.md");
+        let docs = std::fs::read_to_string(&path).unwrap();
+        let start = docs.find("\n## charon ").expect("a heading a command");
+        let expected = format!("{}{}", &docs[..start], tables());
+        if std::env::var_os("UPDATE_DOCS").is_some() {
+            std::fs::write(&path, &expected).unwrap();
+        }
+        assert!(docs == expected, "docs/cli.md is not what --help says; UPDATE_DOCS=1 writes it");
     }
 }

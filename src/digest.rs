@@ -5,6 +5,7 @@ use std::str::FromStr;
 
 use serde::{Deserialize, Deserializer, Serialize, Serializer};
 use sha2::Digest as _;
+use sha2::digest::common::hazmat::SerializableState;
 
 /// A well-formed digest: a known algorithm and its lowercase hexadecimal value.
 #[derive(Clone, PartialEq, Eq, Hash, PartialOrd, Ord)]
@@ -47,6 +48,15 @@ impl Digest {
             "sha512" => Hasher::Sha512(sha2::Sha512::new()),
             _ => Hasher::Sha256(sha2::Sha256::new()),
         }
+    }
+
+    /// A hasher that goes on where [`Hasher::state`] was taken; `None` if it was not taken of such a hasher.
+    #[must_use]
+    pub fn hasher_at(&self, state: &[u8]) -> Option<Hasher> {
+        Some(match self.algorithm() {
+            "sha512" => Hasher::Sha512(sha2::Sha512::deserialize(state.try_into().ok()?).ok()?),
+            _ => Hasher::Sha256(sha2::Sha256::deserialize(state.try_into().ok()?).ok()?),
+        })
     }
 
     /// That `bytes` have this digest; else the one that they have.
@@ -141,6 +151,15 @@ impl Hasher {
         }
     }
 
+    /// What was taken so far, so that [`Digest::hasher_at`] can go on with it.
+    #[must_use]
+    pub fn state(&self) -> Vec<u8> {
+        match self {
+            Self::Sha256(hasher) => hasher.serialize().to_vec(),
+            Self::Sha512(hasher) => hasher.serialize().to_vec(),
+        }
+    }
+
     /// The digest of all that was taken.
     #[must_use]
     pub fn finish(self) -> Digest {
@@ -183,6 +202,19 @@ mod tests {
             &format!("{EMPTY}0"),
         ] {
             assert!(text.parse::<Digest>().is_err(), "{text}");
+        }
+    }
+
+    #[test]
+    fn a_hasher_goes_on_where_another_one_stopped() {
+        for digest in [Digest::sha256(b""), format!("sha512:{}", "0".repeat(128)).parse().unwrap()] {
+            let (mut whole, mut first) = (digest.hasher(), digest.hasher());
+            whole.update(&[7; 1000]);
+            first.update(&[7; 333]);
+            let mut second = digest.hasher_at(&first.state()).unwrap();
+            second.update(&[7; 667]);
+            assert_eq!(second.finish(), whole.finish());
+            assert!(digest.hasher_at(b"no state").is_none());
         }
     }
 

@@ -12,7 +12,6 @@ mod target;
 mod tests;
 
 use std::fmt;
-use std::fs::File;
 use std::sync::Arc;
 
 use bytes::Bytes;
@@ -25,6 +24,7 @@ use crate::digest::Digest;
 use crate::payload::{Bill, FilePayload, PayloadError, StreamPayload};
 pub use crate::platform::SparseIndex;
 use crate::progress::{Progress, Stage};
+use crate::read_at::ReadAt;
 use crate::reason::{self, Failure, Reason};
 pub use crate::reference::Naming;
 use crate::registry::{Registry, RegistryError};
@@ -58,8 +58,8 @@ pub struct ImportRequest {
 
 /// Where a payload is read from.
 pub enum Source {
-    /// A file, read by position.
-    File(File),
+    /// A file or an object, read by position.
+    At(Arc<dyn ReadAt>),
     /// A stream, which passes by once.
     Stream(Box<dyn AsyncRead + Send + Unpin>),
 }
@@ -67,7 +67,7 @@ pub enum Source {
 impl fmt::Debug for Source {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
-            Self::File(file) => f.debug_tuple("File").field(file).finish(),
+            Self::At(source) => f.debug_tuple("At").field(source).finish(),
             Self::Stream(_) => f.write_str("Stream"),
         }
     }
@@ -195,7 +195,7 @@ enum Payload {
 impl Payload {
     async fn open(source: Source) -> Result<Self, PayloadError> {
         match source {
-            Source::File(file) => tokio::task::spawn_blocking(move || FilePayload::open(file))
+            Source::At(source) => tokio::task::spawn_blocking(move || FilePayload::open_at(source))
                 .await
                 .map_err(|error| PayloadError::Io { doing: "reading the payload", source: error.into() })?
                 .map(|payload| Self::File(Arc::new(payload))),

@@ -15,7 +15,7 @@ mod push_payload;
 pub use access::RegistryOptions;
 pub use make_payload::{MakePayload, make_payload, make_payload_to, plan_payload, plan_payload_stream};
 pub use push_payload::{PushPayload, plan_push, push_payload, push_payload_from};
-pub(crate) use push_payload::{plan_source, push_source};
+pub(crate) use push_payload::{named, plan_source, push_source};
 
 use tokio_util::sync::CancellationToken;
 

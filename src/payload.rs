@@ -38,4 +38,4 @@ pub use reader::{FilePayload, is_payload};
 pub use referrers::{BillReferrer, REFERRERS_DEPTH, ReferrerPlan, cosign_tags};
 pub use stream::StreamPayload;
 pub use verified::Verified;
-pub use writer::{BlobError, PayloadWriter};
+pub use writer::{BlobError, PayloadWriter, Sink, Sums};

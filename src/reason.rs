@@ -1,5 +1,6 @@
 //! Why something is as it is: the reasons of conditions, failures and exit codes.
 
+use std::error::Error;
 use std::fmt;
 use std::io;
 
@@ -258,6 +259,39 @@ pub struct Failure {
     pub reason: Reason,
     /// The same in words: what was being done, what came back, what to do.
     pub message: String,
+    /// What lies behind it, from the nearest cause to the first, for whoever looks closer.
+    #[serde(skip)]
+    pub causes: Vec<String>,
+}
+
+impl Failure {
+    /// A failure of `item`.
+    pub fn new(item: impl Into<String>, reason: Reason, message: impl Into<String>) -> Self {
+        Self { item: item.into(), reason, message: message.into(), causes: Vec::new() }
+    }
+
+    /// The same, which `error` led to.
+    #[must_use]
+    pub fn caused_by(self, error: &(dyn Error + 'static)) -> Self {
+        Self { causes: causes(error), ..self }
+    }
+}
+
+/// What lies behind an error, without what a text before it says already.
+#[must_use]
+pub fn causes(error: &(dyn Error + 'static)) -> Vec<String> {
+    let mut said = error.to_string();
+    let mut causes = Vec::new();
+    let mut next = error.source();
+    while let Some(cause) = next {
+        let text = cause.to_string();
+        if !said.ends_with(&text) {
+            causes.push(text.clone());
+        }
+        said = text;
+        next = cause.source();
+    }
+    causes
 }
 
 /// The reason that is spelled as `text`, if this version knows it.
@@ -283,9 +317,50 @@ pub fn of_all(failures: &[Failure]) -> Reason {
     reasons.max_by_key(|reason| (rank(*reason), count(*reason))).unwrap_or(Reason::WorkerFailed)
 }
 
+/// An error that knows its reason and must pass through an [`io::Error`].
+#[derive(Debug)]
+pub struct Told {
+    reason: Reason,
+    error: Box<dyn Error + Send + Sync>,
+}
+
+impl Told {
+    /// `error`, which happened for `reason`, as an [`io::Error`].
+    pub fn io(reason: Reason, error: impl Into<Box<dyn Error + Send + Sync>>) -> io::Error {
+        io::Error::other(Self { reason, error: error.into() })
+    }
+
+    /// Whether one passed through `error`.
+    #[must_use]
+    pub fn is_in(error: &io::Error) -> bool {
+        error.get_ref().and_then(|error| error.downcast_ref::<Self>()).is_some()
+    }
+
+    /// What passed through `error`, if it is of that type.
+    #[must_use]
+    pub fn find<E: Error + 'static>(error: &io::Error) -> Option<&E> {
+        error.get_ref()?.downcast_ref::<Self>()?.error.downcast_ref()
+    }
+}
+
+impl fmt::Display for Told {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        self.error.fmt(f)
+    }
+}
+
+impl Error for Told {
+    fn source(&self) -> Option<&(dyn Error + 'static)> {
+        self.error.source()
+    }
+}
+
 impl From<&io::Error> for Reason {
-    /// Why a file could not be read or written.
+    /// Why bytes could not be read or written.
     fn from(error: &io::Error) -> Self {
+        if let Some(told) = error.get_ref().and_then(|error| error.downcast_ref::<Told>()) {
+            return told.reason;
+        }
         match error.kind() {
             io::ErrorKind::StorageFull | io::ErrorKind::QuotaExceeded => Self::StorageFull,
             io::ErrorKind::ReadOnlyFilesystem => Self::StorageReadOnly,
@@ -336,7 +411,7 @@ mod tests {
 
     #[test]
     fn several_failures_are_one_that_may_pass_or_else_the_most_frequent() {
-        let failure = |reason| Failure { item: "a".into(), reason, message: "b".into() };
+        let failure = |reason| Failure::new("a", reason, "b");
         let all = |reasons: &[Reason]| of_all(&reasons.iter().copied().map(failure).collect::<Vec<_>>());
         assert_eq!(all(&[Reason::AccessDenied, Reason::RateLimited]), Reason::RateLimited);
         assert_eq!(all(&[Reason::AccessDenied, Reason::ImageNotFound]), Reason::ImageNotFound);

@@ -7,6 +7,7 @@
 //! The module knows nothing of what its callers move, or why.
 
 mod access;
+mod ahead;
 mod auth;
 mod blobs;
 mod client;

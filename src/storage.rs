@@ -1,10 +1,38 @@
-//! Where payloads lie: files and standard streams.
+//! Where payloads lie: files, standard streams, objects of stores.
 
+mod access;
 mod beside;
+mod bucket;
 mod file;
+mod location;
 mod look;
+mod refusal;
+mod source;
+mod upload;
 
+pub use access::{ObjectAccess, ObjectKeys};
 pub(crate) use beside::{beside, write_beside};
+pub use bucket::StoredObject;
 pub(crate) use file::NO_DETOUR;
-pub use file::{FileTarget, StorageError, open_source};
+pub use file::{FileTarget, StorageError};
+pub use location::Location;
 pub use look::FileLook;
+pub use source::ObjectSource;
+pub(crate) use upload::{Left, Parts, Upload};
+
+use std::sync::Arc;
+
+use crate::read_at::{LocalFile, ReadAt};
+
+/// Opens a payload for reading.
+pub async fn open(location: &Location, access: &ObjectAccess) -> Result<Arc<dyn ReadAt>, StorageError> {
+    Ok(match location {
+        Location::File(path) => {
+            let file = LocalFile::new(Arc::new(file::open_source(path)?));
+            Arc::new(file.map_err(|error| StorageError::io("read", path, error))?)
+        }
+        Location::Object(object) => {
+            Arc::new(ObjectSource::open(StoredObject::new(object.clone(), access)?).await?)
+        }
+    })
+}

@@ -4,6 +4,7 @@
 //! message and the exit code.
 
 pub mod contract;
+mod place;
 mod report;
 mod run;
 mod serve;
@@ -21,8 +22,12 @@ use crate::progress::Progress;
 use crate::reason::Reason;
 use crate::registry::settle_uploads;
 use contract::{
-    CONTRACT_VERSION, Outcome, PAYLOAD_MOUNT, PROGRESS_PORT, REGISTRY_SECRETS, RUN_CONFIG_PATH, RunConfig,
+    CONTRACT_VERSION, OBJECT_STORE_SECRETS, Outcome, PAYLOAD_MOUNT, PROGRESS_PORT, REGISTRY_SECRETS,
+    RUN_CONFIG_PATH, RunConfig,
 };
+
+/// Why a run came to nothing before its engine began.
+type Refusal = (Reason, String);
 
 /// The exit code of a run that was told to stop: never a final one.
 const TERMINATED: u8 = 143;
@@ -39,6 +44,9 @@ pub struct Worker {
     /// The folder with the registries' credentials and certificates
     #[arg(long, default_value = REGISTRY_SECRETS)]
     registry_secrets: PathBuf,
+    /// The folder with the object store's credentials and certificates
+    #[arg(long, default_value = OBJECT_STORE_SECRETS)]
+    object_store_secrets: PathBuf,
     /// Where the outcome goes
     #[arg(long, default_value = "/dev/termination-log")]
     termination_log: PathBuf,
@@ -99,8 +107,12 @@ impl Worker {
             }
             Err(error) => warn!("cannot report progress on port {}: {error}", self.progress_port),
         }
-        let run = run::run(&config, &self.payloads, &self.registry_secrets, &progress);
-        let outcome = Box::pin(run).await;
+        let folders = run::Folders {
+            payloads: &self.payloads,
+            registry_secrets: &self.registry_secrets,
+            object_store_secrets: &self.object_store_secrets,
+        };
+        let outcome = Box::pin(run::run(&config, &folders, &progress)).await;
         Outcome { run_id: config.run_id, input_digest, ..outcome }
     }
 }

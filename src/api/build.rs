@@ -3,7 +3,7 @@
 use kube::{CustomResource, KubeSchema};
 use serde::{Deserialize, Serialize};
 
-use super::shared::{Claim, RegistryAccess, Worker};
+use super::shared::{Claim, ObjectStore, RegistryAccess, Worker};
 use super::status::Status;
 
 /// The payload that is wanted.
@@ -175,8 +175,8 @@ pub struct BuildRef {
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize, KubeSchema)]
 #[serde(rename_all = "camelCase")]
 #[x_kube(
-    validation = Rule::new("has(self.persistentVolumeClaim)")
-        .message("output must have exactly one kind of place: persistentVolumeClaim"),
+    validation = Rule::new("has(self.persistentVolumeClaim) != has(self.objectStore)")
+        .message("output must have exactly one kind of place: persistentVolumeClaim or objectStore"),
     validation = Rule::new("has(self.persistentVolumeClaim) == has(oldSelf.persistentVolumeClaim)")
         .message("the kind of output cannot be changed; make another PayloadBuild")
 )]
@@ -184,4 +184,7 @@ pub struct Output {
     /// A file in a volume. The payload appears under this name when it is whole, not before.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub persistent_volume_claim: Option<Claim>,
+    /// An object of a store. It is there when it is whole, not before.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub object_store: Option<ObjectStore>,
 }

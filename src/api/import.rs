@@ -4,7 +4,7 @@ use kube::{CustomResource, KubeSchema};
 use serde::{Deserialize, Serialize};
 
 use super::schema;
-use super::shared::{Claim, SecretRef, Worker};
+use super::shared::{Claim, ObjectStore, SecretRef, Worker};
 use super::status::Status;
 use crate::platform::SparseIndex;
 use crate::reference::Naming;
@@ -100,8 +100,8 @@ pub struct PayloadImportSpec {
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize, KubeSchema)]
 #[serde(rename_all = "camelCase")]
 #[x_kube(
-    validation = Rule::new("has(self.persistentVolumeClaim)")
-        .message("source must have exactly one kind of place: persistentVolumeClaim"),
+    validation = Rule::new("has(self.persistentVolumeClaim) != has(self.objectStore)")
+        .message("source must have exactly one kind of place: persistentVolumeClaim or objectStore"),
     validation = Rule::new("has(self.persistentVolumeClaim) == has(oldSelf.persistentVolumeClaim)")
         .message("the kind of source cannot be changed; make another PayloadImport")
 )]
@@ -109,6 +109,9 @@ pub struct Source {
     /// A file in a volume, which is only read.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub persistent_volume_claim: Option<Claim>,
+    /// An object of a store, which is only read.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub object_store: Option<ObjectStore>,
 }
 
 /// The registry that an import fills, and how it is reached.

@@ -120,6 +120,13 @@ fn cases() -> Vec<Case> {
             vec![(json!(0), "never runs as root"), (json!(-1), "never runs as root")],
         )
     };
+    // Either kind of place, and not both.
+    let places = |field: &'static str| {
+        let words = if field == "output" { "output must have exactly" } else { "source must have exactly" };
+        let object = json!({ "bucket": "transfer", "key": "app.zip" });
+        let claim = json!({ "claimName": "transfer", "path": "app.zip" });
+        vec![(json!({}), words), (json!({ "persistentVolumeClaim": claim, "objectStore": object }), words)]
+    };
     let platforms = |words: &'static str| {
         (
             vec![json!(["linux/amd64"]), json!(["linux/arm/v7", "windows/amd64"])],
@@ -163,7 +170,7 @@ fn cases() -> Vec<Case> {
         ),
         case("PayloadBuild", "/platforms", platforms("platforms must be os/architecture")),
         case("PayloadBuild", "/images/0/platforms", platforms("an image's platforms must be")),
-        case("PayloadBuild", "/output", (vec![], vec![(json!({}), "output must have exactly one kind")])),
+        case("PayloadBuild", "/output", (vec![], places("output"))),
         case(
             "PayloadBuild",
             "/output/persistentVolumeClaim/claimName",
@@ -191,7 +198,7 @@ fn cases() -> Vec<Case> {
         case("PayloadBuild", "/alreadyTransferred/payloads/0/name", names("name of a PayloadBuild")),
         case("PayloadBuild", "/registries/0/secretRef/name", names("name of a Secret")),
         case("PayloadBuild", "/registries/0/certSecretRef/name", names("name of a Secret")),
-        case("PayloadImport", "/source", (vec![], vec![(json!({}), "source must have exactly one kind")])),
+        case("PayloadImport", "/source", (vec![], places("source"))),
         case(
             "PayloadImport",
             "/source/persistentVolumeClaim/claimName",
@@ -238,6 +245,7 @@ fn cases() -> Vec<Case> {
         ),
     ];
     for kind in ["PayloadBuild", "PayloadImport"] {
+        cases.push(case(kind, "/worker/serviceAccountName", names("name of a ServiceAccount")));
         cases.push(case(kind, "/timeout", timeouts()));
         cases.push(case(kind, "/worker/securityContext/runAsUser", users()));
         cases.push(case(kind, "/worker/resources/requests", amounts("a worker requests cpu")));
@@ -270,6 +278,90 @@ fn each_rule_accepts_what_is_right_and_refuses_what_is_wrong_in_its_own_words() 
 }
 
 #[test]
+fn each_rule_of_an_object_store_accepts_what_is_right_and_refuses_what_is_wrong_in_its_own_words() {
+    let mut rules = BTreeSet::new();
+    for (field, accepted, refused) in store_cases() {
+        for (kind, place) in [("PayloadBuild", "output"), ("PayloadImport", "source")] {
+            let store = |value: &Value| {
+                let store = json!({ "objectStore": { "bucket": "transfer", "key": "app.zip" } });
+                with(
+                    with(base(kind), &format!("/{place}"), &store),
+                    &format!("/{place}/objectStore{field}"),
+                    value,
+                )
+            };
+            for value in &accepted {
+                assert_eq!(refusals(kind, &store(value), None), [""; 0], "{field} {value}");
+            }
+            for (value, words) in &refused {
+                let messages = refusals(kind, &store(value), None);
+                assert!(
+                    messages.iter().any(|message| message.contains(words)),
+                    "{field} {value}: {messages:?}"
+                );
+                rules.extend(messages);
+            }
+        }
+    }
+    // Each of them was broken once.
+    let store =
+        schema("PayloadBuild")["properties"]["spec"]["properties"]["output"]["properties"]["objectStore"]
+            .take();
+    let mut told = BTreeSet::new();
+    messages(&store, &mut told);
+    assert_eq!(told.difference(&rules).collect::<Vec<_>>(), [""; 0]);
+}
+
+/// Place in the store, what is accepted there, what is refused there and with which words.
+type StoreCase = (&'static str, Vec<Value>, Vec<(Value, &'static str)>);
+
+fn store_cases() -> Vec<StoreCase> {
+    let names = || {
+        let refused = vec![(json!("A"), "name of a Secret"), (json!("a."), "name of a Secret")];
+        (vec![json!("a-1.b")], refused)
+    };
+    let (url, key) = ("endpoint must be a URL", "key must not");
+    let mut cases = vec![
+        (
+            "/endpoint",
+            vec![
+                json!("https://s3.example"),
+                json!("http://10.0.0.1:9000/"),
+                json!("https://[fd00::1]:9000"),
+            ],
+            vec![
+                (json!("s3.example:9000"), url),
+                (json!("ftp://s3.example"), url),
+                (json!("https://user:password@s3.example"), url),
+                (json!("https://s3.example/?a=b"), url),
+            ],
+        ),
+        (
+            "/bucket",
+            vec![json!("transfer"), json!("a.b-c_d"), json!("$web")],
+            vec![(json!("a/b"), "bucket must be"), (json!("s3://a"), "bucket must be")],
+        ),
+        (
+            "/key",
+            vec![json!("app.zip"), json!("out/ü b.zip")],
+            vec![
+                (json!("/a"), key),
+                (json!("a/"), key),
+                (json!("a//b"), key),
+                (json!("a/../b"), key),
+                (json!("a\nb"), key),
+            ],
+        ),
+        ("/region", vec![json!("eu-central-1")], vec![(json!("eu central"), "region must be")]),
+    ];
+    for field in ["/secretRef/name", "/certSecretRef/name"] {
+        let (accepted, refused) = names();
+        cases.push((field, accepted, refused));
+    }
+    cases
+}
+
+#[test]
 fn everything_but_the_kind_of_place_may_be_changed() {
     let moved = with(build(), "/output/persistentVolumeClaim/claimName", &json!("other"));
     assert_eq!(refusals("PayloadBuild", &moved, Some(&build())), [""; 0]);
@@ -283,21 +375,23 @@ fn everything_but_the_kind_of_place_may_be_changed() {
     }
 }
 
+/// The words of all rules of a schema.
+fn messages(schema: &Value, found: &mut BTreeSet<String>) {
+    match schema {
+        Value::Object(map) => {
+            let rules = map.get("x-kubernetes-validations").and_then(Value::as_array);
+            for rule in rules.into_iter().flatten() {
+                found.insert(rule["message"].as_str().unwrap().to_owned());
+            }
+            map.values().for_each(|inner| messages(inner, found));
+        }
+        Value::Array(items) => items.iter().for_each(|inner| messages(inner, found)),
+        _ => {}
+    }
+}
+
 #[test]
 fn no_rule_is_without_a_case() {
-    fn messages(schema: &Value, found: &mut BTreeSet<String>) {
-        match schema {
-            Value::Object(map) => {
-                let rules = map.get("x-kubernetes-validations").and_then(Value::as_array);
-                for rule in rules.into_iter().flatten() {
-                    found.insert(rule["message"].as_str().unwrap().to_owned());
-                }
-                map.values().for_each(|inner| messages(inner, found));
-            }
-            Value::Array(items) => items.iter().for_each(|inner| messages(inner, found)),
-            _ => {}
-        }
-    }
     for kind in ["PayloadBuild", "PayloadImport"] {
         let mut rules = BTreeSet::new();
         messages(&schema(kind), &mut rules);
@@ -309,7 +403,11 @@ fn no_rule_is_without_a_case() {
                 }
             }
         }
-        rules.retain(|message| !message.contains("cannot be changed"));
+        let mut of_stores = BTreeSet::new();
+        let place = if kind == "PayloadBuild" { "output" } else { "source" };
+        let store = format!("/properties/spec/properties/{place}/properties/objectStore");
+        messages(schema(kind).pointer(&store).unwrap(), &mut of_stores);
+        rules.retain(|message| !message.contains("cannot be changed") && !of_stores.contains(message));
         assert_eq!(rules, BTreeSet::new(), "{kind}");
     }
 }

@@ -91,6 +91,10 @@ pub(super) fn naming(_: &mut SchemaGenerator) -> Schema {
     json_schema!({ "type": "string", "maxLength": 16, "enum": ["AsWritten", "Canonical", "WithHost"] })
 }
 
+pub(super) fn provider(_: &mut SchemaGenerator) -> Schema {
+    json_schema!({ "type": "string", "maxLength": 16, "enum": ["S3", "Azure", "GCS"] })
+}
+
 /// What becomes of an index that a registry refuses.
 pub(super) fn sparse_index(_: &mut SchemaGenerator) -> Schema {
     json_schema!({ "type": "string", "maxLength": 16, "enum": ["Keep", "Rewrite"] })

@@ -7,6 +7,7 @@ use kube::KubeSchema;
 use serde::{Deserialize, Serialize};
 
 use super::schema;
+use crate::object_location::Provider;
 
 /// A file in a persistent volume claim.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize, KubeSchema)]
@@ -33,6 +34,58 @@ pub struct Claim {
             .message("path must not have control characters")
     )]
     pub path: String,
+}
+
+/// An object of a store.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize, KubeSchema)]
+#[serde(rename_all = "camelCase")]
+pub struct ObjectStore {
+    /// Whose protocol the store speaks: `S3`, which many stores do, `Azure` or `GCS`. Absent: `S3`.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[schemars(schema_with = "schema::provider")]
+    pub provider: Option<Provider>,
+    /// The store's URL, where it is not the provider's own; http:// makes it plain HTTP. At Azure it is the
+    /// account's, such as <https://account.blob.core.windows.net>.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[schemars(length(min = 1, max = 512))]
+    #[x_kube(
+        validation = Rule::new("self.matches('^https?://[A-Za-z0-9._:-]+(/[A-Za-z0-9._~/-]*)?$') || self.matches('^https?://\\\\[[0-9a-fA-F:.]+\\\\](:[0-9]{1,5})?/?$')")
+            .message("endpoint must be a URL that begins with https:// or http://, without a user and without a query")
+    )]
+    pub endpoint: Option<String>,
+    /// The bucket, which must exist; at Azure the container.
+    #[schemars(length(min = 1, max = 222))]
+    #[x_kube(
+        validation = Rule::new("self.matches('^[A-Za-z0-9$][A-Za-z0-9._-]*$')")
+            .message("bucket must be the name of a bucket: letters, digits, '.', '_' and '-'")
+    )]
+    pub bucket: String,
+    /// The object's key; the payload's name ends in .zip by custom.
+    #[schemars(length(min = 1, max = 512))]
+    #[x_kube(
+        validation = Rule::new("!self.startsWith('/') && !self.endsWith('/') && !self.contains('//')")
+            .message("key must not begin or end with '/', and must not have an empty part ('//')"),
+        validation = Rule::new("!self.matches('(^|/)[.][.]?(/|$)')")
+            .message("key must not have '.' or '..' as a part"),
+        validation = Rule::new("!self.matches('[\\\\x00-\\\\x1f\\\\x7f]')")
+            .message("key must not have control characters")
+    )]
+    pub key: String,
+    /// The bucket's region. Absent: us-east-1, which stores of one's own mostly call themselves.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[schemars(length(min = 1, max = 64))]
+    #[x_kube(
+        validation = Rule::new("self.matches('^[A-Za-z0-9-]+$')")
+            .message("region must be letters, digits and '-'")
+    )]
+    pub region: Option<String>,
+    /// A Secret with accesskey and secretkey, and sessiontoken where the key is a temporary one. At Azure they are the
+    /// storage account and its key; GCS has serviceaccount, the JSON of one. Absent: the pod's cloud identity.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub secret_ref: Option<SecretRef>,
+    /// A Secret with ca.crt, which is trusted beside the system's roots.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub cert_secret_ref: Option<SecretRef>,
 }
 
 /// A Secret of the resource's namespace.
@@ -91,6 +144,15 @@ pub struct Worker {
     /// The ids that the pod runs with: volumes which ignore fsGroup (NFS, hostPath) need their owner's.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub security_context: Option<PodIds>,
+    /// The pod's service account, where a cloud identity is bound to one. The pod gets no token of the cluster's API.
+    /// Absent: default.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[schemars(length(min = 1, max = 253))]
+    #[x_kube(
+        validation = Rule::new("self.matches('^[a-z0-9]([-a-z0-9.]*[a-z0-9])?$')")
+            .message("serviceAccountName must be the name of a ServiceAccount: lowercase letters, digits, '-' and '.'")
+    )]
+    pub service_account_name: Option<String>,
 }
 
 /// Requests and limits, as in a container.

@@ -9,10 +9,10 @@ use tracing::warn;
 use crate::digest::Digest;
 use crate::payload::{Base, PayloadError};
 use crate::reason::Reason;
-use crate::storage::{StorageError, beside, open_source, write_beside};
+use crate::storage::{self, Location, ObjectAccess, StorageError, beside, write_beside};
 
 /// What the copy of a payload's bill is called, behind the payload's own name.
-const KEPT: &str = ".bill";
+const KEPT: &str = ".bill.json";
 
 /// Why an earlier payload cannot be the base of a new one.
 #[derive(Debug, thiserror::Error)]
@@ -60,20 +60,20 @@ impl BaseError {
 
 /// Where the copy of the bill of the payload at `path` lies.
 fn kept_bill(path: &Path) -> PathBuf {
-    beside(path, &format!("{KEPT}.json"))
+    beside(path, KEPT)
 }
 
 /// Reads the bill of the payload at `path`, or the copy of it beside where the payload was. One of another digest
 /// than the one that is wanted, if any is, is none.
-pub fn open_base(path: &Path, wanted: Option<&Digest>) -> Result<Base, BaseError> {
+pub async fn open_base(path: &Path, wanted: Option<&Digest>) -> Result<Base, BaseError> {
     let mut other = None;
     for path in [path.to_owned(), kept_bill(path)] {
-        let file = match open_source(&path) {
-            Ok(file) => file,
+        let source = match storage::open(&Location::File(path.clone()), &ObjectAccess::default()).await {
+            Ok(source) => source,
             Err(StorageError::SourceNotFound(_)) => continue,
             Err(error) => return Err(error.into()),
         };
-        match (Base::read(&file), wanted) {
+        match (Base::read(&*source), wanted) {
             (Ok(base), Some(wanted)) if base.digest() != wanted => {
                 let (wanted, found) = (wanted.clone(), base.digest().clone());
                 other.get_or_insert(BaseError::Other { path, wanted, found });

@@ -9,6 +9,7 @@ use super::{BuildError, BuildRequest, Output, adopt, known_manifests, missing_fa
 use crate::digest::Digest;
 use crate::payload::Remains;
 use crate::progress::{Progress, Stage};
+use crate::read_at::LocalFile;
 use crate::reason::Failure;
 use crate::reference::Host;
 use crate::storage::{FileLook, StorageError};
@@ -32,7 +33,7 @@ pub struct BuildPlan {
     pub missing: Vec<Failure>,
     /// How many manifests have to be read, by registry; Docker Hub counts them. Looking has cost as many.
     pub manifests: BTreeMap<Host, usize>,
-    /// How large the file can become, in bytes; absent for a stream.
+    /// How large the file can become, in bytes; absent for a stream and for an object.
     pub room: Option<u64>,
     full: Option<StorageError>,
 }
@@ -73,11 +74,15 @@ pub async fn dry_run(request: &BuildRequest, progress: &Arc<Progress>) -> Result
     progress.enter(Stage::Resolving);
     let look = match &request.output {
         Output::File(path) => Some(FileLook::at(path)?),
-        Output::Stream(_) => None,
+        Output::Object(_) | Output::Stream(_) => None,
     };
     let notes = look.as_ref().and_then(|look| Notes::read(&look.journal));
-    let remains = look.as_ref().and_then(|look| Remains::of(look.partial.as_ref()?));
-    let (plan, contents) = match adopt(request, notes.as_ref(), remains.as_ref()) {
+    let remains = look.as_ref().and_then(|look| {
+        let partial = LocalFile::new(Arc::clone(look.partial.as_ref()?)).ok()?;
+        Remains::of(Arc::new(partial))
+    });
+    let known = notes.as_ref().and_then(|notes| Some((notes.run.as_str(), notes.payload.as_ref()?)));
+    let (plan, contents) = match adopt(request, known, remains.as_ref()) {
         Some(adopted) => adopted,
         None => {
             let manifests = known_manifests(notes.as_ref(), remains.as_ref());

@@ -205,11 +205,8 @@ impl Blobs {
 }
 
 fn failure(image: &ImagePlan, error: &PayloadError) -> Failure {
-    Failure {
-        item: image.reference.written().to_owned(),
-        reason: error.reason(),
-        message: format!("{}: {error}", image.reference.written()),
-    }
+    let name = image.reference.written();
+    Failure::new(name, error.reason(), format!("{name}: {error}")).caused_by(error)
 }
 
 #[cfg(test)]

@@ -261,7 +261,7 @@ impl Resolver<'_> {
             Reason::ImageNotFound | Reason::UnsupportedImage | Reason::AccessDenied => true,
             _ => is_refused && !signs_in,
         };
-        let failure = Failure { item: reference.written().to_owned(), reason, message };
+        let failure = Failure::new(reference.written(), reason, message).caused_by(error);
         Unresolved { failure, is_about_image }
     }
 

@@ -17,6 +17,26 @@ pub(super) fn blob_range(
     foreign: Option<&Foreign>,
 ) -> BoxStream<'static, Result<Bytes, RegistryError>> {
     let own = registry.blob_range(&blob.repository, &blob.digest, blob.size, range.clone()).boxed();
+    or_elsewhere(own, blob, range, foreign)
+}
+
+/// The same with several requests at once, for whoever needs the bytes in order.
+pub(super) fn blob_ahead(
+    blob: &BlobPlan,
+    range: Range<u64>,
+    registry: &Registry,
+    foreign: Option<&Foreign>,
+) -> BoxStream<'static, Result<Bytes, RegistryError>> {
+    let own = registry.blob_ahead(&blob.repository, &blob.digest, blob.size, range.clone());
+    or_elsewhere(own, blob, range, foreign)
+}
+
+fn or_elsewhere(
+    own: BoxStream<'static, Result<Bytes, RegistryError>>,
+    blob: &BlobPlan,
+    range: Range<u64>,
+    foreign: Option<&Foreign>,
+) -> BoxStream<'static, Result<Bytes, RegistryError>> {
     let Some(foreign) = foreign.filter(|_| !blob.urls.is_empty()).cloned() else {
         return own;
     };

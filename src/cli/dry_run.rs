@@ -71,8 +71,7 @@ pub(super) fn tell_import(plan: &ImportPlan, strict: bool) -> Result<(), CliErro
         lines.push(format!("{:names$}  {:targets$}  {fate}", image.name, image.target));
     }
     output::line(&lines.join("\n"))?;
-    let failures: Vec<&str> = failures.iter().map(|failure| failure.message.as_str()).collect();
-    if failures.is_empty() { Ok(()) } else { Err(CliError::Failed(failures.join("\n"))) }
+    if failures.is_empty() { Ok(()) } else { Err(CliError::of_failures(failures)) }
 }
 
 fn head(digest: Option<&Digest>, size: u64) -> Vec<String> {

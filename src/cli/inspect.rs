@@ -6,18 +6,19 @@ use indexmap::IndexMap;
 use indicatif::DecimalBytes;
 use serde::Serialize;
 
-use super::{CliError, output};
+use super::{CliError, open, open_payload, output};
 use crate::digest::Digest;
-use crate::payload::{Bill, BillImage, FilePayload};
+use crate::payload::{Bill, BillImage};
 use crate::platform;
-use crate::storage::open_source;
 
 /// Tell what is in a payload
 ///
 /// Reads the bill and the directory, not the blobs: see verify.
+// The docstrings are the help that people read at a terminal.
+#[allow(clippy::doc_markdown)]
 #[derive(Debug, Args)]
 pub(super) struct Inspect {
-    /// The payload
+    /// The payload: a file, or an object such as s3://BUCKET/KEY
     #[arg(value_name = "FILE")]
     file: PathBuf,
     /// Print JSON
@@ -41,9 +42,8 @@ struct Inspection<'a> {
 }
 
 impl Inspect {
-    pub(super) fn run(&self) -> Result<(), CliError> {
-        let file = open_source(&self.file).map_err(|error| CliError::Failed(error.to_string()))?;
-        let payload = FilePayload::open(file).map_err(|error| CliError::of_file(&self.file, &error))?;
+    pub(super) async fn run(&self) -> Result<(), CliError> {
+        let payload = open_payload(&self.file, open(&self.file).await?).await?;
         let bill = payload.bill();
         let inspection = Inspection {
             digest: payload.digest(),

@@ -11,11 +11,14 @@ use super::registry_options::RegistryOptions;
 use super::{CliError, Context, dry_run};
 use crate::library::{self, make_payload, make_payload_to, plan_payload, plan_payload_stream};
 use crate::platform::Platform;
+use crate::storage::ObjectAccess;
 
 /// Create a payload, a zip, from images of a registry
 ///
 /// The zip can be pushed into another registry by `charon push-payload`, on another system. What
 /// was already transferred there need not be carried again: see --already-transferred.
+// The docstrings are the help that people read at a terminal.
+#[allow(clippy::doc_markdown)]
 #[derive(Debug, Args)]
 pub(super) struct MakePayload {
     /// The images to carry: several arguments, or one with commas
@@ -39,7 +42,7 @@ pub(super) struct MakePayload {
     /// Leave out the signatures, attestations and SBOMs of the images
     #[arg(long)]
     no_referrers: bool,
-    /// Where the payload goes; standard output if it is not given
+    /// Where the payload goes: a file, or an object such as s3://BUCKET/KEY; standard output if it is not given
     #[arg(short, long, value_name = "FILE")]
     file: Option<PathBuf>,
     /// Print how large the payload would be and what would have to be fetched, and write nothing: the registries' manifests are read as for the payload itself
@@ -60,6 +63,7 @@ impl MakePayload {
             allow_missing: self.allow_missing,
             no_referrers: self.no_referrers,
             file: self.file.clone().unwrap_or_default(),
+            object_store: ObjectAccess::default(),
             registry: self.registry.read(context).await?,
             progress: context.progress(),
             cancel: context.cancel(),

@@ -90,14 +90,23 @@ fn printable(line: &str) -> String {
     line.chars().map(|c| if c.is_control() && c != '\t' { '\u{fffd}' } else { c }).collect()
 }
 
-/// Says what went wrong, a line a failure.
-pub(super) fn error(error: &CliError, format: LogFormat) {
+/// Says what went wrong, a line a failure, and for whoever wants more its causes below it.
+pub(super) fn error(error: &CliError, verbosity: &Verbosity) {
     let mut stderr = io::stderr().lock();
-    for line in error.to_string().lines().map(printable) {
-        match format {
-            LogFormat::Json => tracing::error!("{line}"),
-            // Nobody is left to be told that standard error is closed.
-            LogFormat::Text => drop(writeln!(stderr, "error: {line}")),
+    let mut say = |before: &str, text: &str| {
+        for line in text.lines().map(printable) {
+            match verbosity.log_format {
+                LogFormat::Json => tracing::error!("{line}"),
+                // Nobody is left to be told that standard error is closed.
+                LogFormat::Text => drop(writeln!(stderr, "{before}{line}")),
+            }
+        }
+    };
+    let CliError::Caused(failures) = error else { return say("error: ", &error.to_string()) };
+    for (failure, causes) in failures {
+        say("error: ", failure);
+        for cause in causes.iter().filter(|_| verbosity.verbose > 0) {
+            say("  caused by: ", cause);
         }
     }
 }

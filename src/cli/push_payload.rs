@@ -2,6 +2,7 @@ use std::fs::File;
 use std::io::{self, IsTerminal, Read, Seek, SeekFrom};
 use std::os::fd::AsFd;
 use std::path::PathBuf;
+use std::sync::Arc;
 
 use clap::{Args, ValueEnum};
 use tokio_util::sync::CancellationToken;
@@ -13,16 +14,19 @@ use super::registry_options::RegistryOptions;
 use super::{CliError, Context, dry_run, output};
 use crate::digest::Digest;
 use crate::import::{ImportError, ImportReport, Naming, Source, SparseIndex};
-use crate::library::{self, plan_source, push_source};
-use crate::storage::open_source;
+use crate::library::{self, named, plan_source, push_source};
+use crate::read_at::LocalFile;
+use crate::storage::{ObjectAccess, StorageError};
 
 /// Push a payload into a registry
 ///
 /// Prints the images that are whole in the registry, one a line, when everything is done. An image
 /// that cannot be whole gets no tag, and the exit status is 1.
+// The docstrings are the help that people read at a terminal.
+#[allow(clippy::doc_markdown)]
 #[derive(Debug, Args)]
 pub(super) struct PushPayload {
-    /// The payload; standard input if it is not given
+    /// The payload: a file, or an object such as s3://BUCKET/KEY; standard input if it is not given
     #[arg(short, long, value_name = "FILE")]
     file: Option<PathBuf>,
     /// Push nothing unless everything can be pushed and is there that was said to be already transferred
@@ -103,6 +107,7 @@ impl PushPayload {
         }
         let options = library::PushPayload {
             file: self.file.clone().unwrap_or_default(),
+            object_store: ObjectAccess::default(),
             strict: self.strict,
             prefix: self.prefix,
             naming: self.naming.into(),
@@ -117,10 +122,10 @@ impl PushPayload {
         let (name, input) = Input::of(self.file, &options.cancel).await?;
         let failed = |error| of_source(&name, error);
         if self.dry_run {
-            let plan = plan_source(&options, || input.source()).await.map_err(failed)?;
+            let plan = plan_source(&options, input.source(&options)).await.map_err(failed)?;
             return dry_run::tell_import(&plan, self.strict);
         }
-        tell(&push_source(&options, || input.source()).await.map_err(failed)?)
+        tell(&push_source(&options, input.source(&options)).await.map_err(failed)?)
     }
 }
 
@@ -131,11 +136,8 @@ fn tell(report: &ImportReport) -> Result<(), CliError> {
     for image in whole {
         output::line(&image.name)?;
     }
-    let failures: Vec<&str> = incomplete
-        .iter()
-        .filter_map(|image| image.failure.as_ref().map(|failure| failure.message.as_str()))
-        .collect();
-    if failures.is_empty() { Ok(()) } else { Err(CliError::Failed(failures.join("\n"))) }
+    let mut failures = incomplete.into_iter().filter_map(|image| image.failure.as_ref()).peekable();
+    if failures.peek().is_none() { Ok(()) } else { Err(CliError::of_failures(failures)) }
 }
 
 /// An error with the name of what was read, where it is about that.
@@ -150,8 +152,8 @@ const STDIN: &str = "standard input";
 
 /// Where the payload comes from.
 enum Input {
-    /// A file that is still to be opened.
-    Named(PathBuf),
+    /// The one that the options name.
+    Named,
     /// A file, read by position.
     File(File),
     /// A payload of Charon's, as it comes.
@@ -166,7 +168,7 @@ impl Input {
         };
         let name = path.display().to_string();
         if !is_stream(&path) {
-            return Ok((name, Self::Named(path)));
+            return Ok((name, Self::Named));
         }
         let opened = File::open(path);
         let opened = opened.map_err(|error| CliError::Failed(format!("cannot read {name}: {error}")))?;
@@ -222,10 +224,14 @@ impl Input {
         Ok(Self::File(spooled))
     }
 
-    fn source(self) -> Result<Source, library::Error> {
+    async fn source(self, options: &library::PushPayload) -> Result<Source, library::Error> {
         Ok(match self {
-            Self::Named(path) => Source::File(open_source(&path)?),
-            Self::File(file) => Source::File(file),
+            Self::Named => named(options).await?,
+            Self::File(file) => {
+                let file = LocalFile::new(Arc::new(file));
+                let file = file.map_err(|error| StorageError::io("read", STDIN.as_ref(), error))?;
+                Source::At(Arc::new(file))
+            }
             Self::Stream(stream) => {
                 let (start, input) = stream.into_inner();
                 let input = tokio::fs::File::from_std(input);

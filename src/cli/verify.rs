@@ -1,17 +1,21 @@
 use std::path::{Path, PathBuf};
+use std::sync::Arc;
 
 use clap::Args;
 use futures::TryStreamExt;
+use tokio_util::io::StreamReader;
 
-use super::{CliError, Context, output};
+use super::{CliError, Context, open, open_payload, output};
 use crate::payload::{FilePayload, PayloadError, StreamPayload};
 use crate::progress::Stage;
-use crate::storage::open_source;
+use crate::read_at::ReadAt;
 
 /// Read every byte of a payload and tell whether it is whole
+// The docstrings are the help that people read at a terminal.
+#[allow(clippy::doc_markdown)]
 #[derive(Debug, Args)]
 pub(super) struct Verify {
-    /// The payload
+    /// The payload: a file, or an object such as s3://BUCKET/KEY
     #[arg(value_name = "FILE")]
     file: PathBuf,
 }
@@ -19,8 +23,8 @@ pub(super) struct Verify {
 impl Verify {
     pub(super) async fn run(self, context: &Context) -> Result<(), CliError> {
         let failed = |error: PayloadError| CliError::of_file(&self.file, &error);
-        let open = || open_source(&self.file).map_err(|error| CliError::Failed(error.to_string()));
-        let payload = FilePayload::open(open()?).map_err(failed)?;
+        let source = open(&self.file).await?;
+        let payload = open_payload(&self.file, Arc::clone(&source)).await?;
         let images = output::count(payload.bill().images.len(), "image");
         payload.bill().check_manifests(|digest| payload.manifest(digest)).map_err(failed)?;
         let blobs = payload.bill().blobs().count();
@@ -30,7 +34,7 @@ impl Verify {
         let digest = payload.digest().map_or_else(String::new, |digest| format!(", payload digest {digest}"));
         match payload.digest() {
             // In sequence, so that the headers between the entries are read as well.
-            Some(_) => verify_charons(open()?, context).await.map_err(failed)?,
+            Some(_) => verify_charons(&*source, context).await.map_err(failed)?,
             None => verify_docker_charons(payload, &self.file, context).await?,
         }
         let blobs = output::count(blobs, "blob");
@@ -38,8 +42,9 @@ impl Verify {
     }
 }
 
-async fn verify_charons(file: std::fs::File, context: &Context) -> Result<(), PayloadError> {
-    let mut payload = StreamPayload::open(tokio::fs::File::from_std(file)).await?;
+async fn verify_charons(source: &dyn ReadAt, context: &Context) -> Result<(), PayloadError> {
+    let bytes = StreamReader::new(source.stream(0..source.size()));
+    let mut payload = StreamPayload::open(bytes).await?;
     let sizes: Vec<u64> = payload.bill().blobs().map(|blob| blob.size).collect();
     for size in sizes {
         payload.next_blob(None).await?;

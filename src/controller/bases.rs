@@ -4,8 +4,8 @@ use kube::api::{ApiResource, DynamicObject, ListParams};
 use kube::{Api, Client, ResourceExt as _};
 
 use super::Subject;
-use super::validate::{Invalid, Valid};
-use crate::api::{PayloadBuild, Status, condition};
+use super::validate::{Invalid, Place, Valid};
+use crate::api::{Claim, PayloadBuild, Status, condition};
 use crate::worker::contract::{BasePayload, Work};
 
 /// What became of looking for the bases of a build.
@@ -73,7 +73,9 @@ fn one(
     let Some(build) = build else {
         return awaited("does not exist; create it, or take it out of spec.alreadyTransferred.payloads");
     };
-    let ours = &valid.claim.claim_name;
+    let Place::Claim(Claim { claim_name: ours, .. }) = &valid.place else {
+        return awaited("lies where this build cannot look");
+    };
     // Not as a whole: what is wrong elsewhere in another's spec is not our trouble.
     let theirs = build.data.pointer("/spec/output/persistentVolumeClaim/claimName");
     if let Some(theirs) = theirs.and_then(serde_json::Value::as_str)

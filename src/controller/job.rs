@@ -15,12 +15,14 @@ use k8s_openapi::api::core::v1::{
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::{ObjectMeta, OwnerReference};
 
 use super::settings::{WorkerDefaults, ids, resources};
-use super::validate::{Invalid, Registry, Valid};
+use super::validate::{Invalid, Place, Registry, Valid};
 use super::{Subject, run_id};
+use crate::api::ObjectStore;
 use crate::digest::Digest;
+use crate::object_location::Provider;
 use crate::worker::contract::{
-    CONTRACT_VERSION, PAYLOAD_MOUNT, PROGRESS_PORT, REGISTRY_SECRETS, RUN_ANNOTATION, RUN_CONFIG_PATH,
-    RunConfig,
+    CONTRACT_VERSION, OBJECT_STORE_SECRETS, PAYLOAD_MOUNT, PROGRESS_PORT, REGISTRY_SECRETS, RUN_ANNOTATION,
+    RUN_CONFIG_PATH, RunConfig,
 };
 
 /// The worker's container.
@@ -184,15 +186,18 @@ fn failure_policy() -> PodFailurePolicy {
 
 fn pod(valid: &Valid, defaults: &WorkerDefaults) -> PodSpec {
     let ids = ids(valid.worker.security_context.as_ref(), defaults.ids.as_ref());
-    let (settings, folder) = settings_volume(&valid.registries);
-    let payload = Volume {
-        name: "payload".into(),
-        // A source is read-only by its mount: a read-only claim source would skip fsGroup.
-        persistent_volume_claim: Some(PersistentVolumeClaimVolumeSource {
-            claim_name: valid.claim.claim_name.clone(),
-            read_only: None,
+    let (settings, folder) = settings_volume(valid);
+    let payload = match &valid.place {
+        Place::Object(_) => None,
+        Place::Claim(claim) => Some(Volume {
+            name: "payload".into(),
+            // A source is read-only by its mount: a read-only claim source would skip fsGroup.
+            persistent_volume_claim: Some(PersistentVolumeClaimVolumeSource {
+                claim_name: claim.claim_name.clone(),
+                read_only: None,
+            }),
+            ..Volume::default()
         }),
-        ..Volume::default()
     };
     let mount = |volume: &Volume, path: &str, read_only: bool| VolumeMount {
         name: volume.name.clone(),
@@ -200,7 +205,8 @@ fn pod(valid: &Valid, defaults: &WorkerDefaults) -> PodSpec {
         read_only: read_only.then_some(true),
         ..VolumeMount::default()
     };
-    let mounts = vec![mount(&settings, folder, true), mount(&payload, PAYLOAD_MOUNT, valid.read_only())];
+    let payload_mount = payload.iter().map(|payload| mount(payload, PAYLOAD_MOUNT, valid.read_only()));
+    let mounts = std::iter::once(mount(&settings, folder, true)).chain(payload_mount).collect();
     let seccomp = || SeccompProfile { type_: "RuntimeDefault".into(), localhost_profile: None };
     PodSpec {
         restart_policy: Some("Never".into()),
@@ -241,7 +247,8 @@ fn pod(valid: &Valid, defaults: &WorkerDefaults) -> PodSpec {
             volume_mounts: Some(mounts),
             ..Container::default()
         }],
-        volumes: Some(vec![settings, payload]),
+        volumes: Some(std::iter::once(settings).chain(payload).collect()),
+        service_account_name: valid.worker.service_account_name.clone(),
         ..PodSpec::default()
     }
 }
@@ -249,7 +256,7 @@ fn pod(valid: &Valid, defaults: &WorkerDefaults) -> PodSpec {
 /// All that a worker is told, and the folder where it looks for that: the run configuration, which
 /// lives and dies with the pod as its annotation, and the Secrets of the registries. One volume for
 /// all, since nothing can be mounted inside another read-only one.
-fn settings_volume(registries: &[Registry]) -> (Volume, &'static str) {
+fn settings_volume(valid: &Valid) -> (Volume, &'static str) {
     let (folder, file) = RUN_CONFIG_PATH.rsplit_once('/').expect("it is an absolute path");
     let run = DownwardAPIVolumeFile {
         path: file.into(),
@@ -263,10 +270,17 @@ fn settings_volume(registries: &[Registry]) -> (Volume, &'static str) {
         downward_api: Some(DownwardAPIProjection { items: Some(vec![run]) }),
         ..VolumeProjection::default()
     };
-    let secrets = registries.iter().enumerate().flat_map(|(index, registry)| {
-        let secrets = REGISTRY_SECRETS.strip_prefix(folder).expect("it is below the same folder");
-        secret_sources(&format!("{}/{index}", secrets.trim_start_matches('/')), registry)
+    let below = |path: &'static str| {
+        path.strip_prefix(folder).expect("it is below the same folder").trim_start_matches('/')
+    };
+    let registries = valid.registries.iter().enumerate().flat_map(|(index, registry)| {
+        secret_sources(&format!("{}/{index}", below(REGISTRY_SECRETS)), registry)
     });
+    let store = match &valid.place {
+        Place::Claim(_) => Vec::new(),
+        Place::Object(object) => store_sources(below(OBJECT_STORE_SECRETS), object),
+    };
+    let secrets = registries.chain(store);
     let volume = Volume {
         name: "settings".into(),
         projected: Some(ProjectedVolumeSource {
@@ -282,18 +296,41 @@ fn settings_volume(registries: &[Registry]) -> (Volume, &'static str) {
 /// that must be there is in a source of its own that is not optional: a Secret of another kind stops
 /// the pod instead of being read.
 fn secret_sources(folder: &str, registry: &Registry) -> Vec<VolumeProjection> {
-    let source = |name: &String, keys: &[&str], optional: bool| VolumeProjection {
+    let credentials = registry.credentials.iter();
+    let credentials = credentials.map(|name| secret_source(folder, name, &[".dockerconfigjson"], false));
+    let certificates = registry.access.certificates.iter();
+    let certificates =
+        certificates.map(|name| secret_source(folder, name, &["ca.crt", "tls.crt", "tls.key"], true));
+    credentials.chain(certificates).collect()
+}
+
+/// The Secrets of an object store, in the same way.
+fn store_sources(folder: &str, object: &ObjectStore) -> Vec<VolumeProjection> {
+    let required: &[&str] = match object.provider.unwrap_or_default() {
+        Provider::S3 | Provider::Azure => &["accesskey", "secretkey"],
+        Provider::Gcs => &["serviceaccount"],
+    };
+    let mut sources = Vec::new();
+    if let Some(secret) = &object.secret_ref {
+        sources.push(secret_source(folder, &secret.name, required, false));
+        if object.provider.unwrap_or_default() == Provider::S3 {
+            sources.push(secret_source(folder, &secret.name, &["sessiontoken"], true));
+        }
+    }
+    let certificates = object.cert_secret_ref.iter();
+    sources.extend(certificates.map(|secret| secret_source(folder, &secret.name, &["ca.crt"], false)));
+    sources
+}
+
+fn secret_source(folder: &str, name: &str, keys: &[&str], optional: bool) -> VolumeProjection {
+    VolumeProjection {
         secret: Some(SecretProjection {
-            name: name.clone(),
+            name: name.to_owned(),
             items: Some(keys.iter().map(|key| key_below(folder, key)).collect()),
             optional: Some(optional),
         }),
         ..VolumeProjection::default()
-    };
-    let credentials = registry.credentials.iter().map(|name| source(name, &[".dockerconfigjson"], false));
-    let certificates =
-        registry.access.certificates.iter().map(|name| source(name, &["ca.crt", "tls.crt", "tls.key"], true));
-    credentials.chain(certificates).collect()
+    }
 }
 
 fn key_below(folder: &str, key: &str) -> KeyToPath {
@@ -363,6 +400,33 @@ mod tests {
         let volumes = pod["volumes"].as_array().unwrap();
         let volume = volumes.iter().find(|volume| volume["name"] == "payload").unwrap();
         assert_eq!(volume["persistentVolumeClaim"], json!({ "claimName": "inbox" }));
+    }
+
+    #[test]
+    fn a_store_has_no_volume_and_of_its_secrets_only_the_keys_that_are_known() {
+        let store = json!({
+            "endpoint": "https://s3.example", "bucket": "transfer", "key": "app.zip",
+            "secretRef": { "name": "keys" }, "certSecretRef": { "name": "ca" },
+        });
+        let fields = json!({
+            "output": { "objectStore": store }, "worker": { "serviceAccountName": "ferry" },
+        });
+        let pod = serde_json::to_value(job_of(&build(fields))).unwrap()["spec"]["template"]["spec"].take();
+        assert_eq!(pod["serviceAccountName"], "ferry");
+        assert_eq!(pod["automountServiceAccountToken"], false);
+        let volumes = pod["volumes"].as_array().unwrap();
+        assert_eq!(volumes.iter().map(|volume| volume["name"].clone()).collect::<Vec<_>>(), ["settings"]);
+        let key = |key: &str| json!({ "key": key, "path": format!("object-store/{key}") });
+        let secret = |name: &str, keys: &[&str], optional: bool| {
+            let items: Vec<Value> = keys.iter().map(|name| key(name)).collect();
+            json!({ "secret": { "name": name, "items": items, "optional": optional } })
+        };
+        let expected = [
+            secret("keys", &["accesskey", "secretkey"], false),
+            secret("keys", &["sessiontoken"], true),
+            secret("ca", &["ca.crt"], false),
+        ];
+        assert_eq!(volumes[0]["projected"]["sources"].as_array().unwrap()[1..], expected);
     }
 
     #[test]

@@ -184,7 +184,7 @@ impl Look<'_> {
         let rival = if valid.read_only() || valid.suspended {
             None
         } else {
-            let rival = rival(&context.client, subject, &valid.claim).await;
+            let rival = rival(&context.client, subject, &valid.place).await;
             rival.map_err(while_trying_to("look for another build of the same file"))?
         };
         if let Some(hold) = hold(&scene, rival.as_deref(), awaited.as_deref()) {

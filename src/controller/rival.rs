@@ -5,13 +5,14 @@ use kube::api::{ApiResource, DynamicObject, ListParams};
 use kube::{Api, Client, ResourceExt as _};
 
 use super::Subject;
-use crate::api::{Claim, PayloadBuild};
+use super::validate::Place;
+use crate::api::{Output, PayloadBuild};
 
 /// The name of an older build than `subject`, in the same namespace, with the same output.
 pub(super) async fn rival(
     client: &Client,
     subject: &Subject,
-    output: &Claim,
+    output: &Place,
 ) -> Result<Option<String>, kube::Error> {
     let kind = ApiResource::erase::<PayloadBuild>(&());
     let builds: Api<DynamicObject> = Api::namespaced_with(client.clone(), &subject.namespace, &kind);
@@ -19,7 +20,7 @@ pub(super) async fn rival(
 }
 
 /// One that is being deleted counts until it is gone: its worker may still write.
-fn older(subject: &Subject, output: &Claim, builds: &[DynamicObject]) -> Option<String> {
+fn older(subject: &Subject, output: &Place, builds: &[DynamicObject]) -> Option<String> {
     let age = |build: &DynamicObject| {
         let created = build.metadata.creation_timestamp.as_ref();
         (created.map_or(Timestamp::UNIX_EPOCH, |time| time.0), build.uid().unwrap_or_default())
@@ -27,10 +28,17 @@ fn older(subject: &Subject, output: &Claim, builds: &[DynamicObject]) -> Option<
     let ours = (subject.created, subject.uid.clone());
     let has_same_output = |build: &&DynamicObject| {
         // Not as a whole: what is wrong elsewhere in another's spec is not our trouble.
-        let claim = build.data.pointer("/spec/output/persistentVolumeClaim").cloned();
-        claim
-            .and_then(|claim| serde_json::from_value::<Claim>(claim).ok())
-            .is_some_and(|claim| claim == *output)
+        let theirs = build
+            .data
+            .pointer("/spec/output")
+            .cloned()
+            .and_then(|output| serde_json::from_value::<Output>(output).ok());
+        let theirs = theirs.and_then(|theirs| match (theirs.persistent_volume_claim, theirs.object_store) {
+            (Some(claim), None) => Some(Place::Claim(claim)),
+            (None, Some(object)) => Some(Place::Object(object)),
+            _ => None,
+        });
+        theirs.is_some_and(|theirs| theirs.is_that_of(output))
     };
     let rivals = builds.iter().filter(has_same_output).filter(|build| age(build) < ours);
     rivals.min_by_key(|build| age(build)).map(kube::ResourceExt::name_any)
@@ -41,6 +49,7 @@ mod tests {
     use serde_json::json;
 
     use super::*;
+    use crate::api::{Claim, ObjectStore};
 
     fn build(name: &str, second: u32, path: &str) -> DynamicObject {
         let claim = json!({ "claimName": "transfer", "path": path });
@@ -56,7 +65,7 @@ mod tests {
     fn rival_of(name: &str, second: i64, builds: &[DynamicObject]) -> Option<String> {
         let created = Timestamp::from_second(second).unwrap();
         let subject = Subject { uid: name.into(), created, ..Subject::default() };
-        older(&subject, &Claim { claim_name: "transfer".into(), path: "a.zip".into() }, builds)
+        older(&subject, &Place::Claim(Claim { claim_name: "transfer".into(), path: "a.zip".into() }), builds)
     }
 
     #[test]
@@ -65,6 +74,20 @@ mod tests {
         assert_eq!(rival_of("c", 7, &builds).as_deref(), Some("a"));
         assert_eq!(rival_of("b", 5, &builds).as_deref(), Some("a"));
         assert_eq!(rival_of("a", 5, &builds), None);
+    }
+
+    #[test]
+    fn of_two_builds_of_one_object_the_older_one_is_right_whatever_opens_the_store() {
+        let mut first = build("a", 5, "a.zip");
+        let object = |bucket: &str| json!({ "bucket": bucket, "key": "a.zip", "secretRef": { "name": "s" } });
+        first.data["spec"]["output"] = json!({ "objectStore": object("transfer") });
+        let subject =
+            Subject { uid: "b".into(), created: Timestamp::from_second(7).unwrap(), ..Subject::default() };
+        let ours = ObjectStore { bucket: "transfer".into(), key: "a.zip".into(), ..ObjectStore::default() };
+        let ours = Place::Object(ours);
+        assert_eq!(older(&subject, &ours, &[first.clone()]).as_deref(), Some("a"));
+        first.data["spec"]["output"] = json!({ "objectStore": object("other") });
+        assert_eq!(older(&subject, &ours, &[first]), None);
     }
 
     #[test]

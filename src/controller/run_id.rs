@@ -210,6 +210,38 @@ mod tests {
         assert_eq!(distinct.len(), found.len());
     }
 
+    /// As [`GOLDEN`], of objects.
+    const GOLDEN_OBJECTS: [&str; 7] = [
+        "6598326ec952dbec1f18e698c098c62e",
+        "85ed71b406d460b397709f3562cdb0b0",
+        "48e4446958053469a474e8686040f635",
+        "ea1503a6870f4847f13a9adb11eaa112",
+        "f5b4a46ce3d7ca3874783f697097f182",
+        "47b3f8ff6a0b093fa3ff2119406407bb",
+        "9fc705c67c9044149a3fd7c18a1220d6",
+    ];
+
+    #[test]
+    fn the_ids_of_runs_with_objects_are_what_they_were_whatever_opens_the_store() {
+        let object = |fields: Value| json!({ "objectStore": merged(json!({ "bucket": "transfer", "key": "app.zip" }), fields) });
+        let output = |fields: Value| of_build(build(json!({ "output": object(fields) })), None);
+        let found = [
+            output(json!({})),
+            output(json!({ "bucket": "other" })),
+            output(json!({ "key": "b.zip" })),
+            output(json!({ "endpoint": "https://s3.example" })),
+            output(json!({ "region": "eu-central-1" })),
+            output(json!({ "provider": "GCS" })),
+            of_import(import(json!({ "source": object(json!({})) })), None),
+        ];
+        assert_eq!(found.iter().map(String::as_str).collect::<Vec<_>>(), GOLDEN_OBJECTS);
+        let distinct: std::collections::BTreeSet<_> =
+            found.iter().map(String::as_str).chain(GOLDEN).collect();
+        assert_eq!(distinct.len(), found.len() + GOLDEN.len());
+        let opened = json!({ "secretRef": { "name": "s" }, "certSecretRef": { "name": "c" } });
+        assert_eq!(output(opened), found[0]);
+    }
+
     /// These lie in statuses, too.
     #[test]
     fn the_ids_of_runs_that_tell_of_referrers_are_what_they_were() {

@@ -4,12 +4,16 @@
 //! relaxed schema let through, is told here. Whatever comes out can be turned into a Job.
 
 use std::collections::HashMap;
+use std::fmt;
 use std::time::Duration;
 
 use serde_json::{Value, json};
 
-use crate::api::{BuildImage, Claim, PayloadBuildSpec, PayloadImportSpec, RegistryAccess, Worker};
+use crate::api::{
+    BuildImage, Claim, ObjectStore, PayloadBuildSpec, PayloadImportSpec, RegistryAccess, Worker,
+};
 use crate::digest::Digest;
+use crate::object_location::ObjectLocation;
 use crate::platform::{Platform, PlatformError};
 use crate::reference::{Endpoint, FarName, Host, Reference};
 use crate::worker::contract::{self, BuildWork, ImportWork, Work};
@@ -32,8 +36,8 @@ pub(super) struct Valid {
     pub work: Work,
     /// How registries are reached, an import's target first.
     pub registries: Vec<Registry>,
-    /// The claim of the output or source.
-    pub claim: Claim,
+    /// Where the payload goes or lies.
+    pub place: Place,
     /// The builds whose payloads this one is built upon; the worker is told of them once they are there.
     pub bases: Vec<String>,
     /// Everything of the spec that the run id is a hash of.
@@ -48,6 +52,15 @@ pub(super) struct Valid {
     pub job_ttl: i32,
     /// No worker is wanted for now.
     pub suspended: bool,
+}
+
+/// Where a payload goes or lies.
+#[derive(Clone, Debug, PartialEq)]
+pub(super) enum Place {
+    /// A file in a claim.
+    Claim(Claim),
+    /// An object of a store.
+    Object(ObjectStore),
 }
 
 /// A registry and the Secrets that open it.
@@ -66,12 +79,91 @@ pub(super) struct Invalid(pub String);
 impl Valid {
     /// Where the payload lies, as a status tells it.
     pub(super) fn location(&self) -> String {
-        format!("{}/{}", self.claim.claim_name, self.claim.path)
+        self.place.to_string()
     }
 
     /// Whether the volume is only read.
     pub(super) fn read_only(&self) -> bool {
         matches!(self.work, Work::Import(_))
+    }
+}
+
+impl Place {
+    /// The place that `field` of a spec names: exactly one of the two.
+    fn of(claim: Option<&Claim>, object: Option<&ObjectStore>, field: &str) -> Result<Self, Invalid> {
+        match (claim, object) {
+            (Some(claim), None) => {
+                Ok(Self::Claim(checked_claim(claim, &format!("{field}.persistentVolumeClaim"))?))
+            }
+            (None, Some(object)) => {
+                let provider = object.provider.unwrap_or_default();
+                let location = ObjectLocation::new(provider, &object.bucket, &object.key);
+                location.map_err(|error| Invalid(format!("{field}.objectStore: {error}")))?;
+                Ok(Self::Object(object.clone()))
+            }
+            _ => Err(Invalid(format!(
+                "{field} must have exactly one of persistentVolumeClaim and objectStore"
+            ))),
+        }
+    }
+
+    /// The payload's name, whose ends some are taken.
+    fn name(&self) -> (&'static str, &str) {
+        match self {
+            Self::Claim(claim) => ("persistentVolumeClaim.path", &claim.path),
+            Self::Object(object) => ("objectStore.key", &object.key),
+        }
+    }
+
+    /// The path in the volume; nothing of an object.
+    fn path(&self) -> String {
+        match self {
+            Self::Claim(claim) => claim.path.clone(),
+            Self::Object(_) => String::new(),
+        }
+    }
+
+    /// The object, as the worker is told of it.
+    fn object(&self) -> Option<contract::ObjectStore> {
+        let Self::Object(object) = self else { return None };
+        Some(contract::ObjectStore {
+            provider: object.provider.unwrap_or_default(),
+            bucket: object.bucket.clone(),
+            key: object.key.clone(),
+            endpoint: object.endpoint.clone(),
+            region: object.region.clone(),
+            credentials: object.secret_ref.is_some(),
+            certificates: object.cert_secret_ref.is_some(),
+        })
+    }
+
+    /// What of it the run id is a hash of: where it is, not what opens it.
+    fn identity(&self) -> Value {
+        match self {
+            Self::Claim(claim) => json!({ "persistentVolumeClaim": claim }),
+            Self::Object(object) => {
+                let where_it_is = ObjectStore { secret_ref: None, cert_secret_ref: None, ..object.clone() };
+                json!({ "objectStore": where_it_is })
+            }
+        }
+    }
+
+    /// Whether two payloads would have one place.
+    pub(super) fn is_that_of(&self, other: &Self) -> bool {
+        self.identity() == other.identity()
+    }
+}
+
+impl fmt::Display for Place {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Claim(claim) => write!(f, "{}/{}", claim.claim_name, claim.path),
+            Self::Object(object) => {
+                let provider = object.provider.unwrap_or_default();
+                let location = ObjectLocation::new(provider, &object.bucket, &object.key);
+                location.map_or(Ok(()), |location| location.fmt(f))
+            }
+        }
     }
 }
 
@@ -85,13 +177,13 @@ pub(super) fn build(spec: &PayloadBuildSpec) -> Result<Valid, Invalid> {
     let references = references(&names, |index| format!("spec.images[{index}].image"))?;
     distinct_at_the_far_side(&references, &far_names(spec)?)?;
     self::references(&far, |index| format!("spec.alreadyTransferred.images[{index}]"))?;
-    let claim = spec.output.persistent_volume_claim.as_ref();
-    let claim = claim.ok_or_else(|| Invalid("spec.output has no persistentVolumeClaim".into()))?;
-    let claim = checked_claim(claim, "spec.output.persistentVolumeClaim")?;
-    if let Some(suffix) = TAKEN_SUFFIXES.into_iter().find(|suffix| claim.path.ends_with(suffix)) {
+    let output = &spec.output;
+    let place =
+        Place::of(output.persistent_volume_claim.as_ref(), output.object_store.as_ref(), "spec.output")?;
+    let (field, name) = place.name();
+    if let Some(suffix) = TAKEN_SUFFIXES.into_iter().find(|suffix| name.ends_with(suffix)) {
         return Err(Invalid(format!(
-            "spec.output.persistentVolumeClaim.path {:?} ends in {suffix}, which is for files beside payloads; choose another name",
-            claim.path
+            "spec.output.{field} {name:?} ends in {suffix}, which is for files beside payloads; choose another name"
         )));
     }
     Ok(Valid {
@@ -102,7 +194,7 @@ pub(super) fn build(spec: &PayloadBuildSpec) -> Result<Valid, Invalid> {
             "foreignLayers": spec.foreign_layers,
             "allowMissing": spec.allow_missing,
             "referrers": spec.referrers,
-            "output": spec.output,
+            "output": place.identity(),
             "trigger": spec.trigger,
         }),
         work: Work::Build(BuildWork {
@@ -112,11 +204,12 @@ pub(super) fn build(spec: &PayloadBuildSpec) -> Result<Valid, Invalid> {
             foreign_layers: spec.foreign_layers.unwrap_or(false),
             allow_missing: spec.allow_missing.unwrap_or(false),
             referrers: spec.referrers.unwrap_or(true),
-            path: claim.path.clone(),
+            path: place.path(),
+            object_store: place.object(),
         }),
         registries: registries(spec.registries.as_deref().unwrap_or_default())?,
-        claim,
-        bases: bases(spec)?,
+        bases: bases(spec, &place)?,
+        place,
         worker: spec.worker.clone().unwrap_or_default(),
         backoff_limit: spec.backoff_limit.unwrap_or(DEFAULT_BACKOFF_LIMIT),
         timeout: timeout(spec.timeout.as_deref())?,
@@ -127,9 +220,9 @@ pub(super) fn build(spec: &PayloadBuildSpec) -> Result<Valid, Invalid> {
 
 /// Checks the spec of a `PayloadImport`.
 pub(super) fn import(spec: &PayloadImportSpec) -> Result<Valid, Invalid> {
-    let claim = spec.source.persistent_volume_claim.as_ref();
-    let claim = claim.ok_or_else(|| Invalid("spec.source has no persistentVolumeClaim".into()))?;
-    let claim = checked_claim(claim, "spec.source.persistentVolumeClaim")?;
+    let source = &spec.source;
+    let place =
+        Place::of(source.persistent_volume_claim.as_ref(), source.object_store.as_ref(), "spec.source")?;
     let expected_digest = match &spec.expected_digest {
         Some(text) => {
             let digest: Result<Digest, _> = text.parse();
@@ -145,7 +238,8 @@ pub(super) fn import(spec: &PayloadImportSpec) -> Result<Valid, Invalid> {
         insecure: spec.registry.insecure,
     };
     let work = ImportWork {
-        path: claim.path.clone(),
+        path: place.path(),
+        object_store: place.object(),
         expected_digest,
         registry: spec.registry.host.clone(),
         repository_prefix: spec.registry.repository_prefix.clone(),
@@ -157,7 +251,7 @@ pub(super) fn import(spec: &PayloadImportSpec) -> Result<Valid, Invalid> {
     };
     Ok(Valid {
         identity: json!({
-            "source": spec.source,
+            "source": place.identity(),
             "expectedDigest": spec.expected_digest,
             "registry": {
                 "host": spec.registry.host,
@@ -172,7 +266,7 @@ pub(super) fn import(spec: &PayloadImportSpec) -> Result<Valid, Invalid> {
         }),
         work: Work::Import(work),
         registries: vec![registry(&target, "spec.registry")?],
-        claim,
+        place,
         bases: Vec::new(),
         worker: spec.worker.clone().unwrap_or_default(),
         backoff_limit: spec.backoff_limit.unwrap_or(DEFAULT_BACKOFF_LIMIT),
@@ -187,7 +281,7 @@ fn job_ttl(seconds: Option<i32>) -> i32 {
 }
 
 /// The names of the builds that a build is built upon, each once.
-fn bases(spec: &PayloadBuildSpec) -> Result<Vec<String>, Invalid> {
+fn bases(spec: &PayloadBuildSpec, place: &Place) -> Result<Vec<String>, Invalid> {
     let far = spec.already_transferred.as_ref();
     let bases = far.and_then(|far| far.payloads.as_deref()).unwrap_or_default();
     let names: Vec<String> = bases.iter().map(|base| base.name.clone()).collect();
@@ -197,6 +291,11 @@ fn bases(spec: &PayloadBuildSpec) -> Result<Vec<String>, Invalid> {
                 "spec.alreadyTransferred.payloads names {name:?} twice; once is enough"
             )));
         }
+    }
+    if !names.is_empty() && !matches!(place, Place::Claim(_)) {
+        return Err(Invalid(
+            "spec.alreadyTransferred.payloads are looked for in the claim of spec.output, which is an object store; name the images instead".into(),
+        ));
     }
     Ok(names)
 }
@@ -387,6 +486,7 @@ mod tests {
             allow_missing: false,
             referrers: true,
             path: "out/app.zip".into(),
+            object_store: None,
         };
         assert_eq!(valid.work, Work::Build(work));
         assert_eq!((valid.backoff_limit, valid.timeout), (6, None));
@@ -460,7 +560,18 @@ mod tests {
             (path("x.zip.partial"), "ends in .partial, which is for files beside payloads"),
             (path("x.zip.report.json"), "ends in .report.json"),
             (path("/x"), "without '.', '..' and empty parts"),
-            (with(spec(), "output", json!({})), "spec.output has no persistentVolumeClaim"),
+            (
+                with(spec(), "output", json!({})),
+                "spec.output must have exactly one of persistentVolumeClaim and objectStore",
+            ),
+            (
+                with(spec(), "output", json!({ "objectStore": { "bucket": "b", "key": "a.zip.partial" } })),
+                "spec.output.objectStore.key \"a.zip.partial\" ends in .partial",
+            ),
+            (
+                with(spec(), "output", json!({ "objectStore": { "bucket": "b", "key": "a/../b" } })),
+                "spec.output.objectStore: \"b/a/../b\" names no object",
+            ),
             (registries(["docker.io", "index.docker.io"]), "are the same registry"),
             (registries(["a.b", "a.b/c"]), "spec.registries[1].host"),
             (with(spec(), "timeout", json!("1d")), "spec.timeout \"1d\""),
@@ -472,7 +583,7 @@ mod tests {
             assert!(refusal.contains(words), "{spec}: {refusal}");
         }
         for (spec, words) in [
-            (with(import_spec(), "source", json!({})), "spec.source has no persistentVolumeClaim"),
+            (with(import_spec(), "source", json!({})), "spec.source must have exactly one of"),
             (with(import_spec(), "expectedDigest", json!("sha256:1")), "spec.expectedDigest"),
             (with(import_spec(), "registry", json!({ "host": "a.b/c" })), "spec.registry.host"),
         ] {

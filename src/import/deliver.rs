@@ -16,7 +16,7 @@ use crate::payload::{
     Bill, BillEntry, BillManifest, BillReferrer, EntryKind, FilePayload, PayloadError, Verified,
 };
 use crate::progress::{Progress, STEP};
-use crate::reason::Reason;
+use crate::reason::{Reason, Told};
 use crate::reference::Host;
 use crate::registry::{Registry, RegistryError};
 
@@ -499,7 +499,7 @@ impl Refusal {
         |error| Self { manifest: manifest.clone(), error, is_referrer: false }
     }
 
-    pub(super) fn as_of_referrer(self) -> Self {
+    pub(super) fn of_referrer(self) -> Self {
         Self { is_referrer: true, ..self }
     }
 
@@ -562,7 +562,11 @@ fn tell(error: &RegistryError) -> Why {
     let payload = error.body_error().and_then(io::Error::get_ref);
     match payload.and_then(|error| error.downcast_ref::<PayloadError>()) {
         Some(payload) => (payload.reason(), payload.to_string()),
-        None => (error.reason(), error.to_string()),
+        // The store of the payload may have told why.
+        None => match error.body_error().filter(|error| Told::is_in(error)) {
+            Some(told) => (Reason::from(told), format!("reading the payload: {told}")),
+            None => (error.reason(), error.to_string()),
+        },
     }
 }
 

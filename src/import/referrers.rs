@@ -45,7 +45,7 @@ impl Delivery {
         referrers: &[BillReferrer],
         manifests: &HashMap<Digest, Bytes>,
     ) -> Result<(), Refusal> {
-        self.put_referrers(repository, referrers, manifests).await.map_err(Refusal::as_of_referrer)
+        self.put_referrers(repository, referrers, manifests).await.map_err(Refusal::of_referrer)
     }
 
     async fn put_referrers(

@@ -215,22 +215,21 @@ impl Target {
 
     /// The failure that an absent base is where everything is wanted.
     pub(super) fn missing_base(&self) -> Option<Failure> {
-        matches!(self.state, State::AbsentBase).then(|| Failure {
-            item: self.name.clone(),
-            reason: Reason::MissingBase,
-            message: format!(
+        matches!(self.state, State::AbsentBase).then(|| {
+            let message = format!(
                 "{} was declared already transferred, but {} has no {}; transfer it first, or build the payload without declaring it",
                 self.name,
                 self.repository,
                 self.asked()
-            ),
+            );
+            Failure::new(&self.name, Reason::MissingBase, message)
         })
     }
 
     pub(super) fn fail(&mut self, reason: Reason, why: &str) {
         if !self.has_failed() {
             let message = format!("{}: {why}", self.name);
-            self.state = State::Failed(Failure { item: self.name.clone(), reason, message });
+            self.state = State::Failed(Failure::new(&self.name, reason, message));
         }
     }
 
@@ -241,7 +240,10 @@ impl Target {
                 Err(error.into())
             }
             reason => {
-                self.fail(reason, &error.to_string());
+                if !self.has_failed() {
+                    let message = format!("{}: {error}", self.name);
+                    self.state = State::Failed(Failure::new(&self.name, reason, message).caused_by(&error));
+                }
                 Ok(())
             }
         }

@@ -12,6 +12,7 @@ use axum::response::IntoResponse;
 
 use super::*;
 use crate::payload::{Contents, ImagePlan, ManifestPlan, PayloadWriter};
+use crate::read_at::LocalFile;
 use crate::reference::{Host, Reference};
 use crate::registry::Access;
 
@@ -94,7 +95,7 @@ async fn blobs_that_a_registry_only_says_it_has_are_uploaded_without_asking_once
 
     let access = Access { insecure: true, ..Access::default() };
     let request = ImportRequest {
-        source: Source::File(payload().await),
+        source: Source::At(Arc::new(LocalFile::new(Arc::new(payload().await)).unwrap())),
         expected_digest: None,
         registry: crate::registry::Registry::new(host.parse().unwrap(), access).unwrap(),
         naming: Naming::AsWritten,

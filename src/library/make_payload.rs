@@ -11,6 +11,7 @@ use crate::payload::Base;
 use crate::platform::{self, Platform};
 use crate::progress::Progress;
 use crate::reference::Reference;
+use crate::storage::{Location, ObjectAccess, StoredObject};
 
 /// A payload to make: the options of `charon make-payload`.
 #[derive(Clone, Debug, Default)]
@@ -32,8 +33,10 @@ pub struct MakePayload {
     pub foreign_layers: bool,
     /// Images that cannot be had are left out, unless none can: [`BuildReport::missing`] tells which.
     pub allow_missing: bool,
-    /// The file to write. [`make_payload_to`] does not look at it.
+    /// The file to write, or the URL of an object such as `s3://bucket/key`. [`make_payload_to`] does not look at it.
     pub file: PathBuf,
+    /// How the store of an object is reached.
+    pub object_store: ObjectAccess,
     /// How registries are reached.
     pub registry: RegistryOptions,
     /// Told how far it is.
@@ -48,7 +51,11 @@ pub struct MakePayload {
 /// The file has its name only once it is whole.
 /// [`library`](crate::library) has an example.
 pub async fn make_payload(options: &MakePayload) -> Result<BuildReport, Error> {
-    make(options, Output::File(options.file.clone())).await
+    let output = match Location::parse(&options.file).map_err(|error| Error::Usage(error.to_string()))? {
+        Location::File(path) => Output::File(path),
+        Location::Object(object) => Output::Object(StoredObject::new(object, &options.object_store)?),
+    };
+    make(options, output).await
 }
 
 /// Makes a payload and writes it to a stream, in one pass and without a temporary file.
@@ -105,7 +112,10 @@ async fn request(options: &MakePayload, output: Output) -> Result<BuildRequest, 
         return Err(Error::Usage("no image is named".to_owned()));
     }
     let already_transferred = options.registry.references(&options.already_transferred)?;
-    let bases = options.bases.iter().map(|path| open_base(path, None)).collect::<Result<Vec<_>, _>>()?;
+    let mut bases = Vec::new();
+    for path in &options.bases {
+        bases.push(open_base(path, None).await?);
+    }
     let named = [images.clone(), already_transferred.clone()].concat();
     let registries = unless_cancelled(&options.cancel, options.registry.clients(&named)).await?;
     let run = run(options, &images, &already_transferred, &bases);

@@ -9,13 +9,15 @@ use crate::digest::Digest;
 use crate::import::{self, ImportPlan, ImportReport, ImportRequest, Naming, Source, SparseIndex};
 use crate::progress::Progress;
 use crate::reference::is_repository;
-use crate::storage;
+use crate::storage::{self, Location, ObjectAccess};
 
 /// A payload to push: the options of `charon push-payload`.
 #[derive(Clone, Debug, Default)]
 pub struct PushPayload {
-    /// The file to read. [`push_payload_from`] does not look at it.
+    /// The file to read, or the URL of an object such as `s3://bucket/key`. [`push_payload_from`] does not look at it.
     pub file: PathBuf,
+    /// How the store of an object is reached.
+    pub object_store: ObjectAccess,
     /// Push nothing unless everything can be pushed.
     pub strict: bool,
     /// Goes in front of every repository.
@@ -42,7 +44,7 @@ pub struct PushPayload {
 ///
 /// An image that cannot be whole in the registry gets no tag; the report tells which and why.
 pub async fn push_payload(options: &PushPayload) -> Result<ImportReport, Error> {
-    push_source(options, || Ok(Source::File(storage::open_source(&options.file)?))).await
+    push_source(options, named(options)).await
 }
 
 /// Pushes a payload as it passes by, without a temporary file.
@@ -52,18 +54,24 @@ pub async fn push_payload_from(
     options: &PushPayload,
     stream: impl AsyncRead + Send + Unpin + 'static,
 ) -> Result<ImportReport, Error> {
-    push_source(options, || Ok(Source::Stream(Box::new(stream)))).await
+    push_source(options, async { Ok(Source::Stream(Box::new(stream))) }).await
 }
 
 /// What [`push_payload`] would do. The registry is asked what it has, and nothing is written.
 pub async fn plan_push(options: &PushPayload) -> Result<ImportPlan, Error> {
-    plan_source(options, || Ok(Source::File(storage::open_source(&options.file)?))).await
+    plan_source(options, named(options)).await
 }
 
-/// Pushes a payload that was opened already.
+/// The payload that the options name.
+pub(crate) async fn named(options: &PushPayload) -> Result<Source, Error> {
+    let location = Location::parse(&options.file).map_err(|error| Error::Usage(error.to_string()))?;
+    Ok(Source::At(storage::open(&location, &options.object_store).await?))
+}
+
+/// Pushes a payload.
 pub(crate) async fn push_source(
     options: &PushPayload,
-    source: impl FnOnce() -> Result<Source, Error>,
+    source: impl Future<Output = Result<Source, Error>>,
 ) -> Result<ImportReport, Error> {
     let request = request(options, source).await?;
     unless_cancelled(&options.cancel, Box::pin(import::import(request, &options.progress))).await
@@ -72,7 +80,7 @@ pub(crate) async fn push_source(
 /// Tells what pushing it would do.
 pub(crate) async fn plan_source(
     options: &PushPayload,
-    source: impl FnOnce() -> Result<Source, Error>,
+    source: impl Future<Output = Result<Source, Error>>,
 ) -> Result<ImportPlan, Error> {
     let request = request(options, source).await?;
     unless_cancelled(&options.cancel, Box::pin(import::dry_run(request, &options.progress))).await
@@ -81,7 +89,7 @@ pub(crate) async fn plan_source(
 /// What is wrong with the options is told before what is wrong with the payload.
 async fn request(
     options: &PushPayload,
-    source: impl FnOnce() -> Result<Source, Error>,
+    source: impl Future<Output = Result<Source, Error>>,
 ) -> Result<ImportRequest, Error> {
     if let Some(other) = options.base_repositories.iter().find(|repository| !is_repository(repository)) {
         return Err(Error::Usage(format!(
@@ -89,8 +97,9 @@ async fn request(
         )));
     }
     let registry = unless_cancelled(&options.cancel, options.registry.client()).await?;
+    let source = unless_cancelled(&options.cancel, source).await?;
     Ok(ImportRequest {
-        source: source()?,
+        source,
         expected_digest: options.expected_digest.clone(),
         registry,
         naming: options.naming,

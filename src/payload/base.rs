@@ -1,14 +1,13 @@
 //! Payloads as the base of later ones: what a bill alone tells of what the far side has.
 
 use std::collections::HashMap;
-use std::fs::File;
-use std::io::Read;
 
 use super::bill::{BILL_LIMIT, Bill, BillImage, EntryKind, Required, RequiredSource};
 use super::contents::ImagePlan;
-use super::reader::{Start, io_error, read_bill, read_start};
+use super::reader::{Place, Start, read_at, read_bill, read_start};
 use super::{ManifestContent, PayloadError};
 use crate::digest::Digest;
+use crate::read_at::ReadAt;
 
 /// The bill of an earlier payload, all that a build wants of it: what it carries, and what it required,
 /// are at the far side by the time that the next one arrives.
@@ -22,14 +21,13 @@ impl Base {
     /// Reads the bill out of a payload, or from a file that holds nothing else. No blob is looked at.
     ///
     /// docker-charon's payloads are none: they have no bill, and no digest by which they could be told apart.
-    pub fn read(file: &File) -> Result<Self, PayloadError> {
-        let size = file.metadata().map_err(io_error)?.len();
-        let start = read_start(file, size)?;
+    pub fn read(source: &dyn ReadAt) -> Result<Self, PayloadError> {
+        let start = read_start(source)?;
         let bytes = if start.starts_with(b"{") {
-            read_whole(file, size)?
+            read_whole(source)?
         } else {
             match Start::of(&start)? {
-                Start::Bill(bill_size) => read_bill(file, size, &start, bill_size)?,
+                Start::Bill(bill_size) => read_bill(source, &start, bill_size)?,
                 Start::OtherZip => {
                     let why = "it has no bill, as those of docker-charon have none: name its images as already transferred instead";
                     return Err(PayloadError::NotAPayload(why.to_owned()));
@@ -78,13 +76,12 @@ impl BillImage {
     }
 }
 
-fn read_whole(mut file: &File, size: u64) -> Result<Vec<u8>, PayloadError> {
+fn read_whole(source: &dyn ReadAt) -> Result<Vec<u8>, PayloadError> {
+    let size = source.size();
     if size > BILL_LIMIT {
         return Err(PayloadError::NotAPayload(format!("no bill has {size} bytes")));
     }
-    let mut bytes = Vec::new();
-    file.read_to_end(&mut bytes).map_err(io_error)?;
-    Ok(bytes)
+    read_at(source, &Place { offset: 0, size })
 }
 
 /// The blobs of each image, by their places in `entries` and, behind those, in `required`.

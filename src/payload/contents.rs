@@ -177,6 +177,18 @@ impl Contents {
         &self.layout
     }
 
+    /// What is in front of the first blob, as it stands in the payload.
+    #[must_use]
+    pub fn beginning(&self) -> Bytes {
+        let mut beginning = Vec::new();
+        for (entry, bytes) in self.layout.entries().iter().zip(&self.inline) {
+            let Some(bytes) = bytes else { break };
+            beginning.extend(entry.local_header(crc32fast::hash(bytes)));
+            beginning.extend_from_slice(bytes);
+        }
+        beginning.into()
+    }
+
     /// What is in memory of the layout's entry `index`; `None`: a blob.
     pub(super) fn inline(&self, index: usize) -> Option<&Bytes> {
         self.inline.get(index).and_then(Option::as_ref)

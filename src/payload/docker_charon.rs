@@ -1,9 +1,7 @@
 //! Payloads that docker-charon 0.4 wrote: a zip with its table of contents, `payload_descriptor.json`, at the end.
 
 use std::collections::{BTreeMap, HashMap, HashSet};
-use std::fs::File;
-use std::io::{self, Read};
-use std::os::unix::fs::FileExt;
+use std::io::{self, Read, Seek, SeekFrom};
 
 use indexmap::IndexMap;
 use serde::Deserialize;
@@ -17,6 +15,7 @@ use super::manifest::MANIFEST_LIMIT;
 use super::reader::Place;
 use super::{ManifestContent, PayloadError};
 use crate::digest::Digest;
+use crate::read_at::ReadAt;
 use crate::reference::{self, Host, Reference};
 
 const DESCRIPTOR: &str = "payload_descriptor.json";
@@ -47,8 +46,8 @@ struct MediaType {
 
 /// Reads the descriptor and all manifests: gives the bill that Charon would have written, and where
 /// the content of each digest lies in the file.
-pub(super) fn read(file: &File) -> Result<(Bill, HashMap<Digest, Place>), PayloadError> {
-    let mut zip = Zip::open(file)?;
+pub(super) fn read(source: &dyn ReadAt) -> Result<(Bill, HashMap<Digest, Place>), PayloadError> {
+    let mut zip = Zip::open(source)?;
     let descriptor = zip.read(DESCRIPTOR, BILL_LIMIT)?;
     let descriptor: Descriptor = serde_json::from_slice(&descriptor)
         .map_err(|error| PayloadError::Corrupt(format!("its {DESCRIPTOR} cannot be read: {error}")))?;
@@ -72,8 +71,8 @@ pub(super) fn read(file: &File) -> Result<(Bill, HashMap<Digest, Place>), Payloa
 
 /// Reads every entry to its end: that its checksum holds, and that the header in front of it is its own,
 /// as docker-charon will want it.
-pub(super) fn check_entries(file: &File) -> Result<(), PayloadError> {
-    let mut zip = Zip::open(file)?;
+pub(super) fn check_entries(source: &dyn ReadAt) -> Result<(), PayloadError> {
+    let mut zip = Zip::open(source)?;
     for index in 0..zip.archive.len() {
         let mut entry = zip.archive.by_index(index).map_err(|error| {
             PayloadError::Corrupt(format!("the entry {index} of its directory cannot be read: {error}"))
@@ -81,7 +80,7 @@ pub(super) fn check_entries(file: &File) -> Result<(), PayloadError> {
         let name = String::from_utf8_lossy(entry.name_raw()).into_owned();
         let corrupt = |error: io::Error| PayloadError::Corrupt(format!("its {name} cannot be read: {error}"));
         let mut header = vec![0; LOCAL_HEADER + entry.name_raw().len()];
-        file.read_exact_at(&mut header, entry.header_start()).map_err(corrupt)?;
+        source.read_exact_at(&mut header, entry.header_start()).map_err(corrupt)?;
         let length = u16::from_le_bytes([header[26], header[27]]);
         if usize::from(length) != entry.name_raw().len() || !header.ends_with(entry.name_raw()) {
             return Err(PayloadError::Corrupt(format!("the header of its {name} has another name")));
@@ -216,14 +215,14 @@ fn entry(digest: &Digest, size: u64, kind: EntryKind) -> BillEntry {
 
 /// The zip, by any path that the descriptor names: a path only looks an entry up, it never becomes one on disk.
 struct Zip<'a> {
-    archive: ZipArchive<&'a File>,
+    archive: ZipArchive<Cursor<'a>>,
     /// The file's size in bytes.
     size: u64,
 }
 
 impl<'a> Zip<'a> {
-    fn open(file: &'a File) -> Result<Self, PayloadError> {
-        let archive = ZipArchive::new(file).map_err(|error| {
+    fn open(source: &'a dyn ReadAt) -> Result<Self, PayloadError> {
+        let archive = ZipArchive::new(Cursor { source, position: 0 }).map_err(|error| {
             PayloadError::Incomplete(format!(
                 "it is a zip without its directory, which stands at the end ({error})"
             ))
@@ -236,8 +235,7 @@ impl<'a> Zip<'a> {
             let why = format!("it is a zip with neither charon.json at its start nor {DESCRIPTOR}");
             return Err(PayloadError::NotAPayload(why));
         }
-        let size = file.metadata().map_err(super::reader::io_error)?.len();
-        Ok(Self { archive, size })
+        Ok(Self { archive, size: source.size() })
     }
 
     fn read(&mut self, name: &str, limit: u64) -> Result<Vec<u8>, PayloadError> {
@@ -272,6 +270,34 @@ impl<'a> Zip<'a> {
                 "its {name} is compressed, which docker-charon never does"
             ))),
         }
+    }
+}
+
+/// What is read by position, read in sequence.
+struct Cursor<'a> {
+    source: &'a dyn ReadAt,
+    position: u64,
+}
+
+impl Read for Cursor<'_> {
+    fn read(&mut self, buffer: &mut [u8]) -> io::Result<usize> {
+        let left = self.source.size().saturating_sub(self.position);
+        let length = buffer.len().min(usize::try_from(left).unwrap_or(usize::MAX));
+        self.source.read_exact_at(&mut buffer[..length], self.position)?;
+        self.position += length as u64;
+        Ok(length)
+    }
+}
+
+impl Seek for Cursor<'_> {
+    fn seek(&mut self, to: SeekFrom) -> io::Result<u64> {
+        let position = match to {
+            SeekFrom::Start(position) => Some(position),
+            SeekFrom::End(offset) => self.source.size().checked_add_signed(offset),
+            SeekFrom::Current(offset) => self.position.checked_add_signed(offset),
+        };
+        self.position = position.ok_or(io::ErrorKind::InvalidInput)?;
+        Ok(self.position)
     }
 }
 

@@ -11,6 +11,7 @@ use super::layout::BEFORE_ENTRIES;
 use super::reader::{self, Start};
 use super::{Contents, PayloadError};
 use crate::digest::{Digest, Hasher};
+use crate::read_at::ReadAt;
 
 /// One read of what is already in the file brings so many bytes.
 const CHUNK: usize = 1 << 20;
@@ -148,7 +149,7 @@ impl PlacedBlob<'_> {
     }
 }
 
-/// What the file of a run that was cut short can still tell.
+/// What a run that was cut short left can still tell.
 #[derive(Debug)]
 pub struct Remains {
     /// The digest of the bill's bytes.
@@ -157,24 +158,23 @@ pub struct Remains {
     pub bill: Bill,
     /// The manifests that it carries, verified.
     pub manifests: HashMap<Digest, Bytes>,
-    file: Arc<File>,
+    source: Arc<dyn ReadAt>,
     layout: super::Layout,
 }
 
 impl Remains {
-    /// Looks at a partial file; `None` if not all that stands in front of the blobs is there.
+    /// Looks at the beginning of a payload; `None` if not all that stands in front of the blobs is there.
     #[must_use]
-    pub fn of(file: &Arc<File>) -> Option<Self> {
-        Self::read(file).ok().flatten()
+    pub fn of(source: Arc<dyn ReadAt>) -> Option<Self> {
+        Self::read(source).ok().flatten()
     }
 
-    fn read(file: &Arc<File>) -> Result<Option<Self>, PayloadError> {
-        let size = file.metadata().map_err(reader::io_error)?.len();
-        let start = reader::read_start(file, size)?;
+    fn read(source: Arc<dyn ReadAt>) -> Result<Option<Self>, PayloadError> {
+        let start = reader::read_start(&*source)?;
         let Start::Bill(bill_size) = Start::of(&start)? else {
             return Ok(None);
         };
-        let bytes = reader::read_bill(file, size, &start, bill_size)?;
+        let bytes = reader::read_bill(&*source, &start, bill_size)?;
         let bill = Bill::parse(&bytes)?;
         let layout = reader::layout(&bill, bytes.len())?;
         let places = reader::places(&bill, &layout);
@@ -183,11 +183,11 @@ impl Remains {
             let Some(place) = places.get(&entry.digest) else {
                 return Ok(None);
             };
-            let bytes = reader::read_at(file, place)?;
+            let bytes = reader::read_at(&*source, place)?;
             reader::verify(&entry.digest, &bytes)?;
             manifests.insert(entry.digest.clone(), Bytes::from(bytes));
         }
-        Ok(Some(Self { digest: Digest::sha256(&bytes), bill, manifests, file: Arc::clone(file), layout }))
+        Ok(Some(Self { digest: Digest::sha256(&bytes), bill, manifests, source, layout }))
     }
 
     /// Copies what there is of a blob, said to be `have` bytes, into a new payload. They are hashed
@@ -204,7 +204,7 @@ impl Remains {
         while blob.written < end {
             let length = CHUNK.min(usize::try_from(end - blob.written).unwrap_or(CHUNK));
             let offset = entry.data_offset() + blob.written;
-            if self.file.read_exact_at(&mut chunk[..length], offset).is_err() {
+            if self.source.read_exact_at(&mut chunk[..length], offset).is_err() {
                 // The file is shorter than it was said to be: there is nothing more to take.
                 break;
             }

@@ -2,33 +2,32 @@ use std::cmp::Ordering;
 use std::collections::HashMap;
 use std::fs::File;
 use std::io;
-use std::os::unix::fs::FileExt;
 use std::sync::Arc;
 
 use bytes::Bytes;
 use futures::Stream;
 
-use super::bill::{BILL_LIMIT, Bill, BillFile};
+use super::bill::{BILL_LIMIT, Bill, BillFile, EntryKind};
 use super::framing::{self, Framing, Header};
 use super::layout::{BEFORE_ENTRIES, BILL_NAME};
 use super::{Layout, PayloadError, Verified, docker_charon};
 use crate::digest::Digest;
+use crate::read_at::{LocalFile, ReadAt};
 
-/// One read brings so many bytes of a blob.
-const CHUNK: usize = 256 << 10;
 /// A reader looks at so many bytes to find out how long the bill is.
 const FIRST_READ: usize = 64 << 10;
 /// The bill's local header: fixed part and name.
 pub(super) const BILL_HEADER_LEN: usize = 30 + BILL_NAME.len();
 
-/// A payload in a file, read by position.
+/// A payload in a file or an object of a store, read by position.
 #[derive(Debug)]
 pub struct FilePayload {
-    file: Arc<File>,
-    size: u64,
+    source: Arc<dyn ReadAt>,
     bill: Bill,
     digest: Option<Digest>,
     places: HashMap<Digest, Place>,
+    /// The manifests' bytes, as they lie there.
+    manifests: HashMap<Digest, Bytes>,
 }
 
 /// Where the content of a digest lies in the file.
@@ -45,26 +44,37 @@ impl FilePayload {
     /// file has exactly the size that the bill implies, and that the directory by which other
     /// programs read the file says the same as the bill.
     pub fn open(file: File) -> Result<Self, PayloadError> {
-        let size = file.metadata().map_err(io_error)?.len();
-        let start = read_start(&file, size)?;
-        if let Start::Bill(bill_size) = Start::of(&start)? {
-            let bill_bytes = read_bill(&file, size, &start, bill_size)?;
+        Self::open_at(Arc::new(LocalFile::new(Arc::new(file)).map_err(io_error)?))
+    }
+
+    /// The same, wherever the payload lies. Afterwards nothing but blobs is read.
+    pub fn open_at(source: Arc<dyn ReadAt>) -> Result<Self, PayloadError> {
+        let start = read_start(&*source)?;
+        let (bill, digest, places) = if let Start::Bill(bill_size) = Start::of(&start)? {
+            let bill_bytes = read_bill(&*source, &start, bill_size)?;
             let bill = Bill::parse(&bill_bytes)?;
             let layout = layout(&bill, bill_bytes.len())?;
-            check_end(&file, size, &layout)?;
-            check_files(&file, &bill, &layout)?;
+            check_end(&*source, &layout)?;
+            check_files(&*source, &bill, &layout)?;
             let places = places(&bill, &layout);
-            let digest = Some(Digest::sha256(&bill_bytes));
-            return Ok(Self { file: Arc::new(file), size, bill, digest, places });
+            (bill, Some(Digest::sha256(&bill_bytes)), places)
+        } else {
+            let (bill, places) = docker_charon::read(&*source)?;
+            (bill, None, places)
+        };
+        let mut manifests = HashMap::new();
+        for entry in bill.entries.iter().filter(|entry| entry.kind == EntryKind::Manifest) {
+            if let Some(place) = places.get(&entry.digest) {
+                manifests.insert(entry.digest.clone(), Bytes::from(read_at(&*source, place)?));
+            }
         }
-        let (bill, places) = docker_charon::read(&file)?;
-        Ok(Self { file: Arc::new(file), size, bill, digest: None, places })
+        Ok(Self { source, bill, digest, places, manifests })
     }
 
     /// That the checksums and headers of a docker-charon payload hold, which Charon itself does not
     /// go by: its digests tell more. Reads the whole file.
     pub fn check_entries(&self) -> Result<(), PayloadError> {
-        docker_charon::check_entries(&self.file)
+        docker_charon::check_entries(&*self.source)
     }
 
     /// The bill; of a docker-charon payload, the one that Charon would have written.
@@ -82,69 +92,54 @@ impl FilePayload {
     /// The file's size in bytes.
     #[must_use]
     pub fn size(&self) -> u64 {
-        self.size
+        self.source.size()
     }
 
     /// The bytes of a manifest that the bill carries, verified.
     pub fn manifest(&self, digest: &Digest) -> Result<Bytes, PayloadError> {
-        let place = self.places.get(digest);
-        let place = place.ok_or_else(|| PayloadError::Corrupt(format!("it lacks {digest}")))?;
-        let bytes = read_at(&self.file, place)?;
-        verify(digest, &bytes)?;
-        Ok(Bytes::from(bytes))
+        let bytes = self.manifests.get(digest);
+        let bytes = bytes.ok_or_else(|| PayloadError::Corrupt(format!("it lacks {digest}")))?;
+        verify(digest, bytes)?;
+        Ok(bytes.clone())
     }
 
     /// The bytes of a blob that the bill carries. The last piece comes only if all were right, else
     /// an error that holds a [`PayloadError`].
     pub fn blob(&self, digest: &Digest) -> impl Stream<Item = io::Result<Bytes>> + Send + use<> {
-        let (mut offset, end) =
-            self.places.get(digest).map_or((0, 0), |place| (place.offset, place.offset + place.size));
-        let file = Arc::clone(&self.file);
-        let chunks = futures::stream::poll_fn(move |_| {
-            if offset >= end {
-                return std::task::Poll::Ready(None);
-            }
-            let length = CHUNK.min(usize::try_from(end - offset).unwrap_or(CHUNK));
-            let mut chunk = vec![0; length];
-            // A read of a quarter of a mebibyte from a local file is shorter than a hop to another thread.
-            let read = file.read_exact_at(&mut chunk, offset).map(|()| Bytes::from(chunk));
-            offset = if read.is_ok() { offset + length as u64 } else { end };
-            std::task::Poll::Ready(Some(read))
-        });
-        Verified::new(chunks, digest.clone())
+        let range = self.places.get(digest).map_or(0..0, |place| place.offset..place.offset + place.size);
+        Verified::new(self.source.stream(range), digest.clone())
     }
 }
 
-/// Whether the file begins as Charon's payloads do, whole or not, of this version or a later one.
-pub fn is_payload(file: &File) -> io::Result<bool> {
-    let metadata = file.metadata()?;
-    let mut start = vec![0; FIRST_READ.min(usize::try_from(metadata.len()).unwrap_or(FIRST_READ))];
-    if !metadata.is_file() {
-        return Ok(false);
-    }
-    file.read_exact_at(&mut start, 0)?;
+/// Whether it begins as Charon's payloads do, whole or not, of this version or a later one.
+pub fn is_payload(source: &dyn ReadAt) -> io::Result<bool> {
+    let start = first_bytes(source)?;
     Ok(matches!(Start::of(&start), Ok(Start::Bill(_))))
 }
 
-/// The first bytes of a file.
-pub(super) fn read_start(file: &File, size: u64) -> Result<Vec<u8>, PayloadError> {
-    let mut start = vec![0; FIRST_READ.min(usize::try_from(size).unwrap_or(FIRST_READ))];
-    file.read_exact_at(&mut start, 0).map_err(io_error)?;
+fn first_bytes(source: &dyn ReadAt) -> io::Result<Vec<u8>> {
+    let mut start = vec![0; FIRST_READ.min(usize::try_from(source.size()).unwrap_or(FIRST_READ))];
+    source.read_exact_at(&mut start, 0)?;
     Ok(start)
+}
+
+/// The first bytes of a payload.
+pub(super) fn read_start(source: &dyn ReadAt) -> Result<Vec<u8>, PayloadError> {
+    first_bytes(source).map_err(io_error)
 }
 
 /// The bytes of the bill, whose header must be the one that a payload has.
 pub(super) fn read_bill(
-    file: &File,
-    size: u64,
+    source: &dyn ReadAt,
     start: &[u8],
     bill_size: usize,
 ) -> Result<Vec<u8>, PayloadError> {
+    let size = source.size();
     if size < (BILL_HEADER_LEN + bill_size) as u64 {
         return Err(PayloadError::Incomplete(format!("it has {size} bytes, and ends within its bill")));
     }
     let mut bill = vec![0; bill_size];
-    file.read_exact_at(&mut bill, BILL_HEADER_LEN as u64).map_err(io_error)?;
+    source.read_exact_at(&mut bill, BILL_HEADER_LEN as u64).map_err(io_error)?;
     check_bill_header(start, &bill)?;
     Ok(bill)
 }
@@ -156,8 +151,8 @@ pub(super) fn layout(bill: &Bill, bill_size: usize) -> Result<Layout, PayloadErr
 }
 
 /// That the file ends where and as its bill implies.
-fn check_end(file: &File, size: u64, layout: &Layout) -> Result<(), PayloadError> {
-    let total = layout.total_size();
+fn check_end(source: &dyn ReadAt, layout: &Layout) -> Result<(), PayloadError> {
+    let (size, total) = (source.size(), layout.total_size());
     match size.cmp(&total) {
         Ordering::Less => return Err(PayloadError::Incomplete(format!("it has {size} of {total} bytes"))),
         Ordering::Greater => {
@@ -166,18 +161,18 @@ fn check_end(file: &File, size: u64, layout: &Layout) -> Result<(), PayloadError
         Ordering::Equal => {}
     }
     let offset = layout.directory_offset();
-    let tail = read_at(file, &Place { offset, size: total - offset })?;
+    let tail = read_at(source, &Place { offset, size: total - offset })?;
     if layout.crcs_in_tail(&tail).is_none() {
         return Err(PayloadError::Corrupt("its directory and its bill disagree".to_owned()));
     }
     Ok(())
 }
 
-fn check_files(file: &File, bill: &Bill, layout: &Layout) -> Result<(), PayloadError> {
+fn check_files(source: &dyn ReadAt, bill: &Bill, layout: &Layout) -> Result<(), PayloadError> {
     for described in &bill.files {
         let entry = layout.entries().iter().find(|entry| entry.name() == described.path);
         let entry = entry.ok_or_else(|| PayloadError::Corrupt(format!("it lacks {}", described.path)))?;
-        let bytes = read_at(file, &Place { offset: entry.data_offset(), size: entry.size() })?;
+        let bytes = read_at(source, &Place { offset: entry.data_offset(), size: entry.size() })?;
         verify_file(described, &bytes)?;
     }
     Ok(())
@@ -191,9 +186,9 @@ pub(super) fn places(bill: &Bill, layout: &Layout) -> HashMap<Digest, Place> {
 }
 
 /// Reads something small: its size was held against a limit.
-pub(super) fn read_at(file: &File, place: &Place) -> Result<Vec<u8>, PayloadError> {
+pub(super) fn read_at(source: &dyn ReadAt, place: &Place) -> Result<Vec<u8>, PayloadError> {
     let mut bytes = vec![0; usize::try_from(place.size).unwrap_or(usize::MAX)];
-    file.read_exact_at(&mut bytes, place.offset).map_err(io_error)?;
+    source.read_exact_at(&mut bytes, place.offset).map_err(io_error)?;
     Ok(bytes)
 }
 

@@ -257,3 +257,91 @@ fn a_bill_with_zeros_in_it_is_still_being_copied() {
     bytes[200..400].fill(0);
     assert_eq!(open(&bytes).unwrap_err().reason(), Reason::SourceIncomplete);
 }
+
+/// Divides what it takes into parts, and keeps the sums at the end of each.
+#[derive(Default)]
+struct InParts {
+    part_size: u64,
+    bytes: Vec<u8>,
+    sums: Vec<Sums>,
+}
+
+impl Sink for InParts {
+    async fn write(&mut self, bytes: &[u8]) -> std::io::Result<()> {
+        self.bytes.extend_from_slice(bytes);
+        Ok(())
+    }
+
+    fn part_size(&self) -> Option<u64> {
+        Some(self.part_size)
+    }
+
+    async fn part(&mut self, sums: Sums) -> std::io::Result<()> {
+        assert_eq!(self.bytes.len() as u64 % self.part_size, 0);
+        self.sums.push(sums);
+        Ok(())
+    }
+
+    async fn flush(&mut self) -> std::io::Result<()> {
+        Ok(())
+    }
+}
+
+async fn write_rest(sample: &Sample, mut writer: PayloadWriter<'_, InParts>) -> InParts {
+    while let Some((digest, _)) = writer.next_blob() {
+        let blob = sample.blobs.iter().find(|blob| digest.matches(blob)).unwrap();
+        let have = usize::try_from(writer.have()).unwrap();
+        let body = futures::stream::iter([Ok::<_, std::io::Error>(Bytes::from(blob[have..].to_vec()))]);
+        writer.blob(body, |_| ()).await.unwrap();
+    }
+    writer.finish().await.unwrap()
+}
+
+#[tokio::test]
+async fn a_writer_goes_on_at_the_end_of_any_part_and_gives_the_same_bytes() {
+    for sample in [sample(DOCKER), sample("application/vnd.oci.image.manifest.v1+json")] {
+        let whole = write(&sample).await;
+        for part_size in [97, 1000, 65_536, whole.len() as u64] {
+            let parts = || InParts { part_size, ..InParts::default() };
+            let first = PayloadWriter::begin(&sample.contents, parts()).await.unwrap();
+            let first = write_rest(&sample, first).await;
+            assert!(first.bytes == whole);
+            assert_eq!(first.sums.len() as u64, whole.len() as u64 / part_size);
+            let step = first.sums.len().div_ceil(100);
+            for (index, sums) in first.sums.iter().enumerate().step_by(step) {
+                let from = (index as u64 + 1) * part_size;
+                let json = serde_json::to_string(sums).unwrap();
+                let sums = serde_json::from_str(&json).unwrap();
+                let rest = PayloadWriter::go_on(&sample.contents, parts(), from, &sums).await.unwrap();
+                let rest = write_rest(&sample, rest).await;
+                assert!(rest.bytes == whole[usize::try_from(from).unwrap()..], "{part_size} {from}");
+                assert_eq!(rest.sums, first.sums[index + 1..], "{part_size} {from}");
+            }
+        }
+    }
+}
+
+#[tokio::test]
+async fn sums_of_another_payload_or_another_place_are_refused() {
+    let sample = sample(DOCKER);
+    let parts = || InParts { part_size: 200_000, ..InParts::default() };
+    let first = PayloadWriter::begin(&sample.contents, parts()).await.unwrap();
+    let first = write_rest(&sample, first).await;
+    let none = Sums::default();
+    for (from, sums) in
+        [(200_000, &none), (1_000_000, &first.sums[0]), (10, &first.sums[0]), (100_000, &none)]
+    {
+        let refused = PayloadWriter::go_on(&sample.contents, parts(), from, sums).await;
+        assert!(refused.is_err(), "{from} {sums:?}");
+    }
+}
+
+#[tokio::test]
+async fn the_beginning_is_all_in_front_of_the_first_blob() {
+    let sample = sample(DOCKER);
+    let beginning = sample.contents.beginning();
+    assert!(write(&sample).await.starts_with(&beginning));
+    let remains = Remains::of(std::sync::Arc::new(beginning)).unwrap();
+    assert_eq!(&remains.digest, sample.contents.digest());
+    assert_eq!(remains.manifests.len(), 1);
+}

@@ -197,6 +197,9 @@ impl Reader {
             let reply = self.registry.send(&call, &mut self.retry).await?;
             match reply.status() {
                 StatusCode::OK => {
+                    if is_part {
+                        self.registry.take_note_of_lack_of_ranges();
+                    }
                     if let Some(length) = content_length(reply.response.headers())
                         && length != self.size
                     {

@@ -44,6 +44,8 @@ struct Inner {
     pacer: Pacer,
     auth: Auth,
     has_moved: AtomicBool,
+    /// Whether it was asked for a part of a blob and gave all.
+    lacks_ranges: AtomicBool,
     lacks_referrers: AtomicBool,
     largest_piece: LargestPiece,
     reads_are_short: AtomicBool,
@@ -82,6 +84,7 @@ impl Registry {
                 pacer: traffic.pacer(),
                 auth: Auth::new(access.credentials),
                 has_moved: AtomicBool::new(false),
+                lacks_ranges: AtomicBool::new(false),
                 lacks_referrers: AtomicBool::new(false),
                 largest_piece: LargestPiece::default(),
                 reads_are_short: AtomicBool::new(false),
@@ -170,6 +173,14 @@ impl Registry {
         self.inner.has_moved.store(true, Ordering::Relaxed);
     }
 
+    pub(super) fn lacks_ranges(&self) -> bool {
+        self.inner.lacks_ranges.load(Ordering::Relaxed)
+    }
+
+    pub(super) fn take_note_of_lack_of_ranges(&self) {
+        self.inner.lacks_ranges.store(true, Ordering::Relaxed);
+    }
+
     pub(super) fn has_moved(&self) -> bool {
         self.inner.has_moved.load(Ordering::Relaxed)
     }
@@ -218,7 +229,7 @@ impl Registry {
             let renewed = auth.renew(self, call, challenges, used.as_ref(), refused).await?;
             reply = self.follow(call, Some(&renewed), &body).await?;
             if reply.status() == StatusCode::UNAUTHORIZED && reply.is_own {
-                return Err(auth.failed(call, &renewed, &self.refused(call, reply).await));
+                return Err(auth.denied(call, &renewed, &self.refused(call, reply).await));
             }
         }
         if error::is_transient(reply.status()) {

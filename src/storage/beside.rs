@@ -13,12 +13,12 @@ pub(crate) fn beside(path: &Path, suffix: &str) -> PathBuf {
     PathBuf::from(name)
 }
 
-/// Writes a small file beside `path`, under a name that ends in `<suffix>.json`: it is there as a whole or not
-/// at all.
+/// Writes a small file beside `path`, under its name and `suffix`, which ends in `.json`: it is there as a whole or
+/// not at all.
 pub(crate) fn write_beside(path: &Path, suffix: &str, bytes: &[u8]) -> io::Result<()> {
     use std::os::unix::fs::OpenOptionsExt;
-    let (whole, partial) =
-        (beside(path, &format!("{suffix}.json")), beside(path, &format!("{suffix}.partial")));
+    let partial = format!("{}.partial", suffix.trim_end_matches(".json"));
+    let (whole, partial) = (beside(path, suffix), beside(path, &partial));
     let mut options = OpenOptions::new();
     let opened: io::Result<File> =
         options.create(true).write(true).truncate(true).custom_flags(NO_DETOUR).open(&partial);

@@ -62,6 +62,36 @@ pub enum StorageError {
     /// A payload that was to be read is not there.
     #[error("there is no file {}; copy the payload there, or name the right file", .0.display())]
     SourceNotFound(PathBuf),
+    /// An object store refused, or did not answer.
+    #[error("cannot {doing} {location}: {problem}{hint}")]
+    Object {
+        /// What was being done.
+        doing: &'static str,
+        /// The object.
+        location: String,
+        /// What came back.
+        problem: String,
+        /// What to do about it.
+        hint: String,
+        /// Why, in one word.
+        reason: Reason,
+    },
+    /// An object that was to be read is not there.
+    #[error("there is no object {0}; copy the payload there, or name the right key")]
+    ObjectNotFound(String),
+    /// The object became another one in the middle.
+    #[error("{0} was replaced while it was read; begin again once nobody writes it any more")]
+    SourceChanged(String),
+    /// Another program writes the same object, and began later.
+    #[error(
+        "{0} is another charon's by now, which writes the same object; wait for it, or choose another key"
+    )]
+    Overtaken(String),
+    /// The upload that an earlier attempt began is not there any more.
+    #[error(
+        "the upload of {0} that was begun is gone: the store gave it up, or another charon ended it; begin again"
+    )]
+    UploadGone(String),
 }
 
 impl StorageError {
@@ -70,11 +100,13 @@ impl StorageError {
     pub fn reason(&self) -> Reason {
         match self {
             Self::Io { source, .. } => source.into(),
-            Self::Busy(_) => Reason::StorageBusy,
+            Self::Busy(_) | Self::Overtaken(_) | Self::UploadGone(_) => Reason::StorageBusy,
             Self::NoFile(_) => Reason::InvalidSpec,
             Self::NotOurs(_) => Reason::OutputConflict,
             Self::Full { .. } => Reason::StorageFull,
-            Self::SourceNotFound(_) => Reason::SourceNotFound,
+            Self::SourceNotFound(_) | Self::ObjectNotFound(_) => Reason::SourceNotFound,
+            Self::Object { reason, .. } => *reason,
+            Self::SourceChanged(_) => Reason::SourceIncomplete,
         }
     }
 
@@ -256,7 +288,7 @@ pub(super) fn folder(path: &Path) -> &Path {
 }
 
 /// Opens a payload file for reading.
-pub fn open_source(path: &Path) -> Result<File, StorageError> {
+pub(super) fn open_source(path: &Path) -> Result<File, StorageError> {
     let file = File::open(path).map_err(|error| match error.kind() {
         io::ErrorKind::NotFound => StorageError::SourceNotFound(path.to_owned()),
         _ => StorageError::io("read", path, error),

@@ -11,6 +11,7 @@ use crate::digest::Digest;
 use crate::platform::Platform;
 use crate::reason::Reason;
 
+pub use crate::object_location::Provider;
 pub use crate::platform::SparseIndex;
 pub use crate::progress::Stage;
 pub use crate::reason::Failure;
@@ -27,6 +28,8 @@ pub const PAYLOAD_MOUNT: &str = "/payload";
 /// Each registry's credentials and certificates are mounted at `<this>/<index in registries>/`,
 /// under the names `.dockerconfigjson`, `ca.crt`, `tls.crt` and `tls.key`.
 pub const REGISTRY_SECRETS: &str = "/etc/charon/registries";
+/// The credentials of the object store, and its authorities' `ca.crt`, are mounted here.
+pub const OBJECT_STORE_SECRETS: &str = "/etc/charon/object-store";
 /// The port where the worker answers `GET /progress`.
 pub const PROGRESS_PORT: u16 = 8080;
 /// An outcome is never longer than this: Kubernetes cuts a termination message at 4096 bytes.
@@ -85,8 +88,37 @@ pub struct BuildWork {
     /// Whether signatures, attestations and SBOMs are carried with the images.
     #[serde(default = "yes")]
     pub referrers: bool,
-    /// The payload's path below [`PAYLOAD_MOUNT`].
+    /// The payload's path below [`PAYLOAD_MOUNT`], unless it goes into an object.
+    #[serde(default, skip_serializing_if = "String::is_empty")]
     pub path: String,
+    /// The object that the payload goes into, if it is not a file.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub object_store: Option<ObjectStore>,
+}
+
+/// An object of a store, and how that is reached.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase", deny_unknown_fields)]
+pub struct ObjectStore {
+    /// Whose protocol the store speaks.
+    #[serde(default)]
+    pub provider: Provider,
+    /// The bucket; at Azure the container.
+    pub bucket: String,
+    /// The object's key.
+    pub key: String,
+    /// The store's URL, where it is not the provider's own.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub endpoint: Option<String>,
+    /// The bucket's region.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub region: Option<String>,
+    /// A Secret with credentials was named, and its keys must be mounted; else the pod's cloud identity counts.
+    #[serde(default)]
+    pub credentials: bool,
+    /// A Secret with certificates was named: `ca.crt` must be mounted.
+    #[serde(default)]
+    pub certificates: bool,
 }
 
 /// An earlier payload, as the status of its `PayloadBuild` told of it when the attempt began.
@@ -125,8 +157,12 @@ impl From<&str> for Image {
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase", deny_unknown_fields)]
 pub struct ImportWork {
-    /// The payload's path below [`PAYLOAD_MOUNT`].
+    /// The payload's path below [`PAYLOAD_MOUNT`], unless it is read from an object.
+    #[serde(default, skip_serializing_if = "String::is_empty")]
     pub path: String,
+    /// The object that the payload is read from, if it is not a file.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub object_store: Option<ObjectStore>,
     /// The payload digest that the file must have.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub expected_digest: Option<Digest>,
@@ -322,11 +358,7 @@ mod tests {
     use super::*;
 
     fn outcome(message: &str, failures: usize) -> Outcome {
-        let failure = Failure {
-            item: "\u{1}".repeat(1000),
-            reason: Reason::ImageNotFound,
-            message: "ü\u{2}".repeat(1000),
-        };
+        let failure = Failure::new("\u{1}".repeat(1000), Reason::ImageNotFound, "ü\u{2}".repeat(1000));
         Outcome {
             version: CONTRACT_VERSION,
             run_id: "r".into(),
@@ -365,6 +397,7 @@ mod tests {
                 allow_missing: false,
                 referrers: true,
                 path: "out/app.zip".into(),
+                object_store: None,
             }),
             registries: vec![RegistryAccess {
                 host: "docker.io".into(),

@@ -3,21 +3,20 @@
 //! It outlives the status. A worker that finds its own run in it, and the payload that it tells of, has
 //! nothing left to do: a cluster that was restored from a backup does not build everything again.
 
-use std::fs::File;
-use std::io::{self, Read};
-use std::path::{Path, PathBuf};
-
 use serde::{Deserialize, Serialize};
 
 use super::contract::{CONTRACT_VERSION, PayloadSummary};
+use super::place::Place;
 use crate::build::missing_failure;
 use crate::digest::Digest;
 use crate::payload::{Bill, BillImage, FilePayload, MissingImage, PayloadError};
 use crate::reason::Failure;
-use crate::storage::{beside, write_beside};
+use crate::storage::StorageError;
 
 /// A report is never longer: it has a line for each image of a bill, which has a limit, too.
-const REPORT_LIMIT: u64 = 16 << 20;
+const REPORT_LIMIT: usize = 16 << 20;
+/// What is behind the payload's name in the report's.
+const SUFFIX: &str = ".report.json";
 
 /// What a build leaves beside its payload.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
@@ -63,30 +62,45 @@ pub(super) fn summary(bill: &Bill, digest: Option<&Digest>, size: u64) -> Payloa
     }
 }
 
-/// The payload at `path`, if its report says that run `run_id` made it, and it is that payload still:
+/// The payload at `place`, if its report says that run `run_id` made it, and it is that payload still:
 /// bill, size and directory are read, its blobs are not. With it come the images that it is without.
-pub(super) fn already_present(path: &Path, run_id: &str) -> Option<(PayloadSummary, Vec<Failure>)> {
-    let report = Report::read(&Report::path(path)).ok()?;
+pub(super) async fn already_present(place: &Place, run_id: &str) -> Option<(PayloadSummary, Vec<Failure>)> {
+    let report: Report = serde_json::from_slice(&place.read_beside(SUFFIX, REPORT_LIMIT).await?).ok()?;
     if report.version != CONTRACT_VERSION || report.run_id != run_id {
         return None;
     }
-    let payload = FilePayload::open(File::open(path).ok()?).ok()?;
+    let payload = open(place).await.ok()?;
     let found = summary(payload.bill(), payload.digest(), payload.size());
     let missing = payload.bill().missing.iter().map(missing_failure).collect();
     (found == report.payload).then_some((found, missing))
 }
 
+/// Why there is no report.
+#[derive(Debug, thiserror::Error)]
+pub(super) enum ReportError {
+    #[error(transparent)]
+    Storage(#[from] StorageError),
+    #[error(transparent)]
+    Payload(#[from] PayloadError),
+    #[error(transparent)]
+    Json(#[from] serde_json::Error),
+}
+
+async fn open(place: &Place) -> Result<FilePayload, ReportError> {
+    let source = place.open().await?;
+    let payload = tokio::task::spawn_blocking(move || FilePayload::open_at(source)).await;
+    let failed = |source| PayloadError::Io { doing: "reading the payload", source };
+    Ok(payload.map_err(|error| failed(error.into()))??)
+}
+
 impl Report {
-    /// Where the report of the payload at `path` lies.
-    pub(super) fn path(path: &Path) -> PathBuf {
-        beside(path, ".report.json")
+    /// Leaves the report of run `run_id`, which made the payload at `place`, beside it.
+    pub(super) async fn leave(place: &Place, run_id: &str) -> Result<(), ReportError> {
+        let report = Self::of(&open(place).await?, run_id);
+        Ok(place.write_beside(SUFFIX, report.to_bytes()?.into()).await?)
     }
 
-    /// The report of run `run_id`, which made the payload at `path`.
-    pub(super) fn of(path: &Path, run_id: &str) -> Result<Self, PayloadError> {
-        let file = File::open(path);
-        let file = file.map_err(|source| PayloadError::Io { doing: "reading the payload", source })?;
-        let payload = FilePayload::open(file)?;
+    fn of(payload: &FilePayload, run_id: &str) -> Self {
         let image = |image: &BillImage| ReportedImage {
             name: image.name.clone(),
             far_name: image.far_name.clone(),
@@ -102,23 +116,12 @@ impl Report {
             outcome: ImageOutcome::Missing,
         };
         let images = payload.bill().images.iter();
-        Ok(Self {
+        Self {
             version: CONTRACT_VERSION,
             run_id: run_id.to_owned(),
             payload: summary(payload.bill(), payload.digest(), payload.size()),
             images: images.map(image).chain(payload.bill().missing.iter().map(missing)).collect(),
-        })
-    }
-
-    /// Writes the report beside the payload at `path`: it is there as a whole or not at all.
-    pub(super) fn write(&self, path: &Path) -> io::Result<()> {
-        write_beside(path, ".report", &self.to_bytes()?)
-    }
-
-    fn read(path: &Path) -> io::Result<Self> {
-        let mut bytes = Vec::new();
-        File::open(path)?.take(REPORT_LIMIT).read_to_end(&mut bytes)?;
-        Ok(serde_json::from_slice(&bytes)?)
+        }
     }
 
     /// JSON with a line for each image, so that people can search it by line.
@@ -162,40 +165,50 @@ mod tests {
         }
     }
 
-    #[test]
-    fn a_report_is_json_with_a_line_for_each_image_and_is_read_as_it_was_written() {
+    fn place(folder: &tempfile::TempDir) -> Place {
+        Place::File { path: folder.path().join("app.zip"), shown: "app.zip".into() }
+    }
+
+    async fn write(report: &Report, place: &Place) -> Result<(), StorageError> {
+        place.write_beside(SUFFIX, report.to_bytes().unwrap().into()).await
+    }
+
+    async fn read(place: &Place) -> Report {
+        serde_json::from_slice(&place.read_beside(SUFFIX, REPORT_LIMIT).await.unwrap()).unwrap()
+    }
+
+    #[tokio::test]
+    async fn a_report_is_json_with_a_line_for_each_image_and_is_read_as_it_was_written() {
         let folder = tempfile::tempdir().unwrap();
-        let path = folder.path().join("app.zip");
-        report().write(&path).unwrap();
+        write(&report(), &place(&folder)).await.unwrap();
         let text = std::fs::read_to_string(folder.path().join("app.zip.report.json")).unwrap();
         let lines: Vec<_> = text.lines().collect();
         assert!(lines[0].contains(r#""runId":"run""#), "{text}");
         assert!(lines[1].starts_with(r#"{"name":"a:1""#) && lines[1].contains("Carried"), "{text}");
         assert!(lines[2].contains("b:1") && lines[2].contains("AlreadyTransferred"), "{text}");
-        assert_eq!(Report::read(&Report::path(&path)).unwrap(), report());
+        assert_eq!(read(&place(&folder)).await, report());
         let names: Vec<_> = std::fs::read_dir(folder.path()).unwrap().map(|file| file.unwrap()).collect();
         assert_eq!(names.len(), 1, "nothing but the report: {names:?}");
     }
 
-    #[test]
-    fn a_report_that_cannot_be_written_leaves_the_old_one_and_nothing_else() {
+    #[tokio::test]
+    async fn a_report_that_cannot_be_written_leaves_the_old_one_and_nothing_else() {
         let folder = tempfile::tempdir().unwrap();
-        let path = folder.path().join("app.zip");
-        report().write(&path).unwrap();
+        write(&report(), &place(&folder)).await.unwrap();
         // What is to be renamed cannot be, since a folder is in its way.
-        std::fs::create_dir(beside(&path, ".report.partial")).unwrap();
-        report().write(&path).unwrap_err();
-        assert_eq!(Report::read(&Report::path(&path)).unwrap(), report());
+        std::fs::create_dir(folder.path().join("app.zip.report.partial")).unwrap();
+        write(&report(), &place(&folder)).await.unwrap_err();
+        assert_eq!(read(&place(&folder)).await, report());
     }
 
-    #[test]
-    fn without_a_report_or_without_the_payload_nothing_is_present() {
+    #[tokio::test]
+    async fn without_a_report_or_without_the_payload_nothing_is_present() {
         let folder = tempfile::tempdir().unwrap();
-        let path = folder.path().join("app.zip");
-        assert_eq!(already_present(&path, "run"), None);
-        report().write(&path).unwrap();
-        assert_eq!(already_present(&path, "run"), None);
-        std::fs::write(&path, "no payload").unwrap();
-        assert_eq!(already_present(&path, "run"), None);
+        let place = place(&folder);
+        assert_eq!(already_present(&place, "run").await, None);
+        write(&report(), &place).await.unwrap();
+        assert_eq!(already_present(&place, "run").await, None);
+        std::fs::write(folder.path().join("app.zip"), "no payload").unwrap();
+        assert_eq!(already_present(&place, "run").await, None);
     }
 }

@@ -1,5 +1,5 @@
 use std::collections::HashMap;
-use std::path::{Component, Path, PathBuf};
+use std::path::Path;
 use std::sync::Arc;
 
 use tracing::{info, warn};
@@ -8,37 +8,39 @@ use super::contract::{
     BasePayload, BuildWork, FAILURES_LIMIT, Image, ImportResult, ImportWork, Outcome, PayloadSummary,
     RegistryAccess, Rewritten, RunConfig, Work,
 };
-use super::failed;
+use super::place::{Place, payload_path};
 use super::report::{self, Report};
-use crate::build::{BaseError, BuildRequest, ImageRequest, Output, build, open_base};
+use super::{Refusal, failed};
+use crate::build::{BaseError, BuildRequest, ImageRequest, build, open_base};
 use crate::import::{ImportReport, ImportRequest, Source, import};
 use crate::payload::Base;
 use crate::progress::Progress;
 use crate::reason::{self, Failure, Reason};
 use crate::reference::{Endpoint, Host, Reference};
 use crate::registry::{Access, DockerConfig, Registry, Traffic};
-use crate::storage::{self, StorageError};
 
-/// Why a run came to nothing before its engine began.
-type Refusal = (Reason, String);
+/// Where a worker finds what is mounted for it.
+pub(super) struct Folders<'a> {
+    /// The volume that payloads are in.
+    pub(super) payloads: &'a Path,
+    /// What opens registries.
+    pub(super) registry_secrets: &'a Path,
+    /// What opens the object store.
+    pub(super) object_store_secrets: &'a Path,
+}
 
 /// Does the work of a run configuration.
-pub(super) async fn run(
-    config: &RunConfig,
-    payloads: &Path,
-    secrets: &Path,
-    progress: &Arc<Progress>,
-) -> Outcome {
+pub(super) async fn run(config: &RunConfig, folders: &Folders<'_>, progress: &Arc<Progress>) -> Outcome {
     let traffic = Traffic::default();
-    let registries = match registries(&config.registries, secrets, &traffic) {
+    let registries = match registries(&config.registries, folders.registry_secrets, &traffic) {
         Ok(registries) => registries,
         Err((reason, message)) => return failed(reason, message),
     };
     let outcome = match &config.work {
         Work::Build(work) => {
-            Box::pin(run_build(&config.run_id, work, registries, &traffic, payloads, progress)).await
+            Box::pin(run_build(&config.run_id, work, registries, &traffic, folders, progress)).await
         }
-        Work::Import(work) => Box::pin(run_import(work, registries, &traffic, payloads, progress)).await,
+        Work::Import(work) => Box::pin(run_import(work, registries, &traffic, folders, progress)).await,
     };
     outcome.unwrap_or_else(|(reason, message)| failed(reason, message))
 }
@@ -54,19 +56,19 @@ async fn run_build(
     work: &BuildWork,
     mut registries: HashMap<Host, Registry>,
     traffic: &Traffic,
-    payloads: &Path,
+    folders: &Folders<'_>,
     progress: &Arc<Progress>,
 ) -> Result<Outcome, Refusal> {
-    let path = payload_path(payloads, &work.path)?;
-    if let Some((payload, failures)) = report::already_present(&path, run_id) {
-        let message = format!("{} lies there already, as this run had written it", work.path);
+    let place = Place::new(&work.path, work.object_store.as_ref(), folders)?;
+    if let Some((payload, failures)) = report::already_present(&place, run_id).await {
+        let message = format!("{place} lies there already, as this run had written it");
         let failures_total = count(failures.len());
         let outcome = failed(Reason::AlreadyPresent, message);
         return Ok(Outcome { payload: Some(payload), failures, failures_total, ..outcome });
     }
     let images = images(&work.images)?;
     let already_transferred = references(&work.already_transferred)?;
-    let bases = bases(&work.bases, payloads)?;
+    let bases = bases(&work.bases, folders).await?;
     for reference in images.iter().map(|image| &image.reference).chain(&already_transferred) {
         if !registries.contains_key(reference.host()) {
             let access = Access::default();
@@ -74,11 +76,7 @@ async fn run_build(
             registries.insert(reference.host().clone(), client);
         }
     }
-    if let Some(folder) = path.parent() {
-        std::fs::create_dir_all(folder)
-            .map_err(|error| StorageError::io("make the folder", folder, error))
-            .map_err(|error| (error.reason(), error.to_string()))?;
-    }
+    place.prepare().map_err(|error| (error.reason(), error.to_string()))?;
     let asked: Vec<Registry> = registries.values().cloned().collect();
     let request = BuildRequest {
         images,
@@ -88,17 +86,15 @@ async fn run_build(
         allow_missing: work.allow_missing,
         referrers: work.referrers,
         registries,
-        output: Output::File(path.clone()),
+        output: place.output(),
         run: with_bases(run_id, &work.bases),
         spares_other_files: true,
     };
     Ok(match Box::pin(build(request, progress)).await {
         Ok(built) => {
             // The payload is whole without it: the price is that it may be built again.
-            match Report::of(&path, run_id).map(|report| report.write(&path)) {
-                Ok(Ok(())) => {}
-                Ok(Err(error)) => warn!("cannot write {}: {error}", Report::path(&path).display()),
-                Err(error) => warn!("cannot report on {}: {error}", path.display()),
+            if let Err(error) = Report::leave(&place, run_id).await {
+                warn!("cannot report on {place}: {error}");
             }
             Outcome {
                 payload: Some(PayloadSummary {
@@ -113,7 +109,7 @@ async fn run_build(
                 failures: built.missing,
                 ..failed(
                     Reason::Succeeded,
-                    format!("{} with {} images, {} bytes, was written", work.path, built.images, built.size),
+                    format!("{place} with {} images, {} bytes, was written", built.images, built.size),
                 )
             }
         }
@@ -138,7 +134,7 @@ async fn run_import(
     work: &ImportWork,
     mut registries: HashMap<Host, Registry>,
     traffic: &Traffic,
-    payloads: &Path,
+    folders: &Folders<'_>,
     progress: &Arc<Progress>,
 ) -> Result<Outcome, Refusal> {
     let host: Host = work.registry.parse().map_err(invalid)?;
@@ -146,10 +142,10 @@ async fn run_import(
         Some(registry) => registry,
         None => client(host, Access::default(), traffic)?,
     };
-    let path = payload_path(payloads, &work.path)?;
-    let file = storage::open_source(&path).map_err(|error| (error.reason(), error.to_string()))?;
+    let place = Place::new(&work.path, work.object_store.as_ref(), folders)?;
+    let source = place.open().await.map_err(|error| (error.reason(), error.to_string()))?;
     let request = ImportRequest {
-        source: Source::File(file),
+        source: Source::At(source),
         expected_digest: work.expected_digest.clone(),
         registry: registry.clone(),
         naming: work.naming,
@@ -273,7 +269,7 @@ fn registries(
     Ok(registries)
 }
 
-fn secret(folder: &Path, key: &str) -> Result<Option<Vec<u8>>, Refusal> {
+pub(super) fn secret(folder: &Path, key: &str) -> Result<Option<Vec<u8>>, Refusal> {
     match std::fs::read(folder.join(key)) {
         Ok(bytes) => Ok(Some(bytes)),
         Err(error) if error.kind() == std::io::ErrorKind::NotFound => Ok(None),
@@ -303,31 +299,20 @@ fn references(names: &[String]) -> Result<Vec<Reference>, Refusal> {
 }
 
 /// The bills of earlier payloads.
-fn bases(bases: &[BasePayload], payloads: &Path) -> Result<Vec<Base>, Refusal> {
-    let open = |base: &BasePayload| {
-        let path = payload_path(payloads, &base.path)?;
+async fn bases(bases: &[BasePayload], folders: &Folders<'_>) -> Result<Vec<Base>, Refusal> {
+    let mut found = Vec::new();
+    for base in bases {
+        let path = payload_path(folders.payloads, &base.path)?;
         let refused = |error: BaseError| (error.reason(), format!("PayloadBuild {:?}: {error}", base.name));
-        open_base(&path, Some(&base.digest)).map_err(refused)
-    };
-    bases.iter().map(open).collect()
+        found.push(open_base(&path, Some(&base.digest)).await.map_err(refused)?);
+    }
+    Ok(found)
 }
 
 /// What a partial file is of: one that was begun upon a base that was built anew since leaves out what
 /// the new base may not carry.
 fn with_bases(run_id: &str, bases: &[BasePayload]) -> String {
     bases.iter().fold(run_id.to_owned(), |run, base| format!("{run} upon {}", base.digest))
-}
-
-/// A payload's path below the mount, which it may not leave.
-fn payload_path(payloads: &Path, path: &str) -> Result<PathBuf, Refusal> {
-    let stays = Path::new(path).components().all(|part| matches!(part, Component::Normal(_)));
-    if path.is_empty() || !stays {
-        return Err((
-            Reason::InvalidSpec,
-            format!("{path:?} is no path inside the volume; use one without '..' and without a leading '/'"),
-        ));
-    }
-    Ok(payloads.join(path))
 }
 
 #[allow(clippy::needless_pass_by_value)] // the shape that map_err takes

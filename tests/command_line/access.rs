@@ -8,7 +8,7 @@ use base64::engine::general_purpose::STANDARD;
 use tempfile::TempDir;
 
 use crate::gate::{Gate, wait_until};
-use crate::image::{Image, Layer, Types, digest};
+use crate::image::{Image, Layer, Types};
 use crate::program::{Program, charon};
 use crate::registry::{Registry, Software};
 use crate::token_service::{Asked, TokenService};

@@ -8,7 +8,7 @@ use std::time::{Duration, Instant};
 
 use crate::registry::Registry;
 
-/// A gate that stands in a registry's way.
+/// A gate that stands in a server's way.
 pub(crate) struct Gate {
     address: String,
     state: Arc<State>,
@@ -30,14 +30,19 @@ struct Allowance {
 impl Gate {
     /// `bytes` of what the registry answers pass.
     pub(crate) fn before(registry: &Registry, bytes: usize) -> Self {
+        Self::to(registry.host(), bytes)
+    }
+
+    /// `bytes` of what `server` answers pass.
+    pub(crate) fn to(server: &str, bytes: usize) -> Self {
         let listener = TcpListener::bind("127.0.0.1:0").expect("a port is free");
         let address = listener.local_addr().expect("it is bound").to_string();
         let allowance = Mutex::new(Allowance { left: Some(bytes), is_shut: false, passed: 0 });
         let state = Arc::new(State { allowance, changed: Condvar::new() });
-        let (behind, keeper) = (registry.host().to_owned(), state.clone());
+        let (behind, keeper) = (server.to_owned(), state.clone());
         thread::spawn(move || {
             for outside in listener.incoming().map_while(Result::ok) {
-                let inside = TcpStream::connect(&behind).expect("the registry is there");
+                let inside = TcpStream::connect(&behind).expect("the server is there");
                 let both = outside.try_clone().and_then(|outside| Ok((outside, inside.try_clone()?)));
                 let (asking, asked) = both.expect("a connection can be shared");
                 let keeper = keeper.clone();
@@ -61,7 +66,7 @@ impl Gate {
         }
     }
 
-    /// How many bytes of what the registry answered have passed.
+    /// How many bytes of what the server answered have passed.
     pub(crate) fn passed(&self) -> usize {
         self.state.allowance().passed
     }

@@ -18,6 +18,8 @@ mod registry;
 
 mod front;
 mod gate;
+#[path = "../support/s3.rs"]
+mod s3;
 mod token_service;
 
 mod access;
@@ -40,6 +42,7 @@ mod library;
 mod mirrors;
 mod missing_base;
 mod names;
+mod objects;
 mod odd_registries;
 mod payload_file;
 mod platforms;

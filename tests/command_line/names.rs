@@ -91,6 +91,18 @@ fn every_option_has_a_variable(software: Software) {
     }
 }
 
+#[test]
+fn who_asks_for_more_is_told_what_lies_behind_an_error() {
+    let refused = |options: &[&str]| {
+        let made = charon(["make-payload", "a:1", "-i", "-r", "127.0.0.1:1", "--retry-for", "1s"]);
+        made.arguments(options).run().ended_with(1).stderr
+    };
+    let told = refused(&["-v"]);
+    let lines: Vec<&str> = told.lines().skip_while(|line| !line.starts_with("error: ")).collect();
+    assert!(lines.len() > 1 && lines[1].starts_with("  caused by: "), "{told}");
+    assert!(!refused(&[]).contains("caused by"));
+}
+
 fn an_option_counts_more_than_a_variable_and_of_two_the_last(software: Software) {
     let source = source_with(software, &["a:1"]);
     let made =

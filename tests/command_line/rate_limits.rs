@@ -37,7 +37,8 @@ fn each_manifest_is_read_once_and_a_tag_is_asked_for_without_reading(software: S
     let (source, folder) = (source(software), tempfile::tempdir().unwrap());
     let proxy = Proxy::before(&source);
     make(&proxy, &folder.path().join("payload.zip")).run().succeeded();
-    assert_eq!(proxy.count("HEAD", MANIFESTS), 3);
+    // Tags that are made of digests are asked for, too: there may be signatures.
+    assert_eq!(proxy.count("HEAD", "/manifests/1"), 3);
     assert_eq!(proxy.count("GET", MANIFESTS), 6);
     assert_eq!(proxy.count("GET", "/manifests/sha256:"), 6);
 }

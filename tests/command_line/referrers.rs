@@ -360,6 +360,51 @@ fn the_tag_is_pushed_behind_all_that_belongs_to_the_image() {
 }
 
 #[test]
+fn of_a_choice_of_platforms_only_what_belongs_to_it_travels_and_nothing_of_an_index_that_is_written_anew() {
+    let sides = Sides::new(Software::Distribution3, Software::Distribution3);
+    let [amd64, arm64] =
+        ["amd64", "arm64"].map(|name| Image::for_platform(Types::Oci, name, &[Layer::new(name, 2000)]));
+    let index = Image::index(Types::Oci, &[amd64.clone(), arm64.clone()]);
+    index.push(&sides.source, "ferry:1");
+    let attach = |of: &str| sides.attach(&sides.source, &format!("ferry@{of}"), "sbom.json");
+    let [of_amd64, of_arm64, of_index] = [&amd64, &arm64, &index].map(|image| attach(&image.digest));
+    let of_of_index = attach(&of_index);
+    let chosen = ["--platform", "linux/amd64"];
+    let payload = sides.payload(&chosen, "ferry:1");
+    fs::write(sides.folder.path().join("payload.zip"), &payload).unwrap();
+    let inspect = charon(["inspect", "--json", "payload.zip"]).in_folder(sides.folder.path());
+    let bill = inspect.run().succeeded().text();
+    for (digest, is_carried) in
+        [(&of_amd64, true), (&of_index, true), (&of_of_index, true), (&of_arm64, false)]
+    {
+        assert_eq!(bill.contains(digest.as_str()), is_carried, "{bill}");
+    }
+
+    let push = |registry: &Registry, payload: &[u8]| {
+        let push = charon(["push-payload", "-q", "-i", "-r", registry.host(), "--sparse-index", "rewrite"]);
+        push.fed(payload).run().succeeded().stderr
+    };
+    // That the image is there already is no reason to leave out what belongs to it, written anew or not.
+    push(&sides.target, &sides.payload(&[&chosen[..], &["--no-referrers"]].concat(), "ferry:1"));
+    let left_out = format!("what belongs to {} is left out, 2 signatures", index.digest);
+    for round in ["pushed", "pushed again"] {
+        let told = push(&sides.target, &payload);
+        assert!(told.contains(&left_out), "{round}: {told}");
+        assert_eq!(discovered(&sides.target, &format!("ferry@{}", amd64.digest)), [of_amd64.as_str()]);
+    }
+    assert_eq!(sides.target.manifest("ferry", &of_index), None);
+    assert_eq!(sides.target.manifest("ferry", &of_of_index), None);
+
+    // Where the index is taken as it is, so is what belongs to it.
+    let registry = Registry::start(Software::Distribution3);
+    let lenient = registry.entrance(&[("REGISTRY_VALIDATION_MANIFESTS_INDEXES_PLATFORMS", "none")]);
+    assert_eq!(push(&lenient, &payload), "");
+    assert_eq!(discovered(&lenient, "ferry:1"), [of_index.as_str()]);
+    assert_eq!(discovered(&lenient, &format!("ferry@{of_index}")), [of_of_index.as_str()]);
+    assert_eq!(crane_digest(&lenient.name("ferry:1")), index.digest);
+}
+
+#[test]
 fn an_image_whose_signature_is_refused_gets_no_tag() {
     let sides = Sides::new(Software::Distribution3, Software::Distribution3);
     let [signed, unsigned] = ["a", "b"].map(image);
@@ -387,15 +432,20 @@ fn an_image_whose_signature_is_refused_gets_no_tag() {
 fn that_a_signature_cannot_be_looked_for_does_not_mean_that_there_is_none() {
     let sides = Sides::new(Software::Olareg, Software::Distribution3);
     image("a").push(&sides.source, "ferry:1");
-    let front =
-        Front::before(&sides.source, |request| request.contains("/referrers/").then(|| (403, Vec::new())));
-    let make = || charon(["make-payload", "ferry:1", "-q", "-i", "-r", front.host()]);
-    let refused = make().run().ended_with(1);
-    assert!(refused.stdout.is_empty());
-    for words in
-        ["cannot list what refers to", "answered 403 Forbidden", "--no-referrers", "referrers: false"]
-    {
-        assert!(refused.stderr.contains(words), "{}", refused.stderr);
+    image("b").push(&sides.source, "styx:1");
+    let front = Front::before(&sides.source, |request| {
+        request.contains("ferry/referrers/").then(|| (403, Vec::new()))
+    });
+    let make = || charon(["make-payload", "ferry:1,styx:1", "-q", "-i", "-r", front.host()]);
+    // An image is not left out because its signature cannot be had.
+    for options in [&[][..], &["--allow-missing"]] {
+        let refused = make().arguments(options).run().ended_with(1);
+        assert!(refused.stdout.is_empty());
+        for words in
+            ["cannot list what refers to", "answered 403 Forbidden", "--no-referrers", "referrers: false"]
+        {
+            assert!(refused.stderr.contains(words), "{}", refused.stderr);
+        }
     }
     let before = front.requests().len();
     make().arguments(["--no-referrers"]).run().succeeded();

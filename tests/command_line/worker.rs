@@ -14,6 +14,7 @@ use crate::image::{Image, Layer, Types};
 use crate::program::{charon, crane_digest, tool};
 use crate::proxy::{Misdeed, Proxy};
 use crate::registry::{Registry, Software};
+use crate::s3::{ACCESS, S3, SECRET};
 
 with_each_registry!(
     a_build_leaves_a_report_and_the_same_run_asks_nobody_again,
@@ -69,6 +70,7 @@ impl Pod {
         let (config, payloads, secrets, log) = (at("run.json"), at("payload"), at("secrets"), at("outcome"));
         let places = ["--config", &config, "--payloads", &payloads, "--registry-secrets", &secrets];
         let worker = charon(["worker", "--termination-log", &log, "--progress-port", "0"]).arguments(places);
+        let worker = worker.arguments(["--object-store-secrets", &at("object-store")]);
         let ended = worker.run();
         let outcome: Outcome = serde_json::from_slice(&fs::read(log).unwrap()).unwrap();
         ended.ended_with(outcome.reason.exit_code().into());
@@ -84,6 +86,93 @@ impl Pod {
         import.as_object_mut().unwrap().extend(fields.as_object().unwrap().clone());
         self.works("import", &json!({ "import": import }), registry)
     }
+}
+
+/// What the Secret of a store holds, where the pod has it; and an object of the store.
+fn opened(pod: &Pod, store: &S3, key: &str) -> Value {
+    let secrets = pod.folder.path().join("object-store");
+    fs::create_dir_all(&secrets).unwrap();
+    fs::write(secrets.join("accesskey"), ACCESS).unwrap();
+    fs::write(secrets.join("secretkey"), format!("{SECRET}\n")).unwrap();
+    let endpoint = format!("http://{}", store.host());
+    json!({ "bucket": "transfer", "key": key, "endpoint": endpoint, "credentials": true })
+}
+
+#[test]
+fn a_run_with_an_object_leaves_its_report_beside_it_and_finds_it_again() {
+    let (source, store) = (source(Software::Distribution3, &["ferry:1"]), S3::start());
+    let (pod, target) = (Pod::new(), Registry::start(Software::Distribution3));
+    let images = json!([{ "name": source.name("ferry:1") }]);
+    let object = opened(&pod, &store, "out/app.zip");
+    let work = json!({ "build": { "images": images, "objectStore": object } });
+    let built = pod.works("run", &work, &source);
+    assert_eq!(built.reason, Reason::Succeeded, "{built:?}");
+    assert!(built.message.starts_with("s3://transfer/out/app.zip with 1 images, "), "{}", built.message);
+    assert!(store.file("out/app.zip.report.json").exists());
+    assert!(pod.files().is_empty());
+    let asked = asked_for(&source, "ferry");
+    let again = pod.works("run", &work, &source);
+    assert_eq!((again.reason, again.payload), (Reason::AlreadyPresent, built.payload.clone()));
+    assert_eq!(asked_for(&source, "ferry"), asked, "it asked a registry");
+
+    let import = |object: &Value| {
+        let work = json!({ "import": { "objectStore": object, "registry": target.host() } });
+        pod.works("import", &work, &target)
+    };
+    let imported = import(&object);
+    assert_eq!(
+        (imported.reason, imported.payload),
+        (Reason::Succeeded, built.payload),
+        "{}",
+        imported.message
+    );
+    assert_eq!(target.tags("ferry"), ["1"]);
+    // It waits for what is not there, or not there yet as a whole.
+    assert_eq!(import(&opened(&pod, &store, "none.zip")).reason, Reason::SourceNotFound);
+    let size = fs::metadata(store.file("out/app.zip")).unwrap().len();
+    fs::File::options().write(true).open(store.file("out/app.zip")).unwrap().set_len(size - 1).unwrap();
+    assert_eq!(import(&object).reason, Reason::SourceIncomplete);
+}
+
+#[test]
+fn a_build_replaces_no_object_that_is_no_payload_and_says_what_a_store_refuses() {
+    let (source, store) = (source(Software::Distribution3, &["ferry:1"]), S3::start());
+    let pod = Pod::new();
+    let images = json!([{ "name": source.name("ferry:1") }]);
+    let builds = |object: &Value| {
+        pod.works("run", &json!({ "build": { "images": images, "objectStore": object } }), &source)
+    };
+    let object = opened(&pod, &store, "app.zip");
+    for content in ["precious", ""] {
+        fs::write(store.file("app.zip"), content).unwrap();
+        let refused = builds(&object);
+        assert_eq!(refused.reason, Reason::OutputConflict);
+        assert!(
+            refused.message.starts_with("s3://transfer/app.zip is no payload of charon's"),
+            "{}",
+            refused.message
+        );
+        assert_eq!(fs::read_to_string(store.file("app.zip")).unwrap(), content);
+    }
+    assert_eq!(store.keys(), ["app.zip"]);
+    assert_eq!(asked_for(&source, "ferry/manifests/1 "), 1, "only the image was pushed");
+
+    let mut nowhere = object.clone();
+    nowhere["bucket"] = json!("nowhere");
+    assert_eq!(builds(&nowhere).reason, Reason::StorageNotFound);
+    let mut certified = object.clone();
+    certified["certificates"] = json!(true);
+    assert_eq!(builds(&certified).reason, Reason::SecretNotFound);
+    fs::write(pod.folder.path().join("object-store/secretkey"), "wrong").unwrap();
+    let denied = builds(&object);
+    assert_eq!(denied.reason, Reason::StorageAccessDenied);
+    assert!(
+        denied.message.contains("check the credentials") && !denied.message.contains("wrong"),
+        "{}",
+        denied.message
+    );
+    fs::remove_file(pod.folder.path().join("object-store/secretkey")).unwrap();
+    assert_eq!(builds(&object).reason, Reason::SecretNotFound);
 }
 
 /// How often a registry was asked for something of a repository.
@@ -282,6 +371,66 @@ fn an_import_looks_for_its_base_in_the_repositories_that_it_is_told() {
     let told = json!({ "baseRepositories": ["elsewhere/base"] });
     assert_eq!(pod.imports(&told, "out.zip", &target).reason, Reason::Succeeded);
     assert_eq!(target.tags("app"), ["1"]);
+}
+
+#[test]
+fn a_build_that_lacks_images_tries_all_lists_what_failed_and_keeps_what_it_has_for_the_next() {
+    let source = source(Software::Distribution3, &["whole:1"]);
+    let lost = Layer::new("lost", 100);
+    let image = Image::new(Types::Docker, std::slice::from_ref(&lost));
+    image.push(&source, "lost:1");
+    source.lose(&lost.digest());
+    let pod = Pod::new();
+    let images = |names: &[&str]| names.iter().map(|name| json!({ "name": source.name(name) })).collect();
+    let fetched = || asked_for(&source, "GET /v2/whole/blobs/");
+
+    let unknown = pod.builds("a", &images(&["nobody:1", "whole:1", "nothing:1"]), "a.zip", &source);
+    assert_eq!((unknown.reason, unknown.failures_total), (Reason::ImageNotFound, 2));
+    assert!(unknown.message.starts_with("2 images cannot be had: "), "{}", unknown.message);
+    let items: Vec<_> = unknown.failures.iter().map(|failure| failure.item.as_str()).collect();
+    assert_eq!(items, [source.name("nobody:1"), source.name("nothing:1")]);
+    assert!(pod.files().is_empty(), "{:?}", pod.files());
+
+    let both = images(&["lost:1", "whole:1"]);
+    let incomplete = pod.builds("b", &both, "b.zip", &source);
+    assert_eq!((incomplete.reason, incomplete.failures_total), (Reason::ImageNotFound, 1));
+    assert_eq!(incomplete.failures[0].item, source.name("lost:1"));
+    assert_eq!(pod.files(), ["b.zip.partial", "b.zip.partial.journal"]);
+    let before = fetched();
+    assert_eq!(before, 2, "it did not try all");
+    image.push(&source, "lost:1");
+    assert_eq!(pod.builds("b", &both, "b.zip", &source).reason, Reason::Succeeded);
+    assert_eq!(fetched(), before, "it was fetched again");
+    assert_eq!(pod.files(), ["b.zip", "b.zip.report.json"]);
+}
+
+#[test]
+fn an_import_that_lacks_a_base_pushes_what_it_can_and_nothing_if_it_is_strict() {
+    let (source, target) = (source(Software::Distribution3, &[]), Registry::start(Software::Distribution3));
+    let base = Layer::new("base", 200);
+    Image::new(Types::Docker, std::slice::from_ref(&base)).push(&source, "base:1");
+    Image::new(Types::Docker, &[base, Layer::new("own", 100)]).push(&source, "app:1");
+    Image::new(Types::Docker, &[Layer::new("other", 100)]).push(&source, "other:1");
+    let pod = Pod::new();
+    let build = json!({ "build": {
+        "images": [{ "name": source.name("app:1") }, { "name": source.name("other:1") }],
+        "alreadyTransferred": [source.name("base:1")],
+        "path": "out.zip",
+    }});
+    assert_eq!(pod.works("run", &build, &source).reason, Reason::Succeeded);
+
+    let strict = pod.imports(&json!({ "strict": true }), "out.zip", &target);
+    assert_eq!((strict.reason, strict.result, strict.failures_total), (Reason::MissingBase, None, 1));
+    assert!(strict.message.starts_with("nothing was pushed: "), "{}", strict.message);
+    assert!(strict.message.contains("app:1") && strict.message.contains("base:1"), "{}", strict.message);
+    assert!(target.is_empty());
+    assert!(!target.requests().iter().any(|request| request.starts_with('P')), "it began to write");
+
+    let partial = pod.imports(&json!({}), "out.zip", &target);
+    let result = partial.result.unwrap();
+    assert_eq!((partial.reason, partial.failures_total), (Reason::MissingBase, 1));
+    assert_eq!((result.images, result.images_failed), (1, 1));
+    assert_eq!((target.tags("app"), target.tags("other")), (vec![], vec!["1".to_owned()]));
 }
 
 #[test]

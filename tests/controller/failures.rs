@@ -92,6 +92,25 @@ async fn a_source_that_is_not_there_is_waited_for_until_it_arrives() {
 }
 
 #[tokio::test]
+async fn waiting_counts_against_no_backoff_limit_and_ends_with_the_timeout() {
+    let world = World::new("patience").await;
+    let mut spec = import_spec();
+    spec["backoffLimit"] = json!(0);
+    world.create::<PayloadImport>("app", spec).await;
+    for attempt in 1..=3 {
+        let job = world.job_of_attempt::<PayloadImport>("app", attempt).await;
+        world.ends_for(&world.pod_of(&job).await, Reason::SourceNotFound).await;
+    }
+    world.job_of_attempt::<PayloadImport>("app", 4).await;
+    world.patch::<PayloadImport>("app", json!({ "spec": { "timeout": "1s" } })).await;
+    let stalls = |status: &charon::api::Status| condition(status, "Stalled").is_some();
+    let status = world.until::<PayloadImport>("app", "stalled", stalls).await;
+    assert_eq!(brief(&status, "Ready"), "False/SourceNotFound");
+    assert_eq!(brief(&status, "Stalled"), "True/DeadlineExceeded");
+    assert_eq!(brief(&status, "Reconciling"), "");
+}
+
+#[tokio::test]
 async fn refused_credentials_are_tried_twice_and_not_a_third_time() {
     let world = World::new("twice").await;
     world.create::<PayloadBuild>("app", build_spec("python:3")).await;

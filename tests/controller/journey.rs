@@ -34,6 +34,7 @@ async fn a_build_becomes_ready_and_tells_what_it_made() {
         allow_missing: false,
         referrers: true,
         path: "out/app.zip".into(),
+        object_store: None,
     };
     assert_eq!(config(&pod).work, Work::Build(work));
 
@@ -57,6 +58,53 @@ async fn a_build_becomes_ready_and_tells_what_it_made() {
     let name = job.name_any();
     let expires = kube::runtime::wait::await_condition(world.api::<Job>(), &name, has_ttl);
     tokio::time::timeout(crate::world::DEADLINE, expires).await.expect("the Job stays for ever").unwrap();
+}
+
+#[tokio::test]
+async fn a_build_into_a_bucket_has_the_keys_of_its_secrets_and_no_volume() {
+    let world = World::new("bucket").await;
+    let store = json!({
+        "endpoint": "https://s3.infra:9000", "bucket": "transfer", "key": "app.zip", "region": "here",
+        "secretRef": { "name": "store" }, "certSecretRef": { "name": "infra" },
+    });
+    let spec = json!({ "images": [{ "image": "python:3" }], "output": { "objectStore": store } });
+    world.create::<PayloadBuild>("app", spec).await;
+    let job = world.job_of_attempt::<PayloadBuild>("app", 1).await;
+    let pod = world.pod_of(&job).await;
+    let Work::Build(work) = config(&pod).work else { panic!("it is a build") };
+    let told = json!({
+        "provider": "S3", "bucket": "transfer", "key": "app.zip", "endpoint": "https://s3.infra:9000",
+        "region": "here", "credentials": true, "certificates": true,
+    });
+    assert_eq!((work.path.as_str(), serde_json::to_value(&work.object_store).unwrap()), ("", told));
+    let volumes = pod.spec.as_ref().unwrap().volumes.clone().unwrap_or_default();
+    assert_eq!(volumes.iter().map(|volume| volume.name.as_str()).collect::<Vec<_>>(), ["settings"]);
+    let sources = volumes[0].projected.as_ref().unwrap().sources.clone().unwrap_or_default();
+    let secrets = sources.iter().filter_map(|source| source.secret.as_ref());
+    let secrets: Vec<_> = secrets
+        .map(|secret| {
+            let keys =
+                secret.items.iter().flatten().map(|item| item.key.as_str()).collect::<Vec<_>>().join(" ");
+            (secret.name.as_str(), keys, secret.optional.unwrap_or(false))
+        })
+        .collect();
+    let expected = [
+        ("store", "accesskey secretkey".to_owned(), false),
+        ("store", "sessiontoken".to_owned(), true),
+        ("infra", "ca.crt".to_owned(), false),
+    ];
+    assert_eq!(secrets, expected);
+
+    world.ends_for(&pod, Reason::Succeeded).await;
+    let status = world.until_ready::<PayloadBuild>("app", "True", "Succeeded").await;
+    assert_eq!(status.payload.unwrap().location, "s3://transfer/app.zip");
+    // The younger one of two with the same object waits, whatever opens the store.
+    let store = json!({
+        "endpoint": "https://s3.infra:9000", "bucket": "transfer", "key": "app.zip", "region": "here",
+    });
+    let spec = json!({ "images": [{ "image": "python:3" }], "output": { "objectStore": store } });
+    world.create::<PayloadBuild>("later", spec).await;
+    world.until_ready::<PayloadBuild>("later", "False", "OutputConflict").await;
 }
 
 #[tokio::test]

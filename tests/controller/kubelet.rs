@@ -51,8 +51,7 @@ pub(crate) fn outcome(pod: &Pod, reason: Reason) -> Outcome {
 
 /// An outcome with a failed item.
 pub(crate) fn with_failure(mut outcome: Outcome, item: &str) -> Outcome {
-    let failure =
-        Failure { item: item.into(), reason: outcome.reason, message: format!("{item} cannot be had") };
+    let failure = Failure::new(item, outcome.reason, format!("{item} cannot be had"));
     outcome.failures.push(failure);
     outcome.failures_total = 1;
     outcome

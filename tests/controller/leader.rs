@@ -57,7 +57,7 @@ async fn within_20_seconds_after_the_leader_was_killed_another_controller_works(
 
 #[tokio::test]
 async fn two_hundred_kills_make_no_second_job_of_an_attempt() {
-    let timing = LeaseTiming { duration: Duration::from_secs(1), renewal: Duration::from_millis(100) };
+    let timing = LeaseTiming { duration: Duration::from_secs(2), renewal: Duration::from_millis(200) };
     let worlds = (0..NAMESPACES).map(|index| async move {
         let world = with_a_lease(&format!("kills-{index}"), timing).await;
         // Every Job that there ever was, by the attempt that it is for.
@@ -81,7 +81,7 @@ async fn two_hundred_kills_make_no_second_job_of_an_attempt() {
             let name = format!("app-{kill}");
             world.create::<PayloadBuild>(&name, build_to("python:3", &format!("{name}.zip"))).await;
             // Any moment will do: before the attempt is written down, before its Job is made, after.
-            tokio::time::sleep(Duration::from_millis(fastrand::u64(..1200))).await;
+            tokio::time::sleep(Duration::from_millis(fastrand::u64(..2400))).await;
             let (_, killed) = pair.remove(fastrand::usize(..2));
             killed.abort();
             let _ = killed.await;

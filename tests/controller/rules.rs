@@ -1,6 +1,8 @@
 //! The API server takes the definitions, and refuses what they forbid in their words.
 
-use charon::api::{PayloadBuild, PayloadImport};
+use std::process::Command;
+
+use charon::api::{PayloadBuild, PayloadImport, Status};
 use charon::reason::Reason;
 use kube::Api;
 use kube::api::{ApiResource, DynamicObject, PostParams};
@@ -102,6 +104,45 @@ async fn all_that_the_rules_allow_is_taken_and_runs() {
     world.create::<PayloadImport>("app", spec).await;
     let job = world.job_of_attempt::<PayloadImport>("app", 1).await;
     world.pod_of(&job).await;
+}
+
+#[tokio::test]
+async fn each_example_is_taken_by_the_api_server_and_by_the_controller() {
+    let files = std::fs::read_dir("examples").unwrap().map(|file| file.unwrap().path());
+    let mut examples: Vec<_> = files.filter(|file| file.extension().is_some_and(|it| it == "yaml")).collect();
+    examples.sort();
+    assert!(!examples.is_empty());
+    for example in examples {
+        // The same wish in two examples is no wish for two.
+        let world = World::new("example").await;
+        // In its strict way: a field that the definitions do not know is refused.
+        let mut kubectl = Command::new("kubectl");
+        kubectl.args(["apply", "--validate=strict", "--output=json", "--namespace", &world.namespace]);
+        let applied = kubectl.arg("--filename").arg(&example).output().unwrap();
+        assert!(
+            applied.status.success(),
+            "{}: {}",
+            example.display(),
+            String::from_utf8_lossy(&applied.stderr)
+        );
+        let applied: Value = serde_json::from_slice(&applied.stdout).unwrap();
+        let objects = applied["items"].as_array().cloned().unwrap_or_else(|| vec![applied]);
+        for object in objects {
+            let name = object["metadata"]["name"].as_str().unwrap();
+            match object["kind"].as_str().unwrap() {
+                "PayloadBuild" => is_taken::<PayloadBuild>(&world, name).await,
+                "PayloadImport" => is_taken::<PayloadImport>(&world, name).await,
+                _ => {}
+            }
+        }
+    }
+}
+
+/// The controller has seen the resource, and finds nothing wrong with it.
+async fn is_taken<K: Kind>(world: &World, name: &str) {
+    let is_seen = |status: &Status| status.observed_generation == Some(1);
+    let status = world.until::<K>(name, "seen", is_seen).await;
+    assert_eq!(brief(&status, "Stalled"), "", "{:?}", condition(&status, "Stalled"));
 }
 
 #[tokio::test]

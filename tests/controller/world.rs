@@ -150,7 +150,7 @@ impl World {
     /// Starts one more controller, which nobody but the caller ends.
     pub(crate) async fn another(&self) -> (CancellationToken, tokio::task::JoinHandle<()>) {
         let mut config = Config::infer().await.unwrap();
-        config.default_namespace = self.namespace.clone();
+        config.default_namespace.clone_from(&self.namespace);
         config.auth_info.impersonate = Some(USER.into());
         config.auth_info.impersonate_groups = Some(vec!["system:authenticated".into()]);
         let client = Client::try_from(config).unwrap();

@@ -1,9 +1,6 @@
 use std::fs;
 
-use crate::world::{FAR, Registry, World, charon, until};
-
-/// `someone` with the password `right`, by bcrypt.
-const HTPASSWD: &str = "someone:$2y$05$abcdefghijklmnopqrstuu8xaCxxL82bnl.UY74PMksDxIJShppPC\n";
+use crate::world::{FAR, HTPASSWD, Registry, World, charon, until};
 
 fn build(name: &str, image: &str, access: &str) -> String {
     format!(
@@ -39,14 +36,8 @@ fn a_build_that_cannot_be_says_why() {
     let folder = tempfile::tempdir().unwrap();
     let registry = Registry::start(5102, folder.path(), Some(HTPASSWD));
     let host = &registry.host;
-    let docker_config = |password: &str| {
-        format!(r#"{{"auths":{{"{host}":{{"username":"someone","password":"{password}"}}}}}}"#)
-    };
-    for (name, password) in [("right", "right"), ("wrong", "wrong")] {
-        let literal = format!("--from-literal=.dockerconfigjson={}", docker_config(password));
-        let type_ = "--type=kubernetes.io/dockerconfigjson";
-        world.kubectl(&["create", "secret", "generic", name, type_, &literal]);
-    }
+    world.pull_secret("right", host, "right");
+    world.pull_secret("wrong", host, "wrong");
     let access = |secret: &str| format!("host: '{host}', insecure: true, secretRef: {{name: {secret}}}");
     world.apply(&build("unknown", &format!("{host}/team/nothing:1"), &access("right")));
     world.apply(&build("denied", &format!("{host}/team/nothing:1"), &access("wrong")));

@@ -7,9 +7,9 @@ use std::os::unix::fs::PermissionsExt;
 use std::path::{Path, PathBuf};
 use std::thread;
 
-use serde_json::json;
+use serde_json::{Value, json};
 
-use crate::world::{FAR, NODE, Registry, World, charon, image_without_a_shell, run};
+use crate::world::{FAR, HTPASSWD, NODE, Registry, World, charon, image_without_a_shell, run};
 
 /// A registry that forbids everything; it is there until the test ends.
 fn forbidding(port: u16) -> String {
@@ -86,18 +86,20 @@ fn build(
     .replace(r#","secretRef":null"#, "")
 }
 
-fn import(name: &str, claim: &str, path: &str, registry: &str, expected: Option<&str>) -> String {
+/// An import with further fields of its spec, such as `registry/secretRef`.
+fn import(name: &str, claim: &str, path: &str, registry: &str, fields: &[(&str, Value)]) -> String {
     let mut import = json!({
         "apiVersion": "charon.dev/v1alpha1",
         "kind": "PayloadImport",
         "metadata": { "name": name },
         "spec": {
             "source": { "persistentVolumeClaim": { "claimName": claim, "path": path } },
-            "registry": { "host": registry, "insecure": true, "repositoryPrefix": format!("table/{name}") },
+            "registry": { "host": registry, "insecure": true, "repositoryPrefix": format!("{claim}/{name}") },
         },
     });
-    if let Some(expected) = expected {
-        import["spec"]["expectedDigest"] = json!(expected);
+    for (field, value) in fields {
+        let place = field.split('/').fold(&mut import["spec"], |place, part| &mut place[part]);
+        *place = value.clone();
     }
     import.to_string()
 }
@@ -176,16 +178,23 @@ fn every_build_that_cannot_be_says_why_on_a_real_node() {
     drop((small, sealed));
 }
 
-/// A payload in docker-charon's form, whose only blob lies at `path`.
-fn payload_with_a_blob_at(path: &str, file: &Path) {
-    let config = format!("sha256:{}", "0".repeat(64));
-    let manifest = json!({ "schemaVersion": 2, "config": { "digest": config, "size": 2 }, "layers": [] });
-    let descriptor = json!({
-        "manifests_paths": { "evil:1": "manifests/evil" }, "blobs_paths": { config: { "zip_path": path } },
-    });
+/// Writes a payload as docker-charon does: images of nothing but a config, which lies at `path`.
+fn payload_by_hand(file: &Path, names: &[&str], path: &str) {
+    let config = "sha256:44136fa355b3678a1146ad16f7e8649e94fb4fc21fe77e8310c060f61caaff8a"; // of {}
+    let mut entries = vec![("blobs/config".to_owned(), json!({}))];
+    let mut manifests = json!({});
+    for (index, name) in names.iter().enumerate() {
+        let manifest = json!({
+            "schemaVersion": 2, "config": { "digest": config, "size": 2 }, "layers": [], "annotations": { "for": name },
+        });
+        manifests[name] = json!(format!("manifests/{index}"));
+        entries.push((format!("manifests/{index}"), manifest));
+    }
+    let descriptor = json!({ "manifests_paths": manifests, "blobs_paths": { config: { "zip_path": path } } });
+    entries.push(("payload_descriptor.json".to_owned(), descriptor));
     let mut zip = zip::ZipWriter::new(File::create(file).unwrap());
     let stored = zip::write::SimpleFileOptions::default().compression_method(zip::CompressionMethod::Stored);
-    for (name, content) in [("manifests/evil", manifest), ("payload_descriptor.json", descriptor)] {
+    for (name, content) in entries {
         zip.start_file(name, stored).unwrap();
         zip.write_all(content.to_string().as_bytes()).unwrap();
     }
@@ -214,16 +223,20 @@ fn every_import_that_cannot_be_says_why_and_what_can_be_is_imported() {
     fs::write(at("unreadable.zip"), &whole).unwrap();
     set_mode(&volume.join("unreadable.zip"), 0o600);
     for (name, path) in [("absolute", "/etc/passwd"), ("up", "../../etc/passwd"), ("nothing", "blobs/none")] {
-        payload_with_a_blob_at(path, &volume.join(format!("{name}.zip")));
+        payload_by_hand(&volume.join(format!("{name}.zip")), &["evil:1"], path);
     }
+    let both = ["one.example/x/app:1", "two.example/x/app:1"];
+    payload_by_hand(&volume.join("two-names.zip"), &both, "blobs/config");
     let forbidding = forbidding(5110);
     let wrong = format!("sha256:{}", "0".repeat(64));
-    let from = |name: &str| import(name, "inbox", &format!("{name}.zip"), FAR, None);
+    let from = |name: &str| import(name, "inbox", &format!("{name}.zip"), FAR, &[]);
     let manifests = [
-        import("unexpected", "inbox", "whole.zip", FAR, Some(&wrong)),
-        import("forbidden", "inbox", "whole.zip", &forbidding, None),
-        import("claimless", "nowhere", "whole.zip", FAR, None),
+        import("unexpected", "inbox", "whole.zip", FAR, &[("expectedDigest", json!(wrong))]),
+        import("forbidden", "inbox", "whole.zip", &forbidding, &[]),
+        import("claimless", "nowhere", "whole.zip", FAR, &[]),
+        import("strict", "inbox", "part.zip", FAR, &[("strict", json!(true))]),
         from("part"),
+        from("two-names"),
         from("truncated"),
         from("letters"),
         from("unreadable"),
@@ -240,7 +253,9 @@ fn every_import_that_cannot_be_says_why_and_what_can_be_is_imported() {
             ("unexpected", "DigestMismatch", &[&wrong, "nothing was pushed"], true),
             ("forbidden", "AccessDenied", &[&forbidding], true),
             ("claimless", "StorageNotFound", &["nowhere"], false),
+            ("strict", "MissingBase", &["nothing was pushed", "app:1"], true),
             ("part", "MissingBase", &["1 of 2 images", "app:1"], true),
+            ("two-names", "InvalidSpec", &[both[0], both[1], "x/app:1", "another naming"], true),
             ("truncated", "SourceIncomplete", &["copy"], false),
             ("letters", "PayloadCorrupt", &["no zip"], true),
             (
@@ -255,15 +270,69 @@ fn every_import_that_cannot_be_says_why_and_what_can_be_is_imported() {
         ],
     );
     let catalog = run("crane", &["catalog", "--insecure", FAR], None);
-    let pushed: Vec<_> = catalog.lines().filter(|repository| repository.starts_with("table/")).collect();
-    assert_eq!(pushed, ["table/part/other"], "tags");
-    let tags = run("crane", &["ls", "--insecure", &format!("{FAR}/table/part/other")], None);
+    let pushed: Vec<_> = catalog.lines().filter(|repository| repository.starts_with("inbox/")).collect();
+    assert_eq!(pushed, ["inbox/part/other"]);
+    let tags = run("crane", &["ls", "--insecure", &format!("{FAR}/inbox/part/other")], None);
     assert_eq!(tags, "1");
     world.until_condition("pimport", "part", "Imported", "False", "PartiallyImported");
+    world.until_condition("pimport", "strict", "Imported", "False", "MissingBase");
+    assert_eq!(world.get("pimport", "strict")["status"]["result"], Value::Null);
     let result = world.get("pimport", "part")["status"]["result"].clone();
     assert_eq!((&result["images"], &result["imagesFailed"]), (&json!(1), &json!(1)), "{result}");
     // Nothing is left beside what is only read.
     let left = fs::read_dir(&volume).unwrap().map(|file| file.unwrap().file_name().into_string().unwrap());
     let left: Vec<_> = left.filter(|name| Path::new(name).extension().is_none_or(|it| it != "zip")).collect();
     assert!(left.is_empty(), "{left:?}");
+
+    // The copy comes to its end.
+    fs::write(at("truncated.zip"), &whole).unwrap();
+    world.until_condition("pimport", "truncated", "Ready", "True", "Succeeded");
+}
+
+#[test]
+fn an_import_that_its_registry_or_a_secret_keeps_from_pushing_says_which() {
+    let world = World::new("table-access");
+    let volume = world.claim("access", "pv-11");
+    let folder = tempfile::tempdir().unwrap();
+    let source = Registry::start(5114, folder.path(), None);
+    source.image("app:1", "I am one", folder.path());
+    let whole = volume.join("whole.zip");
+    charon(&["make-payload", "app:1", "-r", &source.host, "-i", "-f", whole.to_str().unwrap()]);
+
+    let closed = Registry::start(5115, folder.path(), Some(HTPASSWD));
+    let nobody = format!("{NODE}:5199");
+    world.pull_secret("mistaken", &closed.host, "guessed");
+    world.kubectl(&["create", "secret", "generic", "keyless", "--from-literal=password=x"]);
+    let to = |name: &str, registry: &str, field: &str, secret: &str| {
+        import(name, "access", "whole.zip", registry, &[(field, json!({ "name": secret }))])
+    };
+    let manifests = [
+        import("unreachable", "access", "whole.zip", &nobody, &[]),
+        to("mistaken", &closed.host, "registry/secretRef", "mistaken"),
+        to("secretless", FAR, "registry/secretRef", "no-password"),
+        to("keyless", FAR, "registry/secretRef", "keyless"),
+        to("uncertified", FAR, "registry/certSecretRef", "corp-ca"),
+    ];
+    world.apply(&manifests.join("\n---\n"));
+    tells(
+        &world,
+        "pimport",
+        &[
+            ("mistaken", "AuthenticationFailed", &[&closed.host], false),
+            ("uncertified", "SecretNotFound", &["\"corp-ca\"", FAR, "certSecretRef"], false),
+            ("secretless", "SecretNotFound", &["\"no-password\""], false),
+            ("keyless", "SecretNotFound", &[".dockerconfigjson"], false),
+            ("unreachable", "RegistryUnavailable", &[&nobody], false),
+        ],
+    );
+    assert!(!world.get("pimport", "mistaken").to_string().contains("guessed"));
+    let catalog = run("crane", &["catalog", "--insecure", FAR], None);
+    assert!(!catalog.contains("access/"), "{catalog}");
+
+    // Whoever waits goes on when the Secret is there.
+    let authority =
+        fs::read_dir("/usr/share/ca-certificates/mozilla").unwrap().next().unwrap().unwrap().path();
+    let authority = format!("--from-file=ca.crt={}", authority.display());
+    world.kubectl(&["create", "secret", "generic", "corp-ca", &authority]);
+    world.until_condition("pimport", "uncertified", "Ready", "True", "Succeeded");
 }

@@ -13,8 +13,12 @@ use serde_json::Value;
 pub(crate) const FAR: &str = "10.96.0.50:5000";
 /// The address of the node, where the tests' own registries listen.
 pub(crate) const NODE: &str = "10.88.0.1";
-/// Reasons must be told within a minute; the rest is for a machine that is busy.
+/// How long work may take on a machine that is busy.
 pub(crate) const PATIENCE: Duration = Duration::from_mins(2);
+/// What is wrong must be told within a minute.
+const TOLD_WITHIN: Duration = Duration::from_mins(1);
+/// `someone` with the password `right`, by bcrypt.
+pub(crate) const HTPASSWD: &str = "someone:$2y$05$abcdefghijklmnopqrstuu8xaCxxL82bnl.UY74PMksDxIJShppPC\n";
 /// The pause between two looks.
 const LOOK_AGAIN: Duration = Duration::from_millis(300);
 
@@ -26,8 +30,12 @@ fn variable(name: &str) -> String {
 }
 
 /// Waits until `look` sees something, or fails with what it was waiting for.
-pub(crate) fn until<T>(what: &str, mut look: impl FnMut() -> Result<T, String>) -> T {
-    let end = Instant::now() + PATIENCE;
+pub(crate) fn until<T>(what: &str, look: impl FnMut() -> Result<T, String>) -> T {
+    within(PATIENCE, what, look)
+}
+
+fn within<T>(patience: Duration, what: &str, mut look: impl FnMut() -> Result<T, String>) -> T {
+    let end = Instant::now() + patience;
     loop {
         match look() {
             Ok(seen) => return seen,
@@ -102,6 +110,14 @@ impl World {
         serde_json::from_str(&self.kubectl(&["get", kind, name, "-o", "json"])).unwrap()
     }
 
+    /// A Secret with the password of `someone` for a registry.
+    pub(crate) fn pull_secret(&self, name: &str, host: &str, password: &str) {
+        let auths = format!(r#"{{"auths":{{"{host}":{{"username":"someone","password":"{password}"}}}}}}"#);
+        let literal = format!("--from-literal=.dockerconfigjson={auths}");
+        let type_ = "--type=kubernetes.io/dockerconfigjson";
+        self.kubectl(&["create", "secret", "generic", name, type_, &literal]);
+    }
+
     /// A claim on a volume of the node; gives the volume's folder.
     pub(crate) fn claim(&self, name: &str, volume: &str) -> PathBuf {
         self.apply(&format!(
@@ -111,7 +127,8 @@ impl World {
         PathBuf::from(variable("CHARON_CLUSTER")).join("volumes").join(volume)
     }
 
-    /// Waits until a condition has a status and a reason; gives its message.
+    /// Waits until a condition has a status and a reason; gives its message. What is wrong is waited for
+    /// no longer than a user should have to.
     pub(crate) fn until_condition(
         &self,
         kind: &str,
@@ -120,7 +137,8 @@ impl World {
         status: &str,
         reason: &str,
     ) -> String {
-        until(&format!("{kind} {name} to be {type_}={status}/{reason}"), || {
+        let patience = if (type_, status) == ("Ready", "True") { PATIENCE } else { TOLD_WITHIN };
+        within(patience, &format!("{kind} {name} to be {type_}={status}/{reason}"), || {
             let object = self.get(kind, name);
             let conditions = object["status"]["conditions"].as_array().cloned().unwrap_or_default();
             let found = conditions.iter().find(|condition| {

@@ -226,6 +226,15 @@ impl Registry {
         fs::remove_dir_all(self.blob_folder(digest)).expect("it was stored");
     }
 
+    /// Alters a byte of a blob.
+    pub(crate) fn damage(&self, digest: &str) {
+        let file = self.blob_folder(digest).join("data");
+        let mut bytes = fs::read(&file).expect("it was stored");
+        let middle = bytes.len() / 2;
+        bytes[middle] ^= 1;
+        fs::write(file, bytes).expect("it can be written");
+    }
+
     /// Whether anything was ever stored, an upload that was begun aside.
     pub(crate) fn is_empty(&self) -> bool {
         !self.folder.path().join("docker/registry/v2/blobs").exists()

@@ -170,11 +170,7 @@ fn the_same_news_twice_are_no_news() {
 }
 
 fn outcome(failures: usize) -> Outcome {
-    let failure = contract::Failure {
-        item: "i".repeat(2000),
-        reason: Reason::ImageNotFound,
-        message: "ü".repeat(2000),
-    };
+    let failure = contract::Failure::new("i".repeat(2000), Reason::ImageNotFound, "ü".repeat(2000));
     Outcome {
         version: CONTRACT_VERSION,
         run_id: "r".into(),

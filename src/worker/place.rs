@@ -1,0 +1,151 @@
+//! Where a run's payload lies, and what lies beside it.
+
+use std::fmt;
+use std::fs::{self, File};
+use std::io::Read;
+use std::path::{Component, Path, PathBuf};
+use std::sync::Arc;
+
+use bytes::Bytes;
+use secrecy::SecretString;
+
+use super::Refusal;
+use super::contract::{ObjectStore, Provider};
+use super::run::{Folders, secret};
+use crate::build::Output;
+use crate::object_location::ObjectLocation;
+use crate::read_at::ReadAt;
+use crate::reason::Reason;
+use crate::storage::{
+    self, Location, ObjectAccess, ObjectKeys, ObjectSource, StorageError, StoredObject, beside, write_beside,
+};
+
+/// Where a payload lies.
+#[derive(Debug)]
+pub(super) enum Place {
+    /// In a file of the mounted volume, which has this path there.
+    File { path: PathBuf, shown: String },
+    /// In an object of a store.
+    Object(StoredObject),
+}
+
+impl Place {
+    /// The place that a run configuration names: `path` in the volume, or an object.
+    pub(super) fn new(
+        path: &str,
+        object: Option<&ObjectStore>,
+        folders: &Folders<'_>,
+    ) -> Result<Self, Refusal> {
+        match object {
+            None => Ok(Self::File { path: payload_path(folders.payloads, path)?, shown: path.to_owned() }),
+            Some(object) => Ok(Self::Object(stored_object(object, folders.object_store_secrets)?)),
+        }
+    }
+
+    /// Makes sure that a payload can be put there.
+    pub(super) fn prepare(&self) -> Result<(), StorageError> {
+        let Self::File { path, .. } = self else { return Ok(()) };
+        let Some(folder) = path.parent() else { return Ok(()) };
+        fs::create_dir_all(folder).map_err(|error| StorageError::io("make the folder", folder, error))
+    }
+
+    /// The same as where a build goes.
+    pub(super) fn output(&self) -> Output {
+        match self {
+            Self::File { path, .. } => Output::File(path.clone()),
+            Self::Object(object) => Output::Object(object.clone()),
+        }
+    }
+
+    /// Opens the payload.
+    pub(super) async fn open(&self) -> Result<Arc<dyn ReadAt>, StorageError> {
+        match self {
+            Self::File { path, .. } => {
+                storage::open(&Location::File(path.clone()), &ObjectAccess::default()).await
+            }
+            Self::Object(object) => Ok(Arc::new(ObjectSource::open(object.clone()).await?)),
+        }
+    }
+
+    /// Reads what lies beside the payload under its name and `suffix`, if it has no more than `limit` bytes.
+    pub(super) async fn read_beside(&self, suffix: &str, limit: usize) -> Option<Bytes> {
+        match self {
+            Self::File { path, .. } => {
+                let mut bytes = Vec::new();
+                File::open(beside(path, suffix)).ok()?.take(limit as u64).read_to_end(&mut bytes).ok()?;
+                Some(bytes.into())
+            }
+            Self::Object(object) => Some(object.beside(suffix).ok()?.read(limit).await.ok()??.0),
+        }
+    }
+
+    /// Writes what lies beside the payload: it is there as a whole or not at all.
+    pub(super) async fn write_beside(&self, suffix: &str, bytes: Bytes) -> Result<(), StorageError> {
+        match self {
+            Self::File { path, .. } => {
+                let written = write_beside(path, suffix, &bytes);
+                written.map_err(|error| StorageError::io("write", &beside(path, suffix), error))
+            }
+            Self::Object(object) => object.beside(suffix)?.write(bytes).await,
+        }
+    }
+}
+
+impl fmt::Display for Place {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::File { shown, .. } => f.write_str(shown),
+            Self::Object(object) => object.location().fmt(f),
+        }
+    }
+}
+
+/// A payload's path below the mount, which it may not leave.
+pub(super) fn payload_path(payloads: &Path, path: &str) -> Result<PathBuf, Refusal> {
+    let stays = Path::new(path).components().all(|part| matches!(part, Component::Normal(_)));
+    if path.is_empty() || !stays {
+        return Err((
+            Reason::InvalidSpec,
+            format!("{path:?} is no path inside the volume; use one without '..' and without a leading '/'"),
+        ));
+    }
+    Ok(payloads.join(path))
+}
+
+/// The object, with what the mounted Secrets hold.
+fn stored_object(given: &ObjectStore, secrets: &Path) -> Result<StoredObject, Refusal> {
+    let location = ObjectLocation::new(given.provider, &given.bucket, &given.key);
+    let location = location.map_err(|error| (Reason::InvalidSpec, error.to_string()))?;
+    let ca_pem = secret(secrets, "ca.crt")?;
+    if given.certificates && ca_pem.is_none() {
+        let message = format!("the certificate secret of {location} is not there, or has no ca.crt");
+        return Err((Reason::SecretNotFound, message));
+    }
+    let keys = if given.credentials { Some(keys(given.provider, &location, secrets)?) } else { None };
+    let access =
+        ObjectAccess { endpoint: given.endpoint.clone(), region: given.region.clone(), keys, ca_pem };
+    StoredObject::new(location, &access).map_err(|error| (error.reason(), error.to_string()))
+}
+
+fn keys(provider: Provider, location: &ObjectLocation, secrets: &Path) -> Result<ObjectKeys, Refusal> {
+    let optional = |key: &str| -> Result<Option<String>, Refusal> {
+        let Some(bytes) = secret(secrets, key)? else { return Ok(None) };
+        let text = String::from_utf8(bytes).map_err(|_| {
+            (Reason::InvalidSpec, format!("the secret of {location} has a {key} that is no text"))
+        })?;
+        // Who writes a Secret with echo puts a line's end behind it.
+        Ok(Some(text.trim_end_matches(['\r', '\n']).to_owned()))
+    };
+    let required = |key: &str| {
+        let missing = || (Reason::SecretNotFound, format!("the secret of {location} has no {key}"));
+        optional(key)?.ok_or_else(missing)
+    };
+    Ok(match provider {
+        Provider::S3 | Provider::Azure => ObjectKeys::Pair {
+            access: required("accesskey")?,
+            secret: SecretString::from(required("secretkey")?),
+            session_token: optional("sessiontoken")?.map(SecretString::from),
+        },
+        Provider::Gcs => ObjectKeys::ServiceAccount(SecretString::from(required("serviceaccount")?)),
+    })
+}
