@@ -17,7 +17,7 @@ mod schema;
 mod shared;
 mod status;
 
-pub use build::{AlreadyTransferred, BuildImage, Output, PayloadBuild, PayloadBuildSpec};
+pub use build::{AlreadyTransferred, BuildImage, BuildRef, Output, PayloadBuild, PayloadBuildSpec};
 pub use import::{PayloadImport, PayloadImportSpec, Source, TargetRegistry};
 pub use schema::{CRD_FILES, crds, crds_yaml};
 pub use shared::{Claim, ObjectStore, PodIds, RegistryAccess, SecretRef, Worker, WorkerResources};

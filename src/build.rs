@@ -1,6 +1,8 @@
 //! Registries to payload: references become a plan, the plan becomes a file or a stream.
 
+mod base;
 mod choice;
+mod dry_run;
 mod fetch;
 mod journal;
 mod object;
@@ -23,8 +25,8 @@ use tracing::{debug, info};
 
 use crate::digest::Digest;
 use crate::payload::{
-    BillImage, BlobError, Contents, FORMAT_VERSION, MissingImage, PayloadError, PayloadWriter, PlacedPayload,
-    Remains, Sink, is_payload,
+    Base, BillImage, BlobError, Contents, FORMAT_VERSION, MissingImage, PayloadError, PayloadWriter,
+    PlacedPayload, Remains, Sink, is_payload,
 };
 use crate::platform::Platform;
 use crate::progress::{Progress, STEP, Stage};
@@ -33,6 +35,8 @@ use crate::reason::{self, Class, Failure, Reason};
 use crate::reference::{FarName, Host, Reference};
 use crate::registry::{Foreign, Manifest, Registry, RegistryError};
 use crate::storage::{FileTarget, StorageError, StoredObject};
+pub use base::{BaseError, open_base};
+pub use dry_run::{Amount, BuildPlan, dry_run};
 use fetch::Fetch;
 use journal::{Journal, Notes};
 use plan::{BlobPlan, Plan};
@@ -55,6 +59,8 @@ pub struct BuildRequest {
     pub images: Vec<ImageRequest>,
     /// Images that the far side has: what they share with `images` is not carried.
     pub already_transferred: Vec<Reference>,
+    /// Earlier payloads: what they carry or required, the far side has.
+    pub bases: Vec<Base>,
     /// Layers that may not be distributed are fetched from where their manifests say, if their registries
     /// do not have them.
     pub foreign_layers: bool,
@@ -210,6 +216,7 @@ pub async fn build(request: BuildRequest, progress: &Arc<Progress>) -> Result<Bu
     };
     target.check_room(size)?;
     let report = report(&plan, &contents);
+    let bill = contents.bill_bytes();
     let failed = |error| BuildError::Storage(target.error(error));
     let is_same = !have.is_empty() && old.is_none();
     let journal = if is_same {
@@ -250,7 +257,13 @@ pub async fn build(request: BuildRequest, progress: &Arc<Progress>) -> Result<Bu
     }
     progress.enter(Stage::Finishing);
     debug!("Syncing {}", path.display());
-    tokio::task::spawn_blocking(move || target.finish())
+    let finish = move || {
+        // First: where the payload is, there its bill is, too, whenever this is cut short.
+        base::keep_bill(&path, &bill);
+        target.finish()?;
+        Ok::<_, StorageError>(path)
+    };
+    let path = tokio::task::spawn_blocking(finish)
         .await
         .map_err(|error| PayloadError::Io { doing: "syncing the payload", source: error.into() })??;
     info!("Wrote {}, {} bytes, payload digest {}", path.display(), report.size, report.digest);
@@ -280,16 +293,7 @@ async fn plan_file(
     notes: Option<&Notes>,
     remains: Option<&Remains>,
 ) -> Result<(Plan, Contents), BuildError> {
-    let mut manifests = notes.map(|notes| notes.manifests.clone()).unwrap_or_default();
-    if let Some(remains) = remains {
-        let images = remains.bill.images.iter();
-        let had = images.flat_map(BillImage::all_manifests).filter_map(|(digest, media_type)| {
-            let (digest, media_type) = (digest.clone(), media_type.to_owned());
-            let bytes = remains.manifests.get(&digest)?.clone();
-            Some((digest.clone(), Manifest { bytes, digest, media_type }))
-        });
-        manifests.extend(had);
-    }
+    let manifests = known_manifests(notes, remains);
     let path = target.journal();
     let journal =
         if notes.is_some() { Journal::go_on(&path) } else { Journal::begin(&path, &request.run, None) };
@@ -305,10 +309,25 @@ async fn plan_file(
     planned
 }
 
+/// The manifests that earlier attempts read.
+fn known_manifests(notes: Option<&Notes>, remains: Option<&Remains>) -> HashMap<Digest, Manifest> {
+    let mut manifests = notes.map(|notes| notes.manifests.clone()).unwrap_or_default();
+    if let Some(remains) = remains {
+        let images = remains.bill.images.iter();
+        let had = images.flat_map(BillImage::all_manifests).filter_map(|(digest, media_type)| {
+            let (digest, media_type) = (digest.clone(), media_type.to_owned());
+            let bytes = remains.manifests.get(&digest)?.clone();
+            Some((digest.clone(), Manifest { bytes, digest, media_type }))
+        });
+        manifests.extend(had);
+    }
+    manifests
+}
+
 /// Resolves all names, and plans the payload.
 async fn plan(request: &BuildRequest, library: Library) -> Result<(Plan, Contents), BuildError> {
     let resolved = resolve::resolve(request, library).await.map_err(BuildError::Images)?;
-    let plan = Plan::new(resolved).map_err(BuildError::Images)?;
+    let plan = Plan::new(resolved, &request.bases).map_err(BuildError::Images)?;
     let contents = contents(&plan)?;
     Ok((plan, contents))
 }

@@ -4,6 +4,7 @@ mod completion;
 mod context;
 mod controller;
 mod crds;
+mod dry_run;
 mod inspect;
 mod make_payload;
 mod man;
@@ -242,5 +243,67 @@ mod tests {
     #[test]
     fn the_command_line_is_well_formed() {
         super::command().debug_assert();
+    }
+
+    /// What docs/cli.md has of the options: a table a command, made of what `--help` says.
+    fn tables() -> String {
+        let mut text = String::new();
+        let command = super::command();
+        for command in command.get_subcommands().filter(|command| !command.is_hide_set()) {
+            let about = command.get_about().map(ToString::to_string).unwrap_or_default();
+            text += &format!(
+                "\n## charon {}\n\n{about}.\n\n| option | meaning |\n|---|---|\n",
+                command.get_name()
+            );
+            let of_all = super::command();
+            let own = command.get_arguments();
+            let all = own.chain(of_all.get_arguments().filter(|argument| argument.is_global_set()));
+            for argument in all.filter(|argument| !matches!(argument.get_id().as_str(), "help" | "version")) {
+                text += &row(argument);
+            }
+        }
+        text
+    }
+
+    fn row(argument: &clap::Arg) -> String {
+        let names = [
+            argument.get_short().map(|short| format!("-{short}")),
+            argument.get_long().map(|long| format!("--{long}")),
+        ];
+        let mut name = names.into_iter().flatten().collect::<Vec<_>>().join(", ");
+        if argument.get_action().takes_values() {
+            let values = argument.get_value_names().unwrap_or_default().join(" ");
+            name = if argument.is_positional() { values } else { format!("{name} {values}") };
+        }
+        let mut meaning =
+            argument.get_help().map(ToString::to_string).unwrap_or_default().replace('|', "\\|");
+        let values = argument.get_possible_values();
+        let is_flag = !argument.get_action().takes_values();
+        if !is_flag && !values.is_empty() && !argument.is_hide_possible_values_set() {
+            let told = |value: &clap::builder::PossibleValue| {
+                let help = value.get_help().map(|help| format!(": {help}")).unwrap_or_default();
+                format!("`{}`{help}", value.get_name())
+            };
+            let values = values.iter().map(told).collect::<Vec<_>>().join("; ");
+            meaning += &format!(". {values}");
+        }
+        let default =
+            argument.get_default_values().iter().map(|value| value.to_string_lossy()).collect::<Vec<_>>();
+        if !is_flag && !default.is_empty() {
+            meaning += &format!(" (default: `{}`)", default.join(" "));
+        }
+        format!("| `{name}` | {meaning} |\n")
+    }
+
+    #[test]
+    fn docs_tell_of_each_option_what_its_help_says() {
+        let path = std::path::Path::new(env!("CARGO_MANIFEST_DIR")).join("docs/cli.md");
+        let docs = std::fs::read_to_string(&path).unwrap();
+        let start = docs.find("\n## charon ").expect("a heading a command");
+        let expected = format!("{}{}", &docs[..start], tables());
+        if std::env::var_os("UPDATE_DOCS").is_some() {
+            std::fs::write(&path, &expected).unwrap();
+        }
+        assert!(docs == expected, "docs/cli.md is not what --help says; UPDATE_DOCS=1 writes it");
     }
 }

@@ -5,6 +5,7 @@
 //! all state is in the status, the Jobs and their pods.
 
 mod announce;
+mod bases;
 mod decide;
 mod health;
 mod hold;

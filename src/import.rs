@@ -1,9 +1,11 @@
 //! Payload to registry: the payload is checked, blobs are pushed, manifests after them, tags last.
 
 mod deliver;
+mod dry_run;
 mod meter;
 mod names;
 mod referrers;
+mod right;
 mod sparse;
 mod target;
 #[cfg(test)]
@@ -27,6 +29,7 @@ use crate::reason::{self, Failure, Reason};
 pub use crate::reference::Naming;
 use crate::registry::{Registry, RegistryError};
 use deliver::{ASKED_AT_ONCE, Delivery};
+pub use dry_run::{Fate, ImportPlan, PlannedImage, dry_run};
 use names::Names;
 use target::{State, Target};
 
@@ -243,35 +246,20 @@ impl Payload {
 /// What can be complete is pushed; an image that cannot gets no tag and a failure in the report.
 /// With `strict` nothing is pushed unless everything can be.
 pub async fn import(request: ImportRequest, progress: &Arc<Progress>) -> Result<ImportReport, ImportError> {
-    progress.enter(Stage::Checking);
-    let mut payload = Payload::open(request.source).await?;
-    let digest = payload.digest().cloned();
-    if let Some(expected) = request.expected_digest.filter(|expected| Some(expected) != digest.as_ref()) {
-        let found = digest
-            .map_or_else(|| "none, since docker-charon made it".to_owned(), |digest| digest.to_string());
-        return Err(ImportError::WrongPayload { expected, found });
-    }
-    let bill = payload.bill().clone();
-    let size = payload.size();
-    let prefix = request.repository_prefix.as_deref();
-    let names = Names::new(request.registry.host(), prefix, request.naming, request.tag_digests);
-    for missing in &bill.missing {
-        warn!(
-            "{} is not in this payload: it could not be had when that was made ({})",
-            missing.name, missing.reason
-        );
-    }
-    let manifest = |digest: &Digest| payload.manifest(digest);
-    let mut targets = target::targets(&bill, &names, request.sparse_index, manifest)?;
-    let delivery = Arc::new(Delivery::new(request.registry.clone(), Arc::clone(progress)));
+    let strict = request.strict;
+    let refuse = |targets: &[Target]| {
+        let failed = |target: &Target| target.failure().cloned().or_else(|| target.missing_base());
+        let failures: Vec<Failure> = targets.iter().filter_map(failed).collect();
+        if strict && !failures.is_empty() { Err(ImportError::Strict(failures)) } else { Ok(()) }
+    };
+    let mut opened = Opened::new(request, progress).await?;
+    opened.check().await?;
+    let Opened { mut payload, digest, size, bill, mut targets, delivery, .. } = opened;
+    refuse(&targets)?;
+    right::check(&mut targets, &delivery).await?;
+    refuse(&targets)?;
 
-    check(&bill, &mut targets, &delivery, &names, &request.base_repositories).await?;
-    let failed = |target: &Target| target.failure().cloned().or_else(|| target.missing_base());
-    let failures: Vec<Failure> = targets.iter().filter_map(failed).collect();
-    if request.strict && !failures.is_empty() {
-        return Err(ImportError::Strict(failures));
-    }
-
+    delivery.expect(&bill, &targets);
     progress.enter(Stage::Transferring);
     delivery.blobs(&bill, &mut targets, &mut payload).await?;
     delivery.required(&bill, &mut targets).await;
@@ -298,6 +286,61 @@ pub async fn import(request: ImportRequest, progress: &Arc<Progress>) -> Result<
     Ok(ImportReport { digest, size, bill, images, counts: delivery.counts() })
 }
 
+/// A payload that was opened, and what is to become of its images.
+struct Opened {
+    payload: Payload,
+    digest: Option<Digest>,
+    size: u64,
+    bill: Bill,
+    names: Names,
+    targets: Vec<Target>,
+    delivery: Arc<Delivery>,
+    base_repositories: Vec<String>,
+}
+
+impl Opened {
+    async fn new(request: ImportRequest, progress: &Arc<Progress>) -> Result<Self, ImportError> {
+        progress.enter(Stage::Checking);
+        let payload = Payload::open(request.source).await?;
+        let digest = payload.digest().cloned();
+        if let Some(expected) = request.expected_digest.filter(|expected| Some(expected) != digest.as_ref()) {
+            let found = digest
+                .map_or_else(|| "none, since docker-charon made it".to_owned(), |digest| digest.to_string());
+            return Err(ImportError::WrongPayload { expected, found });
+        }
+        let bill = payload.bill().clone();
+        let size = payload.size();
+        let prefix = request.repository_prefix.as_deref();
+        let names = Names::new(request.registry.host(), prefix, request.naming, request.tag_digests);
+        for missing in &bill.missing {
+            warn!(
+                "{} is not in this payload: it could not be had when that was made ({})",
+                missing.name, missing.reason
+            );
+        }
+        let manifest = |digest: &Digest| payload.manifest(digest);
+        let targets = target::targets(&bill, &names, request.sparse_index, manifest)?;
+        let delivery = Arc::new(Delivery::new(request.registry, Arc::clone(progress)));
+        let base_repositories = request.base_repositories;
+        Ok(Self { payload, digest, size, bill, names, targets, delivery, base_repositories })
+    }
+
+    /// Finds out, before anything is written, what is there already and whether all is there that the
+    /// payload requires.
+    async fn check(&mut self) -> Result<(), ImportError> {
+        let Self { bill, names, targets, delivery, base_repositories, .. } = self;
+        let written: Vec<String> = targets.iter().map(|target| target.repository.clone()).collect();
+        let asked = targets.iter_mut().filter(|target| !target.has_failed());
+        let asked = futures::stream::iter(asked).map(|target| check_presence(target, delivery));
+        asked.buffer_unordered(ASKED_AT_ONCE).try_collect::<()>().await?;
+
+        let wanted = targets.iter_mut().filter(|target| target.is_wanted());
+        let bases = Bases { bill, names, written: &written, base_repositories };
+        let wanted = futures::stream::iter(wanted).map(|target| check_base(target, delivery, &bases));
+        wanted.buffer_unordered(ASKED_AT_ONCE).try_collect::<()>().await
+    }
+}
+
 /// The images of each repository, which may share manifests: an index must not be put before its images are there,
 /// whoever puts them.
 fn by_repository(targets: &mut [Target]) -> impl Iterator<Item = Vec<&mut Target>> {
@@ -306,26 +349,6 @@ fn by_repository(targets: &mut [Target]) -> impl Iterator<Item = Vec<&mut Target
         repositories.entry(target.repository.clone()).or_default().push(target);
     }
     repositories.into_values()
-}
-
-/// Finds out, before anything is written, what is there already and whether all is there that the
-/// payload requires.
-async fn check(
-    bill: &Bill,
-    targets: &mut [Target],
-    delivery: &Delivery,
-    names: &Names,
-    base_repositories: &[String],
-) -> Result<(), ImportError> {
-    let written: Vec<String> = targets.iter().map(|target| target.repository.clone()).collect();
-    let asked = targets.iter_mut().filter(|target| !target.has_failed());
-    let asked = futures::stream::iter(asked).map(|target| check_presence(target, delivery));
-    asked.buffer_unordered(ASKED_AT_ONCE).try_collect::<()>().await?;
-
-    let wanted = targets.iter_mut().filter(|target| target.is_wanted());
-    let bases = Bases { bill, names, written: &written, base_repositories };
-    let wanted = futures::stream::iter(wanted).map(|target| check_base(target, delivery, &bases));
-    wanted.buffer_unordered(ASKED_AT_ONCE).try_collect::<()>().await
 }
 
 /// Whether an image is there already.
@@ -378,9 +401,12 @@ struct Bases<'a> {
 async fn check_base(target: &mut Target, delivery: &Delivery, bases: &Bases<'_>) -> Result<(), ImportError> {
     let mut missing = Vec::new();
     for required in bases.bill.required.iter().filter(|required| target.blobs.contains(&required.digest)) {
-        let sources = required.sources.iter().filter_map(|source| source.parsed().ok());
+        let sources = required.sources.iter().filter_map(|source| {
+            let (reference, own) = (source.parsed().ok()?, source.far_name().ok()?);
+            Some(bases.names.repository(&reference, own.as_ref()))
+        });
         let places: Vec<String> = std::iter::once(target.repository.clone())
-            .chain(sources.map(|source| bases.names.repository(&source, None)))
+            .chain(sources)
             .chain(bases.written.iter().chain(bases.base_repositories).cloned())
             .collect();
         match delivery.find(&required.digest, &places).await {

@@ -22,6 +22,6 @@ pub mod storage;
 pub mod worker;
 
 pub use library::{
-    Error, MakePayload, PushPayload, RegistryOptions, make_payload, make_payload_to, push_payload,
-    push_payload_from,
+    Error, MakePayload, PushPayload, RegistryOptions, make_payload, make_payload_to, plan_payload,
+    plan_payload_stream, plan_push, push_payload, push_payload_from,
 };

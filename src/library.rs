@@ -13,13 +13,13 @@ mod make_payload;
 mod push_payload;
 
 pub use access::RegistryOptions;
-pub use make_payload::{MakePayload, make_payload, make_payload_to};
-pub(crate) use push_payload::push_open_file;
-pub use push_payload::{PushPayload, push_payload, push_payload_from};
+pub use make_payload::{MakePayload, make_payload, make_payload_to, plan_payload, plan_payload_stream};
+pub use push_payload::{PushPayload, plan_push, push_payload, push_payload_from};
+pub(crate) use push_payload::{named, plan_source, push_source};
 
 use tokio_util::sync::CancellationToken;
 
-use crate::build::BuildError;
+use crate::build::{BaseError, BuildError};
 use crate::import::ImportError;
 use crate::reason::{Failure, Reason};
 use crate::reference::ReferenceError;
@@ -41,6 +41,9 @@ pub enum Error {
     /// A client of a registry cannot be made.
     #[error(transparent)]
     Registry(#[from] RegistryError),
+    /// An earlier payload cannot be built upon.
+    #[error(transparent)]
+    Base(#[from] BaseError),
     /// The payload was not built.
     #[error(transparent)]
     Build(#[from] BuildError),
@@ -62,6 +65,7 @@ impl Error {
         match self {
             Self::Usage(_) | Self::Reference(_) | Self::DockerConfig(_) => Reason::InvalidSpec,
             Self::Registry(error) => error.reason(),
+            Self::Base(error) => error.reason(),
             Self::Build(error) => error.reason(),
             Self::Storage(error) => error.reason(),
             Self::Import(error) => error.reason(),

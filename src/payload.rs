@@ -5,6 +5,7 @@
 //! ([`Layout`]), so a reader knows where each byte lies, and how long the file is, after one small
 //! read.
 
+mod base;
 mod bill;
 mod contents;
 mod descriptor;
@@ -23,6 +24,7 @@ mod writer;
 #[cfg(test)]
 mod tests;
 
+pub use base::Base;
 pub use bill::{
     Bill, BillEntry, BillFile, BillImage, BillManifest, EntryKind, FORMAT_VERSION, MissingImage, Required,
     RequiredSource,

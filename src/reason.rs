@@ -31,8 +31,10 @@ pub enum Reason {
     PayloadCorrupt,
     UnsupportedFormatVersion,
     MissingBase,
+    WaitingForBase,
     PartiallyImported,
     UnsupportedImage,
+    RepositoryNotFound,
     OutputConflict,
     StorageNotFound,
     StorageBusy,
@@ -66,7 +68,7 @@ pub enum Class {
 
 impl Reason {
     /// All of them.
-    pub const ALL: [Self; 37] = [
+    pub const ALL: [Self; 39] = [
         Self::Succeeded,
         Self::AlreadyPresent,
         Self::Progressing,
@@ -86,8 +88,10 @@ impl Reason {
         Self::PayloadCorrupt,
         Self::UnsupportedFormatVersion,
         Self::MissingBase,
+        Self::WaitingForBase,
         Self::PartiallyImported,
         Self::UnsupportedImage,
+        Self::RepositoryNotFound,
         Self::OutputConflict,
         Self::StorageNotFound,
         Self::StorageBusy,
@@ -129,8 +133,10 @@ impl Reason {
             Self::PayloadCorrupt => "PayloadCorrupt",
             Self::UnsupportedFormatVersion => "UnsupportedFormatVersion",
             Self::MissingBase => "MissingBase",
+            Self::WaitingForBase => "WaitingForBase",
             Self::PartiallyImported => "PartiallyImported",
             Self::UnsupportedImage => "UnsupportedImage",
+            Self::RepositoryNotFound => "RepositoryNotFound",
             Self::OutputConflict => "OutputConflict",
             Self::StorageNotFound => "StorageNotFound",
             Self::StorageBusy => "StorageBusy",
@@ -167,6 +173,7 @@ impl Reason {
             | Self::MissingBase
             | Self::PartiallyImported
             | Self::UnsupportedImage
+            | Self::RepositoryNotFound
             | Self::OutputConflict
             | Self::StorageReadOnly
             | Self::StorageAccessDenied
@@ -177,6 +184,7 @@ impl Reason {
             Self::SecretNotFound
             | Self::SourceNotFound
             | Self::SourceIncomplete
+            | Self::WaitingForBase
             | Self::RegistryUnavailable
             | Self::RateLimited => Class::Wait,
             Self::AuthenticationFailed => Class::Twice,
@@ -214,10 +222,11 @@ impl Reason {
             Self::MissingBase | Self::PartiallyImported => 67,
             Self::OutputConflict => 69,
             Self::StorageFull | Self::StorageReadOnly | Self::StorageAccessDenied => 73,
-            Self::AccessDenied | Self::AuthenticationFailed => 77,
+            Self::AccessDenied | Self::RepositoryNotFound | Self::AuthenticationFailed => 77,
             Self::SecretNotFound
             | Self::SourceNotFound
             | Self::SourceIncomplete
+            | Self::WaitingForBase
             | Self::RegistryUnavailable
             | Self::RateLimited => 76,
             _ => 75,

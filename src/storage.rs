@@ -1,18 +1,22 @@
 //! Where payloads lie: files, standard streams, objects of stores.
 
 mod access;
+mod beside;
 mod bucket;
 mod file;
 mod location;
+mod look;
 mod refusal;
 mod source;
 mod upload;
 
 pub use access::{ObjectAccess, ObjectKeys};
+pub(crate) use beside::{beside, write_beside};
 pub use bucket::StoredObject;
 pub(crate) use file::NO_DETOUR;
 pub use file::{FileTarget, StorageError};
 pub use location::Location;
+pub use look::FileLook;
 pub use source::ObjectSource;
 pub(crate) use upload::{Left, Parts, Upload};
 

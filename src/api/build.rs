@@ -150,6 +150,25 @@ pub struct AlreadyTransferred {
     #[schemars(length(max = 1000), inner(length(min = 1, max = 530)))]
     #[x_kube(merge_strategy = ListMerge::Set)]
     pub images: Option<Vec<String>>,
+    /// Earlier payloads, by the PayloadBuilds of this namespace that made them, into the same claim. Their bills are
+    /// read, not their blobs: the zip may have left, if <path>.bill.json is there. Until all are Ready the build waits.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[schemars(length(max = 64))]
+    #[x_kube(merge_strategy = ListMerge::Map(vec!["name".into()]))]
+    pub payloads: Option<Vec<BuildRef>>,
+}
+
+/// A PayloadBuild of the same namespace.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize, KubeSchema)]
+#[serde(rename_all = "camelCase")]
+pub struct BuildRef {
+    /// Its name.
+    #[schemars(length(min = 1, max = 253))]
+    #[x_kube(
+        validation = Rule::new("self.matches('^[a-z0-9]([-a-z0-9.]*[a-z0-9])?$')")
+            .message("name must be the name of a PayloadBuild: lowercase letters, digits, '-' and '.'")
+    )]
+    pub name: String,
 }
 
 /// Where a payload is written: exactly one kind of place.

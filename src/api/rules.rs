@@ -195,6 +195,7 @@ fn cases() -> Vec<Case> {
                 ],
             ),
         ),
+        case("PayloadBuild", "/alreadyTransferred/payloads/0/name", names("name of a PayloadBuild")),
         case("PayloadBuild", "/registries/0/secretRef/name", names("name of a Secret")),
         case("PayloadBuild", "/registries/0/certSecretRef/name", names("name of a Secret")),
         case("PayloadImport", "/source", (vec![], places("source"))),

@@ -5,7 +5,7 @@ use tracing::info;
 use super::resolve::Resolved;
 use crate::digest::Digest;
 use crate::payload::{
-    BillImage, BillManifest, BillReferrer, Descriptor, ImagePlan, ManifestContent, ManifestPlan,
+    Base, BillImage, BillManifest, BillReferrer, Descriptor, ImagePlan, ManifestContent, ManifestPlan,
     MissingImage, PayloadError, ReferrerPlan, Remains, Required, RequiredSource,
 };
 use crate::reason::Failure;
@@ -21,6 +21,8 @@ pub(super) struct Plan {
     pub(super) required: Vec<Required>,
     /// The images that cannot be had and are left out.
     pub(super) missing: Vec<MissingImage>,
+    /// How many manifests were read for it, by registry.
+    pub(super) reads: BTreeMap<Host, usize>,
     /// The blobs of each image, by its place in `images`.
     needs: Vec<HashSet<Digest>>,
 }
@@ -44,13 +46,14 @@ struct Blobs {
 
 impl Plan {
     /// Plans a payload: a pure function of what the registries said.
-    pub(super) fn new(resolved: Resolved) -> Result<Self, Vec<Failure>> {
+    pub(super) fn new(resolved: Resolved, bases: &[Base]) -> Result<Self, Vec<Failure>> {
         let mut there: HashMap<Digest, Vec<RequiredSource>> = HashMap::new();
         let mut failures = Vec::new();
         for image in &resolved.already_transferred {
             let source = RequiredSource {
                 name: image.reference.written().to_owned(),
                 reference: image.reference.to_string(),
+                far_name: None,
             };
             match Blobs::of(image) {
                 Ok(blobs) => {
@@ -64,7 +67,13 @@ impl Plan {
         if !failures.is_empty() {
             return Err(failures);
         }
-        Self::of(resolved.images, &there).map(|plan| Self { missing: resolved.missing, ..plan })
+        for (digest, sources) in bases.iter().flat_map(Base::blobs) {
+            let known = there.entry(digest.clone()).or_default();
+            let fresh: Vec<_> = sources.into_iter().filter(|source| !known.contains(source)).collect();
+            known.extend(fresh);
+        }
+        let plan = Self::of(resolved.images, &there)?;
+        Ok(Self { missing: resolved.missing, reads: resolved.reads, ..plan })
     }
 
     /// Plans what the remains of an earlier run were to become, without asking any registry.
@@ -164,7 +173,7 @@ impl Plan {
         if !failures.is_empty() {
             return Err(failures);
         }
-        Ok(Self { images, blobs: plans, required, missing: Vec::new(), needs })
+        Ok(Self { images, blobs: plans, required, missing: Vec::new(), reads: BTreeMap::new(), needs })
     }
 
     /// The blobs to carry, as the payload names them.
@@ -233,7 +242,7 @@ mod tests {
     }
 
     fn plan(images: Vec<ImagePlan>, already_transferred: Vec<ImagePlan>) -> Result<Plan, Vec<Failure>> {
-        Plan::new(Resolved { images, already_transferred, missing: Vec::new() })
+        Plan::new(Resolved { images, already_transferred, missing: Vec::new(), reads: BTreeMap::new() }, &[])
     }
 
     fn digests(names: &[&str]) -> Vec<Digest> {

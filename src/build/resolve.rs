@@ -1,4 +1,4 @@
-use std::collections::{HashMap, HashSet};
+use std::collections::{BTreeMap, HashMap, HashSet};
 
 use bytes::BytesMut;
 use futures::future::BoxFuture;
@@ -11,8 +11,8 @@ use super::referrers::{Place, Told};
 use super::{BuildRequest, ImageRequest};
 use crate::digest::Digest;
 use crate::payload::{
-    Descriptor, ImagePlan, MANIFEST_LIMIT, MANIFESTS_LIMIT, ManifestContent, ManifestPlan, MissingImage,
-    PayloadError,
+    Base, Descriptor, ImagePlan, MANIFEST_LIMIT, MANIFESTS_LIMIT, ManifestContent, ManifestPlan,
+    MissingImage, PayloadError,
 };
 use crate::platform::{self, Platform};
 use crate::progress::STEP;
@@ -33,6 +33,8 @@ pub(super) struct Resolved {
     pub(super) already_transferred: Vec<ImagePlan>,
     /// The images that cannot be had, and are to be left out.
     pub(super) missing: Vec<MissingImage>,
+    /// How many manifests were read, by registry.
+    pub(super) reads: BTreeMap<Host, usize>,
 }
 
 #[derive(Debug, thiserror::Error)]
@@ -99,6 +101,7 @@ pub(super) async fn resolve(request: &BuildRequest, library: Library) -> Result<
         library,
         manifests: HashMap::new(),
         manifests_size: 0,
+        reads: BTreeMap::new(),
         told: HashMap::new(),
         unanswered: HashMap::new(),
         foreign_layers: request.foreign_layers,
@@ -108,6 +111,8 @@ pub(super) async fn resolve(request: &BuildRequest, library: Library) -> Result<
     let far = request.already_transferred.iter().map(|reference| (reference, request.far_choice()));
     let (already_transferred, mut failures) = apart(resolver.images(far.collect(), false).await);
     resolver.far_blobs = already_transferred.iter().flat_map(blobs).collect();
+    let carried = request.bases.iter().flat_map(Base::blobs).map(|(digest, _)| digest.clone());
+    resolver.far_blobs.extend(carried);
     let there: HashMap<String, &ImagePlan> =
         already_transferred.iter().map(|image| (image.reference.to_string(), image)).collect();
     let asked = unique(&request.images);
@@ -148,7 +153,8 @@ pub(super) async fn resolve(request: &BuildRequest, library: Library) -> Result<
         let reason = failure.reason.to_string();
         MissingImage { name: reference.written().to_owned(), reference: reference.to_string(), reason }
     });
-    Ok(Resolved { images, missing: missing.collect(), already_transferred })
+    let missing = missing.collect();
+    Ok(Resolved { images, missing, already_transferred, reads: resolver.reads })
 }
 
 /// What was resolved, and why the rest was not.
@@ -207,6 +213,8 @@ pub(super) struct Resolver<'a> {
     manifests: HashMap<Digest, Manifest>,
     /// Bytes of all manifests together.
     manifests_size: u64,
+    /// How many manifests were read, by registry.
+    reads: BTreeMap<Host, usize>,
     /// What registries told of what refers to their manifests.
     pub(super) told: HashMap<Place, Told>,
     unanswered: HashMap<Host, (Reason, String)>,
@@ -475,6 +483,7 @@ impl Resolver<'_> {
         } else {
             let registry = self.registry(reference)?;
             let manifest = registry.manifest(reference.repository(), tag_or_digest).await?;
+            *self.reads.entry(reference.host().clone()).or_default() += 1;
             if let Some(journal) = &self.library.journal {
                 // Without the note it is read once more: nothing worse.
                 let _ = journal.note_manifest(&manifest);

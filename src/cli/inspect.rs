@@ -85,7 +85,7 @@ impl Inspection<'_> {
             String::new(),
         ];
         let names = self.bill.images.iter().map(|image| image.name.as_str());
-        let width = width("IMAGE", names);
+        let width = output::width("IMAGE", names);
         lines.push(format!("{:width$}  {:71}  KIND", "IMAGE", "DIGEST"));
         for image in &self.bill.images {
             let digest = image.digest.as_ref().map_or("-", Digest::as_str);
@@ -103,7 +103,7 @@ impl Inspection<'_> {
         if missing.is_empty() {
             return Vec::new();
         }
-        let width = width("NOT TO BE HAD", missing.iter().map(|missing| missing.name.as_str()));
+        let width = output::width("NOT TO BE HAD", missing.iter().map(|missing| missing.name.as_str()));
         let mut lines = vec![String::new(), format!("{:width$}  REASON", "NOT TO BE HAD")];
         lines.extend(missing.iter().map(|missing| format!("{:width$}  {}", missing.name, missing.reason)));
         lines
@@ -128,7 +128,7 @@ impl Inspection<'_> {
                 (sources.join(" or "), format!("{blobs}{size}"))
             })
             .collect();
-        let width = width("LEFT OUT, AS OF", rows.iter().map(|(sources, _)| sources.as_str()));
+        let width = output::width("LEFT OUT, AS OF", rows.iter().map(|(sources, _)| sources.as_str()));
         let mut lines = vec![String::new(), format!("{:width$}  THE FAR SIDE MUST HAVE", "LEFT OUT, AS OF")];
         lines.extend(rows.iter().map(|(sources, amount)| format!("{sources:width$}  {amount}")));
         lines
@@ -157,10 +157,6 @@ fn leaves_to_far_side(bill: &Bill) -> bool {
 fn amount(sizes: impl Iterator<Item = u64>) -> (String, DecimalBytes) {
     let (count, size) = sizes.fold((0, 0), |(count, sum), size| (count + 1, sum + size));
     (output::count(count, "blob"), DecimalBytes(size))
-}
-
-fn width<'a>(heading: &str, texts: impl Iterator<Item = &'a str>) -> usize {
-    texts.map(|text| text.chars().count()).max().unwrap_or(0).max(heading.len())
 }
 
 /// What of a payload of Charon's docker-charon does not know.

@@ -8,8 +8,8 @@ use tokio_util::sync::CancellationToken;
 
 use super::context::unless_cancelled;
 use super::registry_options::RegistryOptions;
-use super::{CliError, Context};
-use crate::library::{self, make_payload, make_payload_to};
+use super::{CliError, Context, dry_run};
+use crate::library::{self, make_payload, make_payload_to, plan_payload, plan_payload_stream};
 use crate::platform::Platform;
 use crate::storage::ObjectAccess;
 
@@ -27,6 +27,9 @@ pub(super) struct MakePayload {
     /// Images that the far side has, delimited by commas; may be repeated
     #[arg(short, long, value_name = "IMAGES", value_delimiter = ',')]
     already_transferred: Vec<String>,
+    /// An earlier payload, or its bill (FILE.bill.json), which stays behind when it leaves: what it carries or required, the far side has; may be repeated
+    #[arg(long, value_name = "FILE", env = "CHARON_BASE")]
+    base: Vec<PathBuf>,
     /// The platforms to carry, such as linux/amd64, delimited by commas; may be repeated. All if it is not given
     #[arg(long, value_name = "PLATFORM", value_delimiter = ',')]
     platform: Vec<Platform>,
@@ -42,6 +45,9 @@ pub(super) struct MakePayload {
     /// Where the payload goes: a file, or an object such as s3://BUCKET/KEY; standard output if it is not given
     #[arg(short, long, value_name = "FILE")]
     file: Option<PathBuf>,
+    /// Print how large the payload would be and what would have to be fetched, and write nothing: the registries' manifests are read as for the payload itself
+    #[arg(long)]
+    dry_run: bool,
     #[command(flatten)]
     registry: RegistryOptions,
 }
@@ -51,6 +57,7 @@ impl MakePayload {
         let options = library::MakePayload {
             images: self.images,
             already_transferred: self.already_transferred,
+            bases: self.base,
             platforms: self.platform,
             foreign_layers: self.foreign_layers,
             allow_missing: self.allow_missing,
@@ -61,6 +68,13 @@ impl MakePayload {
             progress: context.progress(),
             cancel: context.cancel(),
         };
+        if self.dry_run {
+            let plan = match &self.file {
+                Some(path) if !is_stream(path) => plan_payload(&options).await?,
+                _ => plan_payload_stream(&options).await?,
+            };
+            return dry_run::tell_build(plan);
+        }
         match &self.file {
             Some(path) if is_stream(path) => {
                 let stream = open_stream(path.clone(), &options.cancel).await?;

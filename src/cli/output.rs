@@ -118,6 +118,11 @@ pub(super) fn line(text: &str) -> Result<(), CliError> {
         .map_err(|error| CliError::Failed(format!("cannot write to standard output: {error}")))
 }
 
+/// How wide a column is.
+pub(super) fn width<'a>(heading: &str, texts: impl Iterator<Item = &'a str>) -> usize {
+    texts.map(|text| text.chars().count()).max().unwrap_or(0).max(heading.len())
+}
+
 /// A number of things.
 pub(super) fn count(number: usize, thing: &str) -> String {
     if number == 1 { format!("1 {thing}") } else { format!("{number} {thing}s") }

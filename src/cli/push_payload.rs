@@ -2,18 +2,21 @@ use std::fs::File;
 use std::io::{self, IsTerminal, Read, Seek, SeekFrom};
 use std::os::fd::AsFd;
 use std::path::PathBuf;
+use std::sync::Arc;
 
 use clap::{Args, ValueEnum};
+use tokio_util::sync::CancellationToken;
 use tracing::info;
 
 use super::context::unless_cancelled;
 use super::make_payload::is_stream;
 use super::registry_options::RegistryOptions;
-use super::{CliError, Context, output};
+use super::{CliError, Context, dry_run, output};
 use crate::digest::Digest;
-use crate::import::{ImportError, ImportReport, Naming, SparseIndex};
-use crate::library::{self, push_open_file, push_payload, push_payload_from};
-use crate::storage::ObjectAccess;
+use crate::import::{ImportError, ImportReport, Naming, Source, SparseIndex};
+use crate::library::{self, named, plan_source, push_source};
+use crate::read_at::LocalFile;
+use crate::storage::{ObjectAccess, StorageError};
 
 /// Push a payload into a registry
 ///
@@ -29,6 +32,9 @@ pub(super) struct PushPayload {
     /// Push nothing unless everything can be pushed and is there that was said to be already transferred
     #[arg(short, long)]
     strict: bool,
+    /// Print what would be pushed and what is missing, and push nothing: the registry is only asked what it has
+    #[arg(long)]
+    dry_run: bool,
     /// Put this in front of every repository
     #[arg(long, value_name = "PREFIX")]
     prefix: Option<String>,
@@ -113,21 +119,13 @@ impl PushPayload {
             progress: context.progress(),
             cancel: context.cancel(),
         };
-        let report = match &self.file {
-            Some(file) if is_stream(file) => {
-                let name = file.display().to_string();
-                let opened = File::open(file);
-                let opened =
-                    opened.map_err(|error| CliError::Failed(format!("cannot read {name}: {error}")))?;
-                push_stream(&options, opened, &name).await
-            }
-            Some(file) => {
-                let pushed = push_payload(&options).await;
-                pushed.map_err(|error| of_source(&file.display().to_string(), error))
-            }
-            None => push_stdin(&options).await,
-        };
-        tell(&report?)
+        let (name, input) = Input::of(self.file, &options.cancel).await?;
+        let failed = |error| of_source(&name, error);
+        if self.dry_run {
+            let plan = plan_source(&options, input.source(&options)).await.map_err(failed)?;
+            return dry_run::tell_import(&plan, self.strict);
+        }
+        tell(&push_source(&options, input.source(&options)).await.map_err(failed)?)
     }
 }
 
@@ -150,61 +148,97 @@ fn of_source(name: &str, error: library::Error) -> CliError {
     }
 }
 
-/// Pushes from standard input; a file is read by position.
-async fn push_stdin(options: &library::PushPayload) -> Result<ImportReport, CliError> {
-    let stdin = io::stdin();
-    if stdin.is_terminal() {
-        let why = "no payload: name a file with --file, or redirect standard input";
-        return Err(CliError::Usage(why.to_owned()));
-    }
-    let failed = |error: io::Error| CliError::Failed(format!("cannot read {STDIN}: {error}"));
-    let input = stdin.as_fd().try_clone_to_owned().map(File::from).map_err(failed)?;
-    if input.metadata().map_err(failed)?.is_file() {
-        return push_open_file(options, input).await.map_err(|error| of_source(STDIN, error));
-    }
-    push_stream(options, input, STDIN).await
-}
-
 const STDIN: &str = "standard input";
 
-/// Pushes from a pipe: a payload of Charon's as it comes, and one of docker-charon's from a file that
-/// has no name, since its table of contents comes last.
-async fn push_stream(
-    options: &library::PushPayload,
-    mut input: File,
-    name: &str,
-) -> Result<ImportReport, CliError> {
-    let failed = |error: io::Error| CliError::Failed(format!("cannot read {name}: {error}"));
-    let of_stream = |error| of_source(name, error);
-    // The bill's name tells the two apart; so much of the stream is held for it.
-    let (start, input) = unless_cancelled(&options.cancel, move || {
-        let mut start = vec![0; PEEKED];
-        let length = read_up_to(&mut input, &mut start)?;
-        start.truncate(length);
-        Ok((start, input))
-    })
-    .await?
-    .map_err(failed)?;
-    let is_docker_charons = start.starts_with(b"PK\x03\x04") && !start.ends_with(b"charon.json");
-    let stream = io::Cursor::new(start).chain(input);
-    if !is_docker_charons {
-        let (start, input) = stream.into_inner();
-        let input = tokio::fs::File::from_std(input);
-        let pushed = push_payload_from(options, tokio::io::AsyncReadExt::chain(start, input)).await;
-        return pushed.map_err(of_stream);
+/// Where the payload comes from.
+enum Input {
+    /// The one that the options name.
+    Named,
+    /// A file, read by position.
+    File(File),
+    /// A payload of Charon's, as it comes.
+    Stream(io::Chain<io::Cursor<Vec<u8>>, File>),
+}
+
+impl Input {
+    /// What is to be read, with its name for messages.
+    async fn of(file: Option<PathBuf>, cancel: &CancellationToken) -> Result<(String, Self), CliError> {
+        let Some(path) = file else {
+            return Ok((STDIN.to_owned(), Self::stdin(cancel).await?));
+        };
+        let name = path.display().to_string();
+        if !is_stream(&path) {
+            return Ok((name, Self::Named));
+        }
+        let opened = File::open(path);
+        let opened = opened.map_err(|error| CliError::Failed(format!("cannot read {name}: {error}")))?;
+        let input = Self::of_stream(opened, &name, cancel).await?;
+        Ok((name, input))
     }
-    info!(
-        "Storing {name} in {}: a docker-charon payload cannot be read as it comes",
-        std::env::temp_dir().display()
-    );
-    let spooled = unless_cancelled(&options.cancel, move || spool(stream)).await?.map_err(|error| {
-        let folder = std::env::temp_dir();
-        CliError::Failed(format!(
-            "cannot store {name} in {}: {error}; name another folder with TMPDIR, or the payload with --file",
-            folder.display()
-        ))
-    })?;
-    push_open_file(options, spooled).await.map_err(of_stream)
+
+    /// Standard input; a file is read by position.
+    async fn stdin(cancel: &CancellationToken) -> Result<Self, CliError> {
+        let stdin = io::stdin();
+        if stdin.is_terminal() {
+            let why = "no payload: name a file with --file, or redirect standard input";
+            return Err(CliError::Usage(why.to_owned()));
+        }
+        let failed = |error: io::Error| CliError::Failed(format!("cannot read {STDIN}: {error}"));
+        let input = stdin.as_fd().try_clone_to_owned().map(File::from).map_err(failed)?;
+        if input.metadata().map_err(failed)?.is_file() {
+            return Ok(Self::File(input));
+        }
+        Self::of_stream(input, STDIN, cancel).await
+    }
+
+    /// A pipe: a payload of Charon's is read as it comes, and one of docker-charon's from a file that
+    /// has no name, since its table of contents comes last.
+    async fn of_stream(mut input: File, name: &str, cancel: &CancellationToken) -> Result<Self, CliError> {
+        let failed = |error: io::Error| CliError::Failed(format!("cannot read {name}: {error}"));
+        // The bill's name tells the two apart; so much of the stream is held for it.
+        let (start, input) = unless_cancelled(cancel, move || {
+            let mut start = vec![0; PEEKED];
+            let length = read_up_to(&mut input, &mut start)?;
+            start.truncate(length);
+            Ok((start, input))
+        })
+        .await?
+        .map_err(failed)?;
+        let is_docker_charons = start.starts_with(b"PK\x03\x04") && !start.ends_with(b"charon.json");
+        let stream = io::Cursor::new(start).chain(input);
+        if !is_docker_charons {
+            return Ok(Self::Stream(stream));
+        }
+        info!(
+            "Storing {name} in {}: a docker-charon payload cannot be read as it comes",
+            std::env::temp_dir().display()
+        );
+        let spooled = unless_cancelled(cancel, move || spool(stream)).await?;
+        let spooled = spooled.map_err(|error| {
+            let folder = std::env::temp_dir();
+            CliError::Failed(format!(
+                "cannot store {name} in {}: {error}; name another folder with TMPDIR, or the payload with --file",
+                folder.display()
+            ))
+        })?;
+        Ok(Self::File(spooled))
+    }
+
+    async fn source(self, options: &library::PushPayload) -> Result<Source, library::Error> {
+        Ok(match self {
+            Self::Named => named(options).await?,
+            Self::File(file) => {
+                let file = LocalFile::new(Arc::new(file));
+                let file = file.map_err(|error| StorageError::io("read", STDIN.as_ref(), error))?;
+                Source::At(Arc::new(file))
+            }
+            Self::Stream(stream) => {
+                let (start, input) = stream.into_inner();
+                let input = tokio::fs::File::from_std(input);
+                Source::Stream(Box::new(tokio::io::AsyncReadExt::chain(start, input)))
+            }
+        })
+    }
 }
 
 /// As far as the name of a payload's first entry.

@@ -80,6 +80,8 @@ pub(super) enum Verdict {
     Conflict(String),
     /// A person wants no worker for now.
     Suspended(String),
+    /// A payload that this one is built upon is not there yet.
+    AwaitingBase(String),
     /// A run is on its way.
     Working(String),
     /// The worker cannot start, or be found.
@@ -441,12 +443,12 @@ impl Scene<'_> {
         (finished && job.ttl != Some(self.valid.job_ttl) && !job.terminating).then(|| key(job))
     }
 
-    fn deadline(&self, run: &Run) -> Option<Timestamp> {
+    pub(super) fn deadline(&self, run: &Run) -> Option<Timestamp> {
         let timeout = SignedDuration::try_from(self.valid.timeout?).ok()?;
         run.start_time.as_ref()?.0.checked_add(timeout).ok()
     }
 
-    fn time_is_up(&self, run: &Run) -> bool {
+    pub(super) fn time_is_up(&self, run: &Run) -> bool {
         self.deadline(run).is_some_and(|deadline| self.now >= deadline)
     }
 

@@ -1,7 +1,9 @@
-//! What keeps a wish from being worked on: a person who suspended it, or an older wish for the same
-//! file. Pure.
+//! What keeps a wish from being worked on: a person who suspended it, an older wish for the same file,
+//! or a payload that is not there yet. Pure.
 
 use std::time::Duration;
+
+use k8s_openapi::apimachinery::pkg::apis::meta::v1::Time;
 
 use super::decide::{JobKey, Scene, Verdict, key, requested_at};
 use super::run_id;
@@ -20,12 +22,12 @@ pub(super) struct Hold {
 }
 
 /// What holds the wish of `scene` back, if anything does; `rival` is the older build that writes to
-/// the same file.
+/// the same file, `awaited` tells of a payload that is not there yet.
 ///
 /// Its Job is deleted, not suspended: Kubernetes counts a pod that it stopped before its container
 /// had started, or that it had to kill, as a failure of the Job, and a person's wish is none. The Job
 /// that is made when the wish goes on has whatever the spec says by then.
-pub(super) fn hold(scene: &Scene, rival: Option<&str>) -> Option<Hold> {
+pub(super) fn hold(scene: &Scene, rival: Option<&str>, awaited: Option<&str>) -> Option<Hold> {
     let id = run_id::run_id(scene.valid, requested_at(scene.subject, scene.status));
     let run = scene.status.run.clone();
     if scene.valid.suspended {
@@ -36,7 +38,10 @@ pub(super) fn hold(scene: &Scene, rival: Option<&str>) -> Option<Hold> {
         });
         return (!is_done).then(|| scene.suspended(run));
     }
-    rival.map(|rival| scene.in_conflict(run, rival))
+    if let Some(rival) = rival {
+        return Some(scene.in_conflict(run, rival));
+    }
+    awaited.and_then(|why| scene.awaiting(run, id, why))
 }
 
 impl Scene<'_> {
@@ -79,6 +84,30 @@ impl Scene<'_> {
             // Nobody tells us of what becomes of the other.
             look_again: Some(self.settings.pace.again),
         }
+    }
+
+    /// A run that is done, at work or at its end does not ask for its bases any more.
+    fn awaiting(&self, run: Option<Run>, id: String, why: &str) -> Option<Hold> {
+        let attempt = run.as_ref().map_or(0, |run| run.attempt);
+        let run = match run.filter(|run| run.id == id) {
+            Some(run) => {
+                let is_settled = run.completion_time.is_some() || run.ended.is_some();
+                if is_settled || self.observed.current.is_some() || self.time_is_up(&run) {
+                    return None;
+                }
+                Run { start_time: run.start_time.or(Some(Time(self.now))), ..run }
+            }
+            // Its time counts from now.
+            None => Run { id, attempt: attempt + 1, start_time: Some(Time(self.now)), ..Run::default() },
+        };
+        let left = self.deadline(&run).map(|deadline| deadline.duration_since(self.now).unsigned_abs());
+        Some(Hold {
+            run: Some(run),
+            verdict: Verdict::AwaitingBase(why.to_owned()),
+            delete: self.all_jobs(),
+            // Nobody tells us of what becomes of the other.
+            look_again: left.into_iter().chain([self.settings.pace.again]).min(),
+        })
     }
 
     fn all_jobs(&self) -> Vec<JobKey> {

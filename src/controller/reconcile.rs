@@ -15,6 +15,7 @@ use kube::{Api, Resource, ResourceExt as _};
 use serde_json::json;
 use tracing::Instrument as _;
 
+use super::bases::bases;
 use super::decide::{Decision, JobKey, Scene, Verdict, decide, requested_at};
 use super::hold::hold;
 use super::job::{Plan, RUN_LABEL, job};
@@ -183,6 +184,18 @@ impl Look<'_> {
         let current = old.run.as_ref().and_then(|run| run.job_name.as_deref());
         let observed = observe(&context.client, subject, current, &settings.pace, self.now);
         let observed = observed.await.map_err(while_trying_to("read Jobs, pods and events"))?;
+        let mut valid = valid.clone();
+        // They are looked for before the Job of an attempt is made, and not again: its worker was told.
+        let awaited = if observed.current.is_some() || valid.suspended || self.is_done(&valid) {
+            None
+        } else {
+            let bases = bases(&context.client, subject, &valid).await;
+            match bases.map_err(while_trying_to("look for the payloads to build upon"))? {
+                Ok(bases) => bases.put_into(&mut valid),
+                Err(invalid) => return Ok((self.invalid(&invalid, subject.generation, is_import), None)),
+            }
+        };
+        let valid = &valid;
         let scene = Scene { subject, valid, status: old, observed: &observed, settings, now: self.now };
         let rival = if valid.read_only() || valid.suspended {
             None
@@ -190,7 +203,7 @@ impl Look<'_> {
             let rival = rival(&context.client, subject, &valid.place).await;
             rival.map_err(while_trying_to("look for another build of the same file"))?
         };
-        if let Some(hold) = hold(&scene, rival.as_deref()) {
+        if let Some(hold) = hold(&scene, rival.as_deref(), awaited.as_deref()) {
             for job in &hold.delete {
                 delete(&self.jobs(), job).await?;
             }
@@ -205,6 +218,12 @@ impl Look<'_> {
         let (run, outcome) = (Some(&decision.run), decision.outcome.as_deref());
         let status = self.summary(valid, is_import, run, &decision.verdict, outcome, progress.as_ref());
         Ok((status, decision.look_again))
+    }
+
+    /// Whether the run of the present spec is complete.
+    fn is_done(&self, valid: &Valid) -> bool {
+        let id = run_id::run_id(valid, requested_at(self.subject, self.old));
+        self.old.run.as_ref().is_some_and(|run| run.id == id && run.completion_time.is_some())
     }
 
     fn summary(

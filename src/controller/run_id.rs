@@ -190,6 +190,8 @@ mod tests {
             of_build(build(json!({ "foreignLayers": true })), None),
             of_build(build(json!({ "allowMissing": true })), None),
             of_build(build(json!({ "allowMissing": false })), None),
+            of_build(build(json!({ "alreadyTransferred": { "payloads": [{ "name": "a" }] } })), None),
+            of_build(build(json!({ "alreadyTransferred": { "payloads": [{ "name": "b" }] } })), None),
         ];
         for fields in [
             json!({ "naming": "AsWritten" }),

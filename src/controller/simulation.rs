@@ -49,6 +49,8 @@ enum Step {
     Suspends(bool),
     /// An older build of the same file is there, or gone.
     Rivals(bool),
+    /// A payload that is built upon is not there, or is.
+    Awaits(bool),
     /// Somebody deletes the Job.
     JobDeleted,
 }
@@ -65,6 +67,7 @@ struct Cluster {
     wants: u8,
     suspended: bool,
     has_rival: bool,
+    awaits: bool,
     status: Status,
     jobs: Vec<SimulatedJob>,
     settings: Settings,
@@ -88,6 +91,7 @@ impl Cluster {
             wants: 0,
             suspended: false,
             has_rival: false,
+            awaits: false,
             status: Status::default(),
             jobs: vec![],
             settings: Settings {
@@ -139,7 +143,9 @@ impl Cluster {
             settings: &self.settings,
             now: self.now,
         };
-        if let Some(hold) = hold(&scene, self.has_rival.then_some("older")) {
+        if let Some(hold) =
+            hold(&scene, self.has_rival.then_some("older"), self.awaits.then_some("a base is not there"))
+        {
             for (_, key) in (1..deeds).zip(&hold.delete) {
                 self.delete(key);
             }
@@ -288,6 +294,7 @@ impl Cluster {
                 self.suspended = suspended;
             }
             Step::Rivals(has_rival) => self.has_rival = has_rival,
+            Step::Awaits(awaits) => self.awaits = awaits,
             Step::JobDeleted => {
                 let keys = self
                     .jobs
@@ -329,6 +336,7 @@ impl Cluster {
     fn heal(&mut self) -> Verdict {
         self.happens(Step::Suspends(false));
         self.happens(Step::Rivals(false));
+        self.happens(Step::Awaits(false));
         for _ in 0..40 {
             let before = self.status.run.clone();
             let verdict = self.look(usize::MAX);
@@ -396,6 +404,7 @@ fn steps() -> impl Strategy<Value = Step> {
         1 => Just(Step::Tunes),
         1 => proptest::bool::ANY.prop_map(Step::Suspends),
         1 => proptest::bool::ANY.prop_map(Step::Rivals),
+        1 => proptest::bool::ANY.prop_map(Step::Awaits),
         1 => Just(Step::JobDeleted),
     ]
 }

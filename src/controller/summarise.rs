@@ -173,6 +173,10 @@ fn conditions(status: &Status, news: &News) -> Vec<Condition> {
     match news.verdict {
         Verdict::Invalid(message) => refused(Reason::InvalidSpec, message, &mut conditions),
         Verdict::Conflict(message) => refused(Reason::OutputConflict, message, &mut conditions),
+        Verdict::AwaitingBase(message) => {
+            conditions.push(failed(Reason::WaitingForBase.as_str(), message));
+            conditions.push(reconciling(Reason::WaitingForBase, message));
+        }
         Verdict::Suspended(message) => conditions.push(failed(Reason::Suspended.as_str(), message)),
         Verdict::Working(message) => {
             let unknown = || new(condition::READY, "Unknown", Reason::Progressing.as_str(), message);

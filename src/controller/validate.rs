@@ -26,7 +26,8 @@ const DEFAULT_JOB_TTL: i32 = 86_400;
 const SHORTEST_JOB_TTL: i32 = 60;
 
 /// What is written beside a payload is called so, and may not be another payload.
-const TAKEN_SUFFIXES: [&str; 4] = [".partial", ".partial.journal", ".report.json", ".report.partial"];
+const TAKEN_SUFFIXES: [&str; 6] =
+    [".partial", ".partial.journal", ".report.json", ".report.partial", ".bill.json", ".bill.partial"];
 
 /// A wish, checked.
 #[derive(Clone, Debug, PartialEq)]
@@ -37,6 +38,8 @@ pub(super) struct Valid {
     pub registries: Vec<Registry>,
     /// Where the payload goes or lies.
     pub place: Place,
+    /// The builds whose payloads this one is built upon; the worker is told of them once they are there.
+    pub bases: Vec<String>,
     /// Everything of the spec that the run id is a hash of.
     pub identity: Value,
     /// The pod's settings.
@@ -197,6 +200,7 @@ pub(super) fn build(spec: &PayloadBuildSpec) -> Result<Valid, Invalid> {
         work: Work::Build(BuildWork {
             images: images(spec)?,
             already_transferred: far,
+            bases: Vec::new(),
             foreign_layers: spec.foreign_layers.unwrap_or(false),
             allow_missing: spec.allow_missing.unwrap_or(false),
             referrers: spec.referrers.unwrap_or(true),
@@ -204,6 +208,7 @@ pub(super) fn build(spec: &PayloadBuildSpec) -> Result<Valid, Invalid> {
             object_store: place.object(),
         }),
         registries: registries(spec.registries.as_deref().unwrap_or_default())?,
+        bases: bases(spec, &place)?,
         place,
         worker: spec.worker.clone().unwrap_or_default(),
         backoff_limit: spec.backoff_limit.unwrap_or(DEFAULT_BACKOFF_LIMIT),
@@ -262,6 +267,7 @@ pub(super) fn import(spec: &PayloadImportSpec) -> Result<Valid, Invalid> {
         work: Work::Import(work),
         registries: vec![registry(&target, "spec.registry")?],
         place,
+        bases: Vec::new(),
         worker: spec.worker.clone().unwrap_or_default(),
         backoff_limit: spec.backoff_limit.unwrap_or(DEFAULT_BACKOFF_LIMIT),
         timeout: timeout(spec.timeout.as_deref())?,
@@ -272,6 +278,26 @@ pub(super) fn import(spec: &PayloadImportSpec) -> Result<Valid, Invalid> {
 
 fn job_ttl(seconds: Option<i32>) -> i32 {
     seconds.map_or(DEFAULT_JOB_TTL, |seconds| seconds.max(SHORTEST_JOB_TTL))
+}
+
+/// The names of the builds that a build is built upon, each once.
+fn bases(spec: &PayloadBuildSpec, place: &Place) -> Result<Vec<String>, Invalid> {
+    let far = spec.already_transferred.as_ref();
+    let bases = far.and_then(|far| far.payloads.as_deref()).unwrap_or_default();
+    let names: Vec<String> = bases.iter().map(|base| base.name.clone()).collect();
+    for (index, name) in names.iter().enumerate() {
+        if names[..index].contains(name) {
+            return Err(Invalid(format!(
+                "spec.alreadyTransferred.payloads names {name:?} twice; once is enough"
+            )));
+        }
+    }
+    if !names.is_empty() && !matches!(place, Place::Claim(_)) {
+        return Err(Invalid(
+            "spec.alreadyTransferred.payloads are looked for in the claim of spec.output, which is an object store; name the images instead".into(),
+        ));
+    }
+    Ok(names)
 }
 
 fn references(images: &[String], field: impl Fn(usize) -> String) -> Result<Vec<Reference>, Invalid> {
@@ -455,6 +481,7 @@ mod tests {
         let work = BuildWork {
             images: vec!["python:3".into()],
             already_transferred: vec![],
+            bases: vec![],
             foreign_layers: false,
             allow_missing: false,
             referrers: true,

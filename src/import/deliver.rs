@@ -87,7 +87,7 @@ impl Delivery {
         Ok(false)
     }
 
-    async fn has(&self, repository: &str, digest: &Digest) -> Result<bool, RegistryError> {
+    pub(super) async fn has(&self, repository: &str, digest: &Digest) -> Result<bool, RegistryError> {
         let known = self.known().present.get(digest).and_then(|known| known.get(repository)).copied();
         if let Some(known) = known {
             return Ok(known);
@@ -102,10 +102,20 @@ impl Delivery {
     }
 
     /// A repository that is known to have a blob.
-    fn holder(&self, digest: &Digest) -> Option<String> {
+    pub(super) fn holder(&self, digest: &Digest) -> Option<String> {
         let known = self.known();
         let known = known.present.get(digest)?;
         known.iter().find(|(_, present)| **present).map(|(repository, _)| repository.clone())
+    }
+
+    /// Tells how much there is to bring to the images that want it.
+    pub(super) fn expect(&self, bill: &Bill, targets: &[Target]) {
+        // A manifest may be somebody's layer, too.
+        let wanted =
+            bill.entries.iter().filter(|entry| targets.iter().any(|target| target.wants(&entry.digest)));
+        let (count, size) =
+            wanted.fold((0, 0_u64), |(count, size), entry| (count + 1, size.saturating_add(entry.size)));
+        self.progress.expect(count, size);
     }
 
     /// Brings all carried blobs to the images that want them: from a file several at once, the
@@ -118,12 +128,6 @@ impl Delivery {
         targets: &mut [Target],
         payload: &mut Payload,
     ) -> Result<(), PayloadError> {
-        // A manifest may be somebody's layer, too.
-        let wanted =
-            bill.entries.iter().filter(|entry| targets.iter().any(|target| target.wants(&entry.digest)));
-        let (count, size) =
-            wanted.fold((0, 0_u64), |(count, size), entry| (count + 1, size.saturating_add(entry.size)));
-        self.progress.expect(count, size);
         match payload {
             Payload::File(payload) => self.blobs_of_file(bill, targets, payload).await,
             Payload::Stream(payload) => self.blobs_of_stream(bill, targets, payload).await,
@@ -189,7 +193,7 @@ impl Delivery {
     }
 
     /// The images that want a blob where it could not be brought have failed.
-    fn fail(&self, targets: &mut [Target], digest: &Digest, failed: Failed) {
+    pub(super) fn fail(&self, targets: &mut [Target], digest: &Digest, failed: Failed) {
         for (repository, (reason, why)) in failed {
             self.progress.failed(&why);
             debug!("{why}");
@@ -543,7 +547,7 @@ impl Refusal {
 }
 
 /// The repositories of the images that want a blob, each once.
-fn wanting(targets: &[Target], digest: &Digest) -> Vec<String> {
+pub(super) fn wanting(targets: &[Target], digest: &Digest) -> Vec<String> {
     let mut repositories: Vec<String> = Vec::new();
     for target in targets.iter().filter(|target| target.wants(digest)) {
         if !repositories.contains(&target.repository) {

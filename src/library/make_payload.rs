@@ -5,8 +5,9 @@ use tokio::io::AsyncWrite;
 use tokio_util::sync::CancellationToken;
 
 use super::{Error, RegistryOptions, unless_cancelled};
-use crate::build::{self, BuildReport, BuildRequest, ImageRequest, Output};
+use crate::build::{self, BuildPlan, BuildReport, BuildRequest, ImageRequest, Output, open_base};
 use crate::digest::Digest;
+use crate::payload::Base;
 use crate::platform::{self, Platform};
 use crate::progress::Progress;
 use crate::reference::Reference;
@@ -19,6 +20,9 @@ pub struct MakePayload {
     pub images: Vec<String>,
     /// Images that the far side has: what they share with `images` is not carried.
     pub already_transferred: Vec<String>,
+    /// Earlier payloads, or the bills (`<payload>.bill.json`) that stayed behind of them: what they carry or required, the
+    /// far side has.
+    pub bases: Vec<PathBuf>,
     /// The platforms that are carried of each image; none: all that it has. An image must have all of them;
     /// one that is for no platform, such as a chart, is carried.
     pub platforms: Vec<Platform>,
@@ -62,14 +66,30 @@ pub async fn make_payload_to(
     make(options, Output::Stream(Box::new(stream))).await
 }
 
+/// What [`make_payload`] would do. Registries are read, and nothing is written.
+pub async fn plan_payload(options: &MakePayload) -> Result<BuildPlan, Error> {
+    plan(options, Output::File(options.file.clone())).await
+}
+
+/// The same of [`make_payload_to`].
+pub async fn plan_payload_stream(options: &MakePayload) -> Result<BuildPlan, Error> {
+    plan(options, Output::Stream(Box::new(tokio::io::sink()))).await
+}
+
 /// The same images, asked for again, are the same run.
-fn run(options: &MakePayload, images: &[Reference], already_transferred: &[Reference]) -> String {
+fn run(
+    options: &MakePayload,
+    images: &[Reference],
+    already_transferred: &[Reference],
+    bases: &[Base],
+) -> String {
     let names =
         |references: &[Reference]| references.iter().map(ToString::to_string).collect::<Vec<_>>().join(",");
     let platforms = platform::list(&options.platforms);
     let MakePayload { no_referrers, foreign_layers, allow_missing, .. } = options;
+    let bases = bases.iter().map(|base| base.digest().as_str()).collect::<Vec<_>>().join(",");
     let asked = format!(
-        "{} for {platforms} without {}, foreign layers: {foreign_layers}, fewer: {allow_missing}, no referrers: {no_referrers}",
+        "{} for {platforms} without {}, upon {bases}, foreign layers: {foreign_layers}, fewer: {allow_missing}, no referrers: {no_referrers}",
         names(images),
         names(already_transferred)
     );
@@ -77,19 +97,34 @@ fn run(options: &MakePayload, images: &[Reference], already_transferred: &[Refer
 }
 
 async fn make(options: &MakePayload, output: Output) -> Result<BuildReport, Error> {
+    let request = request(options, output).await?;
+    unless_cancelled(&options.cancel, Box::pin(build::build(request, &options.progress))).await
+}
+
+async fn plan(options: &MakePayload, output: Output) -> Result<BuildPlan, Error> {
+    let request = request(options, output).await?;
+    unless_cancelled(&options.cancel, Box::pin(build::dry_run(&request, &options.progress))).await
+}
+
+async fn request(options: &MakePayload, output: Output) -> Result<BuildRequest, Error> {
     let images = options.registry.references(&options.images)?;
     if images.is_empty() {
         return Err(Error::Usage("no image is named".to_owned()));
     }
     let already_transferred = options.registry.references(&options.already_transferred)?;
+    let mut bases = Vec::new();
+    for path in &options.bases {
+        bases.push(open_base(path, None).await?);
+    }
     let named = [images.clone(), already_transferred.clone()].concat();
     let registries = unless_cancelled(&options.cancel, options.registry.clients(&named)).await?;
-    let run = run(options, &images, &already_transferred);
+    let run = run(options, &images, &already_transferred, &bases);
     let image =
         |reference| ImageRequest { platforms: options.platforms.clone(), ..ImageRequest::from(reference) };
-    let request = BuildRequest {
+    Ok(BuildRequest {
         images: images.into_iter().map(image).collect(),
         already_transferred,
+        bases,
         referrers: !options.no_referrers,
         foreign_layers: options.foreign_layers,
         allow_missing: options.allow_missing,
@@ -98,6 +133,5 @@ async fn make(options: &MakePayload, output: Output) -> Result<BuildReport, Erro
         run,
         // As docker-charon, whoever names a file on the command line means it.
         spares_other_files: false,
-    };
-    unless_cancelled(&options.cancel, Box::pin(build::build(request, &options.progress))).await
+    })
 }

@@ -1,4 +1,3 @@
-use std::fs::File;
 use std::path::PathBuf;
 use std::sync::Arc;
 
@@ -7,11 +6,10 @@ use tokio_util::sync::CancellationToken;
 
 use super::{Error, RegistryOptions, unless_cancelled};
 use crate::digest::Digest;
-use crate::import::{self, ImportReport, ImportRequest, Naming, Source, SparseIndex};
+use crate::import::{self, ImportPlan, ImportReport, ImportRequest, Naming, Source, SparseIndex};
 use crate::progress::Progress;
-use crate::read_at::LocalFile;
 use crate::reference::is_repository;
-use crate::storage::{self, Location, ObjectAccess, StorageError};
+use crate::storage::{self, Location, ObjectAccess};
 
 /// A payload to push: the options of `charon push-payload`.
 #[derive(Clone, Debug, Default)]
@@ -46,11 +44,7 @@ pub struct PushPayload {
 ///
 /// An image that cannot be whole in the registry gets no tag; the report tells which and why.
 pub async fn push_payload(options: &PushPayload) -> Result<ImportReport, Error> {
-    let source = async {
-        let location = Location::parse(&options.file).map_err(|error| Error::Usage(error.to_string()))?;
-        Ok(Source::At(storage::open(&location, &options.object_store).await?))
-    };
-    push(options, source).await
+    push_source(options, named(options)).await
 }
 
 /// Pushes a payload as it passes by, without a temporary file.
@@ -60,24 +54,43 @@ pub async fn push_payload_from(
     options: &PushPayload,
     stream: impl AsyncRead + Send + Unpin + 'static,
 ) -> Result<ImportReport, Error> {
-    push(options, async { Ok(Source::Stream(Box::new(stream))) }).await
+    push_source(options, async { Ok(Source::Stream(Box::new(stream))) }).await
 }
 
-/// Pushes a payload whose file is open already.
-pub(crate) async fn push_open_file(options: &PushPayload, file: File) -> Result<ImportReport, Error> {
-    let source = async {
-        let file = LocalFile::new(Arc::new(file));
-        let file = file.map_err(|error| StorageError::io("read", "standard input".as_ref(), error))?;
-        Ok(Source::At(Arc::new(file)))
-    };
-    push(options, source).await
+/// What [`push_payload`] would do. The registry is asked what it has, and nothing is written.
+pub async fn plan_push(options: &PushPayload) -> Result<ImportPlan, Error> {
+    plan_source(options, named(options)).await
 }
 
-/// What is wrong with the options is told before what is wrong with the payload.
-async fn push(
+/// The payload that the options name.
+pub(crate) async fn named(options: &PushPayload) -> Result<Source, Error> {
+    let location = Location::parse(&options.file).map_err(|error| Error::Usage(error.to_string()))?;
+    Ok(Source::At(storage::open(&location, &options.object_store).await?))
+}
+
+/// Pushes a payload.
+pub(crate) async fn push_source(
     options: &PushPayload,
     source: impl Future<Output = Result<Source, Error>>,
 ) -> Result<ImportReport, Error> {
+    let request = request(options, source).await?;
+    unless_cancelled(&options.cancel, Box::pin(import::import(request, &options.progress))).await
+}
+
+/// Tells what pushing it would do.
+pub(crate) async fn plan_source(
+    options: &PushPayload,
+    source: impl Future<Output = Result<Source, Error>>,
+) -> Result<ImportPlan, Error> {
+    let request = request(options, source).await?;
+    unless_cancelled(&options.cancel, Box::pin(import::dry_run(request, &options.progress))).await
+}
+
+/// What is wrong with the options is told before what is wrong with the payload.
+async fn request(
+    options: &PushPayload,
+    source: impl Future<Output = Result<Source, Error>>,
+) -> Result<ImportRequest, Error> {
     if let Some(other) = options.base_repositories.iter().find(|repository| !is_repository(repository)) {
         return Err(Error::Usage(format!(
             "{other:?} is no base repository: name one of the target registry, without host and tag"
@@ -85,7 +98,7 @@ async fn push(
     }
     let registry = unless_cancelled(&options.cancel, options.registry.client()).await?;
     let source = unless_cancelled(&options.cancel, source).await?;
-    let request = ImportRequest {
+    Ok(ImportRequest {
         source,
         expected_digest: options.expected_digest.clone(),
         registry,
@@ -95,6 +108,5 @@ async fn push(
         tag_digests: !options.no_digest_tags,
         sparse_index: options.sparse_index,
         strict: options.strict,
-    };
-    unless_cancelled(&options.cancel, Box::pin(import::import(request, &options.progress))).await
+    })
 }

@@ -75,6 +75,10 @@ pub struct BillImage {
     /// What belongs to it: signatures, attestations, SBOMs. A referrer of a referrer comes behind that.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub referrers: Vec<BillReferrer>,
+    /// Its configs and layers, by their places in `entries` and, behind those, in `required`, ascending:
+    /// a later build learns from the bill alone which images brought a blob.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub blobs: Vec<u32>,
 }
 
 /// One manifest of an image.
@@ -141,6 +145,9 @@ pub struct RequiredSource {
     pub name: String,
     /// What it resolved to.
     pub reference: String,
+    /// Another name at the far side, `repository[:tag]`.
+    #[serde(rename = "as", default, skip_serializing_if = "Option::is_none")]
+    pub far_name: Option<String>,
 }
 
 /// An image that was asked for and could not be had: the payload was made without it.
@@ -181,9 +188,7 @@ impl BillImage {
 
     /// Its own name at the far side, if it has one.
     pub fn far_name(&self) -> Result<Option<FarName>, PayloadError> {
-        let refused =
-            |error| PayloadError::Corrupt(format!("its bill names the image {:?}: {error}", self.name));
-        self.far_name.as_deref().map(str::parse).transpose().map_err(refused)
+        far_name(&self.name, self.far_name.as_deref())
     }
 }
 
@@ -192,6 +197,16 @@ impl RequiredSource {
     pub fn parsed(&self) -> Result<Reference, PayloadError> {
         parsed(&self.name, &self.reference)
     }
+
+    /// Its own name at the far side, if it has one.
+    pub fn far_name(&self) -> Result<Option<FarName>, PayloadError> {
+        far_name(&self.name, self.far_name.as_deref())
+    }
+}
+
+fn far_name(name: &str, own: Option<&str>) -> Result<Option<FarName>, PayloadError> {
+    let refused = |error| PayloadError::Corrupt(format!("its bill names the image {name:?}: {error}"));
+    own.map(str::parse).transpose().map_err(refused)
 }
 
 /// A name without a host was meant for the registry that the full reference tells.
@@ -332,7 +347,10 @@ impl Bill {
         }
         self.check_images(&entries)?;
         for required in &self.required {
-            required.sources.iter().try_for_each(|source| source.parsed().map(drop))?;
+            for source in &required.sources {
+                source.parsed()?;
+                source.far_name()?;
+            }
             if required.size >= SIZE_LIMIT {
                 return corrupt(format!("says that {} has {} bytes", required.digest, required.size));
             }
@@ -375,6 +393,10 @@ impl Bill {
                 (true, Some(root)) if Some(&root.digest) == image.digest.as_ref() => {}
                 (false, None) => {}
                 _ => return corrupt(format!("does not tell which manifests {} has", image.name)),
+            }
+            let places = self.entries.len() + self.required.len();
+            if let Some(place) = image.blobs.iter().find(|place| **place as usize >= places) {
+                return corrupt(format!("has no {place}th blob for {}", image.name));
             }
             for manifest in &image.manifests {
                 let entry = entries.get(&manifest.digest);
@@ -447,6 +469,7 @@ mod tests {
                 carried: true,
                 manifests: vec![manifest],
                 referrers: vec![],
+                blobs: vec![],
             }],
             files: vec![file("oci-layout"), file("index.json")],
             entries: vec![BillEntry {
@@ -579,7 +602,8 @@ mod tests {
             refusal(|bill| bill.images[0].name = escape.into()),
             refusal(|bill| bill.images[0].manifests[0].media_type = format!("a/b\r\n{escape}")),
             refusal(|bill| {
-                let sources = vec![RequiredSource { name: escape.into(), reference: escape.into() }];
+                let sources =
+                    vec![RequiredSource { name: escape.into(), reference: escape.into(), far_name: None }];
                 bill.required.push(Required { digest: Digest::sha256(b"r"), size: 1, sources });
             }),
         ] {

@@ -7,7 +7,7 @@ use super::bill::{
     Bill, BillEntry, BillFile, BillImage, BillManifest, EntryKind, FORMAT_VERSION, MissingImage, Required,
 };
 use super::referrers::ReferrerPlan;
-use super::{Layout, PayloadError, descriptor};
+use super::{Layout, PayloadError, base, descriptor};
 use crate::digest::Digest;
 use crate::platform::Platform;
 use crate::reference::{FarName, Reference};
@@ -113,9 +113,10 @@ impl Contents {
         if let Some(bytes) = descriptor::bytes(images, &entries, &required) {
             files.push(("payload_descriptor.json", bytes));
         }
+        let places = base::places(images, &entries, &required)?;
         let bill = Bill {
             format_version: FORMAT_VERSION,
-            images: images.iter().map(bill_image).collect(),
+            images: images.iter().zip(places).map(|(image, blobs)| bill_image(image, blobs)).collect(),
             files: files
                 .iter()
                 .map(|(path, bytes)| BillFile {
@@ -163,6 +164,13 @@ impl Contents {
         &self.digest
     }
 
+    /// The bytes of `charon.json`.
+    #[must_use]
+    pub fn bill_bytes(&self) -> Bytes {
+        // It is the first entry, and held in memory.
+        self.inline(0).cloned().unwrap_or_default()
+    }
+
     /// Where everything lies.
     #[must_use]
     pub fn layout(&self) -> &Layout {
@@ -187,7 +195,7 @@ impl Contents {
     }
 }
 
-fn bill_image(image: &ImagePlan) -> BillImage {
+fn bill_image(image: &ImagePlan, blobs: Vec<u32>) -> BillImage {
     BillImage {
         name: image.reference.written().to_owned(),
         far_name: image.far_name.as_ref().map(ToString::to_string),
@@ -200,6 +208,7 @@ fn bill_image(image: &ImagePlan) -> BillImage {
         carried: image.carried(),
         manifests: image.manifests.iter().map(ManifestPlan::bill).collect(),
         referrers: image.referrers.iter().map(ReferrerPlan::bill).collect(),
+        blobs,
     }
 }
 

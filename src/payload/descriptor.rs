@@ -66,8 +66,11 @@ pub(super) fn bytes(
         }
     }
     for blob in required {
-        let source = Reference::parse(&blob.sources.first()?.name, &Host::docker_hub()).ok()?;
-        let repository = source.far_repository().to_owned();
+        let source = blob.sources.first()?;
+        let repository = match source.far_name().ok()? {
+            Some(own) => own.repository().to_owned(),
+            None => Reference::parse(&source.name, &Host::docker_hub()).ok()?.far_repository().to_owned(),
+        };
         blobs_paths.insert(blob.digest.to_string(), BlobPath::InRegistry { repository });
     }
     serde_json::to_vec(&Descriptor { manifests_paths, blobs_paths }).ok()

@@ -126,6 +126,7 @@ impl Content {
                 carried: false,
                 manifests: Vec::new(),
                 referrers: Vec::new(),
+                blobs: Vec::new(),
             });
             return Ok(());
         };
@@ -149,6 +150,7 @@ impl Content {
             carried: true,
             manifests: vec![manifest],
             referrers: Vec::new(),
+            blobs: Vec::new(),
         });
         Ok(())
     }
@@ -188,8 +190,11 @@ impl Content {
                             format!("its {DESCRIPTOR} names the repository {repository:?}, which is none");
                         return Err(PayloadError::Corrupt(why));
                     }
-                    let source =
-                        RequiredSource { name: repository.to_owned(), reference: repository.to_owned() };
+                    let source = RequiredSource {
+                        name: repository.to_owned(),
+                        reference: repository.to_owned(),
+                        far_name: None,
+                    };
                     let (digest, size) = (blob.digest.clone(), blob.size);
                     let required = Required { digest, size, sources: vec![source] };
                     self.required.insert(blob.digest.clone(), required);

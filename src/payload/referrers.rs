@@ -197,6 +197,7 @@ mod tests {
             carried: true,
             manifests: vec![BillManifest { digest: digest("root"), media_type: "m".into(), size: 1 }],
             referrers,
+            blobs: Vec::new(),
         }
     }
 

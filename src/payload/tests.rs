@@ -49,7 +49,11 @@ fn sample(media_type: &str) -> Sample {
     let required = Required {
         digest: Digest::sha256(far),
         size: 3,
-        sources: vec![RequiredSource { name: "base:1".into(), reference: "docker.io/library/base:1".into() }],
+        sources: vec![RequiredSource {
+            name: "base:1".into(),
+            reference: "docker.io/library/base:1".into(),
+            far_name: None,
+        }],
     };
     let blob_sizes: Vec<_> = blobs.iter().map(|blob| (Digest::sha256(blob), blob.len() as u64)).collect();
     Sample { contents: Contents::new(&[image], &blob_sizes, vec![required]).unwrap(), blobs }

@@ -132,6 +132,21 @@ impl Auth {
         self.answer(registry, call, challenge, &mut known).await
     }
 
+    /// The error where what signing in had just given is refused, too.
+    pub(super) fn denied(&self, call: &Call, given: &HeaderValue, refused: &RegistryError) -> RegistryError {
+        // Whoever got a token for an account has signed in: what it does not open is not the account's to push to.
+        match refused {
+            RegistryError::Refused { answer, .. }
+                if call.asked.pushes
+                    && self.credentials.is_some()
+                    && given.as_bytes().starts_with(b"Bearer ") =>
+            {
+                RegistryError::Denied { asked: call.asked.clone(), problem: answer.to_string() }
+            }
+            _ => self.failed(call, refused),
+        }
+    }
+
     /// The error for a request that is refused whatever is sent.
     pub(super) fn failed(&self, call: &Call, refused: &RegistryError) -> RegistryError {
         let answer = match refused {

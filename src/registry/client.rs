@@ -229,7 +229,7 @@ impl Registry {
             let renewed = auth.renew(self, call, challenges, used.as_ref(), refused).await?;
             reply = self.follow(call, Some(&renewed), &body).await?;
             if reply.status() == StatusCode::UNAUTHORIZED && reply.is_own {
-                return Err(auth.failed(call, &self.refused(call, reply).await));
+                return Err(auth.denied(call, &renewed, &self.refused(call, reply).await));
             }
         }
         if error::is_transient(reply.status()) {

@@ -73,6 +73,14 @@ pub enum RegistryError {
         /// What to do.
         advice: &'static str,
     },
+    /// Signing in went well, and what it opens is not enough.
+    #[error("cannot {asked}: {problem}; check that the account may push to this repository")]
+    Denied {
+        /// What was asked.
+        asked: Asked,
+        /// Who refused, and how.
+        problem: String,
+    },
     /// The content is not what its digest or size promised.
     #[error("cannot {asked}: {problem}")]
     DigestMismatch {
@@ -116,6 +124,7 @@ impl RegistryError {
             Self::Unreachable { .. } | Self::Protocol { .. } => Reason::RegistryUnavailable,
             Self::Refused { asked, answer, .. } => refusal(asked, answer),
             Self::Authentication { .. } => Reason::AuthenticationFailed,
+            Self::Denied { .. } => Reason::AccessDenied,
             Self::DigestMismatch { .. } => Reason::DigestMismatch,
             Self::Unsupported { .. } => Reason::UnsupportedImage,
             // The caller's own error tells more; without looking at it, only wrong content can be told.
@@ -219,7 +228,7 @@ fn refusal(asked: &Asked, answer: &Answer) -> Reason {
         403 => Reason::AccessDenied,
         _ if has("DENIED") => Reason::AccessDenied,
         // Nothing is looked for when pushing: it is the repository that a person has to create.
-        404 if asked.pushes => Reason::AccessDenied,
+        404 if asked.pushes => Reason::RepositoryNotFound,
         404 => Reason::ImageNotFound,
         // Read-only registries, immutable tags.
         405 | 409 | 412 => Reason::AccessDenied,
@@ -238,7 +247,7 @@ pub(super) fn advice(asked: &Asked, answer: &Answer) -> &'static str {
     match refusal(asked, answer) {
         Reason::ImageNotFound => "check the name, the tag or digest, and the registry",
         Reason::RateLimited => "wait, or use credentials that have a higher limit",
-        Reason::AccessDenied if answer.status == StatusCode::NOT_FOUND => {
+        Reason::RepositoryNotFound => {
             "create the repository or project first, or use an account that may create it"
         }
         Reason::AccessDenied if answer.status == StatusCode::FORBIDDEN && asked.pushes => {
@@ -285,6 +294,10 @@ impl Asked {
 
     pub(super) fn listing_referrers(host: &Host, repository: &str, subject: &Digest) -> Self {
         Self { doing: "list what refers to", object: format!("{host}/{repository}@{subject}"), pushes: false }
+    }
+
+    pub(super) fn pushing_to(host: &Host, repository: &str) -> Self {
+        Self { doing: "push to", object: format!("{host}/{repository}"), pushes: true }
     }
 
     pub(super) fn pushing(host: &Host, repository: &str, tag_or_digest: &str) -> Self {

@@ -56,7 +56,7 @@ impl Registry {
         .header(CONTENT_LENGTH, HeaderValue::from_static("0"));
         let reply = match self.send(&call, &mut self.retry()).await {
             // No token for both repositories: an upload needs only the one.
-            Err(RegistryError::Authentication { .. }) => return Ok(false),
+            Err(RegistryError::Authentication { .. } | RegistryError::Denied { .. }) => return Ok(false),
             result => result?,
         };
         match reply.status() {
@@ -71,6 +71,22 @@ impl Registry {
             status if status.is_client_error() => Ok(false),
             _ => Err(self.refused(&call, reply).await),
         }
+    }
+
+    /// That the registry takes uploads to a repository: one is begun, and given up.
+    pub async fn check_push(&self, repository: &str) -> Result<(), RegistryError> {
+        let asked = Asked::pushing_to(self.host(), repository);
+        let url = self.url(repository, &["blobs", "uploads", ""])?;
+        let call = Call::new(Method::POST, url, Scopes::push(&self.remote(repository)), asked)
+            .header(CONTENT_LENGTH, HeaderValue::from_static("0"));
+        let reply = self.send(&call, &mut self.retry()).await?;
+        if !reply.status().is_success() {
+            return Err(self.refused(&call, reply).await);
+        }
+        if let Ok(upload) = self.location(&call.asked, &reply.url, reply.response.headers()) {
+            Begun::new(self, &call, upload).give_up().await;
+        }
+        Ok(())
     }
 
     /// Uploads a blob of exactly `size` bytes; `body` makes a fresh stream of them.

@@ -6,6 +6,7 @@ use std::sync::Arc;
 
 use rustix::fs::OFlags;
 
+use super::beside::beside;
 use crate::reason::Reason;
 
 /// A payload file that is being written: `<path>.partial` until it is whole.
@@ -256,7 +257,7 @@ impl Drop for FileTarget {
 pub(crate) const NO_DETOUR: i32 = OFlags::NOFOLLOW.union(OFlags::NONBLOCK).bits().cast_signed();
 
 /// The file that is meant: a link that the user names leads to it. Only a file is ever replaced.
-fn written_through(path: &Path) -> Result<PathBuf, StorageError> {
+pub(super) fn written_through(path: &Path) -> Result<PathBuf, StorageError> {
     let failed = |error| StorageError::io("write", path, error);
     let Ok(named) = fs::symlink_metadata(path) else {
         return Ok(path.to_owned());
@@ -282,13 +283,7 @@ fn lock(file: &File, path: &Path, partial: &Path) -> Result<(), StorageError> {
     }
 }
 
-fn beside(path: &Path, suffix: &str) -> PathBuf {
-    let mut name = path.as_os_str().to_owned();
-    name.push(suffix);
-    PathBuf::from(name)
-}
-
-fn folder(path: &Path) -> &Path {
+pub(super) fn folder(path: &Path) -> &Path {
     path.parent().filter(|parent| !parent.as_os_str().is_empty()).unwrap_or(Path::new("."))
 }
 

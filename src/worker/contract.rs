@@ -76,6 +76,9 @@ pub struct BuildWork {
     /// Images that the far side has, as written in the spec.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub already_transferred: Vec<String>,
+    /// Earlier payloads: what they carry or required, the far side has.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub bases: Vec<BasePayload>,
     /// Layers that may not be distributed are fetched from where their manifests say, if need be.
     #[serde(default, skip_serializing_if = "std::ops::Not::not")]
     pub foreign_layers: bool,
@@ -116,6 +119,18 @@ pub struct ObjectStore {
     /// A Secret with certificates was named: `ca.crt` must be mounted.
     #[serde(default)]
     pub certificates: bool,
+}
+
+/// An earlier payload, as the status of its `PayloadBuild` told of it when the attempt began.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct BasePayload {
+    /// The name of the `PayloadBuild`.
+    pub name: String,
+    /// The payload's path below [`PAYLOAD_MOUNT`].
+    pub path: String,
+    /// The payload digest that it, or the bill that stayed behind of it, must have.
+    pub digest: Digest,
 }
 
 /// An image to carry, as written in the spec.
@@ -377,6 +392,7 @@ mod tests {
             work: Work::Build(BuildWork {
                 images: vec!["python:3".into()],
                 already_transferred: vec![],
+                bases: vec![],
                 foreign_layers: false,
                 allow_missing: false,
                 referrers: true,

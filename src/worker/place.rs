@@ -2,7 +2,7 @@
 
 use std::fmt;
 use std::fs::{self, File};
-use std::io::{self, Read, Write};
+use std::io::Read;
 use std::path::{Component, Path, PathBuf};
 use std::sync::Arc;
 
@@ -16,7 +16,9 @@ use crate::build::Output;
 use crate::object_location::ObjectLocation;
 use crate::read_at::ReadAt;
 use crate::reason::Reason;
-use crate::storage::{self, Location, ObjectAccess, ObjectKeys, ObjectSource, StorageError, StoredObject};
+use crate::storage::{
+    self, Location, ObjectAccess, ObjectKeys, ObjectSource, StorageError, StoredObject, beside, write_beside,
+};
 
 /// Where a payload lies.
 #[derive(Debug)]
@@ -81,9 +83,8 @@ impl Place {
     pub(super) async fn write_beside(&self, suffix: &str, bytes: Bytes) -> Result<(), StorageError> {
         match self {
             Self::File { path, .. } => {
-                let whole = beside(path, suffix);
-                write(&whole, &beside(path, ".report.partial"), &bytes)
-                    .map_err(|error| StorageError::io("write", &whole, error))
+                let written = write_beside(path, suffix, &bytes);
+                written.map_err(|error| StorageError::io("write", &beside(path, suffix), error))
             }
             Self::Object(object) => object.beside(suffix)?.write(bytes).await,
         }
@@ -99,27 +100,8 @@ impl fmt::Display for Place {
     }
 }
 
-fn write(whole: &Path, partial: &Path, bytes: &[u8]) -> io::Result<()> {
-    let written = File::create(partial).and_then(|mut file| {
-        file.write_all(bytes)?;
-        file.sync_all()?;
-        fs::rename(partial, whole)
-    });
-    if written.is_err() {
-        // What is there of it helps nobody.
-        let _ = fs::remove_file(partial);
-    }
-    written
-}
-
-fn beside(path: &Path, suffix: &str) -> PathBuf {
-    let mut name = path.as_os_str().to_owned();
-    name.push(suffix);
-    PathBuf::from(name)
-}
-
 /// A payload's path below the mount, which it may not leave.
-fn payload_path(payloads: &Path, path: &str) -> Result<PathBuf, Refusal> {
+pub(super) fn payload_path(payloads: &Path, path: &str) -> Result<PathBuf, Refusal> {
     let stays = Path::new(path).components().all(|part| matches!(part, Component::Normal(_)));
     if path.is_empty() || !stays {
         return Err((

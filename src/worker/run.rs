@@ -5,14 +5,15 @@ use std::sync::Arc;
 use tracing::{info, warn};
 
 use super::contract::{
-    BuildWork, FAILURES_LIMIT, Image, ImportResult, ImportWork, Outcome, PayloadSummary, RegistryAccess,
-    Rewritten, RunConfig, Work,
+    BasePayload, BuildWork, FAILURES_LIMIT, Image, ImportResult, ImportWork, Outcome, PayloadSummary,
+    RegistryAccess, Rewritten, RunConfig, Work,
 };
-use super::place::Place;
+use super::place::{Place, payload_path};
 use super::report::{self, Report};
 use super::{Refusal, failed};
-use crate::build::{BuildRequest, ImageRequest, build};
+use crate::build::{BaseError, BuildRequest, ImageRequest, build, open_base};
 use crate::import::{ImportReport, ImportRequest, Source, import};
+use crate::payload::Base;
 use crate::progress::Progress;
 use crate::reason::{self, Failure, Reason};
 use crate::reference::{Endpoint, Host, Reference};
@@ -67,6 +68,7 @@ async fn run_build(
     }
     let images = images(&work.images)?;
     let already_transferred = references(&work.already_transferred)?;
+    let bases = bases(&work.bases, folders).await?;
     for reference in images.iter().map(|image| &image.reference).chain(&already_transferred) {
         if !registries.contains_key(reference.host()) {
             let access = Access::default();
@@ -79,12 +81,13 @@ async fn run_build(
     let request = BuildRequest {
         images,
         already_transferred,
+        bases,
         foreign_layers: work.foreign_layers,
         allow_missing: work.allow_missing,
         referrers: work.referrers,
         registries,
         output: place.output(),
-        run: run_id.to_owned(),
+        run: with_bases(run_id, &work.bases),
         spares_other_files: true,
     };
     Ok(match Box::pin(build(request, progress)).await {
@@ -293,6 +296,23 @@ fn images(images: &[Image]) -> Result<Vec<ImageRequest>, Refusal> {
 
 fn references(names: &[String]) -> Result<Vec<Reference>, Refusal> {
     names.iter().map(|name| Reference::parse(name, &Host::docker_hub()).map_err(invalid)).collect()
+}
+
+/// The bills of earlier payloads.
+async fn bases(bases: &[BasePayload], folders: &Folders<'_>) -> Result<Vec<Base>, Refusal> {
+    let mut found = Vec::new();
+    for base in bases {
+        let path = payload_path(folders.payloads, &base.path)?;
+        let refused = |error: BaseError| (error.reason(), format!("PayloadBuild {:?}: {error}", base.name));
+        found.push(open_base(&path, Some(&base.digest)).await.map_err(refused)?);
+    }
+    Ok(found)
+}
+
+/// What a partial file is of: one that was begun upon a base that was built anew since leaves out what
+/// the new base may not carry.
+fn with_bases(run_id: &str, bases: &[BasePayload]) -> String {
+    bases.iter().fold(run_id.to_owned(), |run, base| format!("{run} upon {}", base.digest))
 }
 
 #[allow(clippy::needless_pass_by_value)] // the shape that map_err takes

@@ -98,7 +98,7 @@ fn a_build_that_is_killed_leaves_nothing_under_the_final_name_and_the_next_one_s
 
     stalled.make(stalled.source.host()).run().succeeded();
     assert!(fs::read(&stalled.payload).unwrap() == expected(stalled.source.host()));
-    assert_eq!(names(stalled.folder.path()), ["payload.zip"]);
+    assert_eq!(names(stalled.folder.path()), ["payload.zip", "payload.zip.bill.json"]);
 }
 
 #[test]
@@ -119,7 +119,7 @@ fn a_build_that_was_killed_goes_on_in_the_middle_of_a_blob_and_gives_the_same_by
     let log = log.run().succeeded().stderr;
     assert!(log.starts_with("Going on with what an earlier attempt left of payload sha256:"), "{log}");
     assert!(fs::read(&stalled.payload).unwrap() == moved);
-    assert_eq!(names(stalled.folder.path()), ["payload.zip"]);
+    assert_eq!(names(stalled.folder.path()), ["payload.zip", "payload.zip.bill.json"]);
     let came = (stalled.gate.passed() - before) as u64;
     let missing = (6 << 20) - noted;
     assert!(came < missing + BESIDES, "{came} bytes came, {missing} were missing");
@@ -186,7 +186,7 @@ fn another_build_takes_the_blobs_that_it_shares_with_the_one_that_was_killed() {
     let made = charon(["make-payload", "ferry:2", "-q", "-i", "-r", stalled.gate.host(), "-f"]);
     made.arguments([&stalled.payload]).run().succeeded();
     assert!(fs::read(&stalled.payload).unwrap() == moved);
-    assert_eq!(names(stalled.folder.path()), ["payload.zip"]);
+    assert_eq!(names(stalled.folder.path()), ["payload.zip", "payload.zip.bill.json"]);
     let came = (stalled.gate.passed() - before) as u64;
     let missing = (8 << 20) - noted;
     assert!(came < missing + BESIDES, "{came} bytes came, {missing} were missing");
@@ -205,7 +205,7 @@ fn a_payload_from_before_stays_until_the_new_one_is_whole() {
 
     stalled.make(stalled.source.host()).run().succeeded();
     assert!(fs::read(&stalled.payload).unwrap() == expected(stalled.source.host()));
-    assert_eq!(names(stalled.folder.path()), ["payload.zip"]);
+    assert_eq!(names(stalled.folder.path()), ["payload.zip", "payload.zip.bill.json"]);
 }
 
 #[test]

@@ -61,7 +61,7 @@ fn what_was_planned_survives_a_rate_limit(software: Software) {
     make(&proxy, &undisturbed).run().succeeded();
     assert!(std::fs::read(&file).unwrap() == std::fs::read(&undisturbed).unwrap());
     let names = std::fs::read_dir(folder.path()).unwrap().map(|entry| entry.unwrap().file_name());
-    assert_eq!(names.count(), 2, "nothing else is left");
+    assert_eq!(names.count(), 2 * 2, "more than two payloads and their bills");
 }
 
 #[test]

@@ -194,7 +194,7 @@ fn a_build_leaves_a_report_and_the_same_run_asks_nobody_again(software: Software
     let images = json!([{ "name": source.name("ferry:1"), "as": "base/ferry:2" }]);
     let built = pod.builds("run", &images, "out.zip", &source);
     assert_eq!(built.reason, Reason::Succeeded, "{built:?}");
-    assert_eq!(pod.files(), ["out.zip", "out.zip.report.json"]);
+    assert_eq!(pod.files(), ["out.zip", "out.zip.bill.json", "out.zip.report.json"]);
 
     let report = fs::read_to_string(pod.payload("out.zip.report.json")).unwrap();
     let read: Value = serde_json::from_str(&report).unwrap();
@@ -337,7 +337,9 @@ fn an_import_names_images_as_its_run_says_and_leaves_nothing_beside_its_source(s
     let digest = crate::image::digest(&manifest);
     let images = json!([{ "name": source.name(&format!("team/app@{digest}")) }]);
     assert_eq!(pod.builds("run", &images, "out.zip", &source).reason, Reason::Succeeded);
-    fs::remove_file(pod.payload("out.zip.report.json")).unwrap();
+    for beside in ["out.zip.report.json", "out.zip.bill.json"] {
+        fs::remove_file(pod.payload(beside)).unwrap();
+    }
 
     let with_host = format!("{}/team/app", source.host().replace(':', "-"));
     let untagged = json!({ "naming": "WithHost", "tagDigests": false });

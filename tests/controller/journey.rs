@@ -29,6 +29,7 @@ async fn a_build_becomes_ready_and_tells_what_it_made() {
     let work = BuildWork {
         images: vec!["python:3".into()],
         already_transferred: vec![],
+        bases: vec![],
         foreign_layers: false,
         allow_missing: false,
         referrers: true,

@@ -20,7 +20,7 @@ pub(crate) fn payload(images: &[(&str, &Image)], base: Option<(&str, &Image)>) -
         match base.filter(|(_, base)| all_blobs(base).contains(&blob)) {
             Some((name, _)) => {
                 let reference = reference(name).to_string();
-                let source = RequiredSource { name: name.to_owned(), reference };
+                let source = RequiredSource { name: name.to_owned(), reference, far_name: None };
                 let (digest, size) = (digest_of(blob), blob.len() as u64);
                 required.insert(digest.to_string(), Required { digest, size, sources: vec![source] });
             }

@@ -396,7 +396,7 @@ fn a_job_without_a_pod_says_why_and_a_pod_at_work_is_asked() {
 }
 
 fn held(stage: &Stage, rival: Option<&str>) -> Option<Hold> {
-    hold(&stage.scene(), rival)
+    hold(&stage.scene(), rival, None)
 }
 
 /// `stage` with `suspend: true`.
@@ -480,6 +480,31 @@ fn a_build_with_an_older_rival_ends_its_job_says_so_and_runs_again_when_the_riva
     (stage.status.run, stage.observed) = (hold.run, Observed::default());
     assert_eq!(held(&stage, None), None);
     assert!(stage.decide().create.is_some(), "the other may have written over it");
+}
+
+#[test]
+fn a_build_whose_base_is_not_there_waits_within_its_time_and_asks_no_more_once_its_job_is_made() {
+    let awaits = |stage: &Stage| hold(&stage.scene(), None, Some("PayloadBuild \"first\" is not Ready"));
+    let mut stage = Stage::new();
+    let held = awaits(&stage).unwrap();
+    assert_eq!(held.verdict, Verdict::AwaitingBase("PayloadBuild \"first\" is not Ready".into()));
+    assert_eq!(held.look_again, Some(stage.settings.pace.again));
+    let run = held.run.unwrap();
+    assert_eq!((run.attempt, &run.job_name, &run.start_time), (1, &None, &Some(Time(stage.now))));
+    // Looking again changes nothing, and the attempt that follows is the first.
+    stage.status.run = Some(run.clone());
+    assert_eq!(awaits(&stage).unwrap().run, Some(run));
+    stage.status.run = Some(stage.decide().run);
+    assert_eq!(stage.decide().create.map(|plan| plan.attempt), Some(1));
+
+    assert_eq!(awaits(&Stage::with_job()), None);
+    stage.now = at(3601);
+    assert_eq!(awaits(&stage), None);
+    assert_eq!(stage.decide().run.ended.unwrap().reason, "DeadlineExceeded");
+    let mut done = Stage::with_end(Reason::Succeeded);
+    done.observed.current.as_mut().unwrap().complete = Some(at(9));
+    (done.status.run, done.observed) = (Some(done.decide().run), Observed::default());
+    assert_eq!(awaits(&done), None);
 }
 
 #[test]

@@ -64,7 +64,8 @@ async fn a_refused_push_says_what_the_account_or_the_registry_lacks() {
         let put = anonymous(&server).put_manifest("x", "1", "application/json", "{}".into()).await;
         let error = put.unwrap_err();
         assert_eq!(told(&server, &error), format!("cannot push HOST/x:1: {text}"));
-        assert_eq!(error.reason(), Reason::AccessDenied);
+        let reason = if status == 404 { Reason::RepositoryNotFound } else { Reason::AccessDenied };
+        assert_eq!(error.reason(), reason);
     }
 }
 
