@@ -22,6 +22,7 @@ use clap::error::ErrorKind;
 use clap::parser::ValueSource;
 use clap::{ArgAction, ArgMatches, Args, CommandFactory, FromArgMatches, Parser, Subcommand, ValueEnum};
 
+use crate::import::ImportError;
 use crate::payload::FilePayload;
 use crate::read_at::ReadAt;
 use crate::reason::{self, Failure};
@@ -145,6 +146,12 @@ impl From<library::Error> for CliError {
         match error {
             library::Error::Usage(_) | library::Error::Reference(_) => Self::Usage(error.to_string()),
             library::Error::Cancelled => Self::Interrupted,
+            library::Error::Import(ImportError::Strict(mut failures)) => {
+                if let Some(first) = failures.first_mut() {
+                    first.message.insert_str(0, "nothing was pushed: ");
+                }
+                Self::of_failures(&failures)
+            }
             _ => match error.failures() {
                 [] => Self::Caused(vec![(error.to_string(), reason::causes(&error))]),
                 failures => Self::of_failures(failures),
@@ -251,10 +258,8 @@ mod tests {
         let command = super::command();
         for command in command.get_subcommands().filter(|command| !command.is_hide_set()) {
             let about = command.get_about().map(ToString::to_string).unwrap_or_default();
-            text += &format!(
-                "\n## charon {}\n\n{about}.\n\n| option | meaning |\n|---|---|\n",
-                command.get_name()
-            );
+            let name = command.get_name();
+            text.extend(["\n## charon ", name, "\n\n", &about, ".\n\n| option | meaning |\n|---|---|\n"]);
             let of_all = super::command();
             let own = command.get_arguments();
             let all = own.chain(of_all.get_arguments().filter(|argument| argument.is_global_set()));
@@ -285,12 +290,12 @@ mod tests {
                 format!("`{}`{help}", value.get_name())
             };
             let values = values.iter().map(told).collect::<Vec<_>>().join("; ");
-            meaning += &format!(". {values}");
+            meaning.extend([". ", &values]);
         }
         let default =
             argument.get_default_values().iter().map(|value| value.to_string_lossy()).collect::<Vec<_>>();
         if !is_flag && !default.is_empty() {
-            meaning += &format!(" (default: `{}`)", default.join(" "));
+            meaning.extend([" (default: `", &default.join(" "), "`)"]);
         }
         format!("| `{name}` | {meaning} |\n")
     }

@@ -82,12 +82,11 @@ pub async fn dry_run(request: &BuildRequest, progress: &Arc<Progress>) -> Result
         Remains::of(Arc::new(partial))
     });
     let known = notes.as_ref().and_then(|notes| Some((notes.run.as_str(), notes.payload.as_ref()?)));
-    let (plan, contents) = match adopt(request, known, remains.as_ref()) {
-        Some(adopted) => adopted,
-        None => {
-            let manifests = known_manifests(notes.as_ref(), remains.as_ref());
-            plan(request, Library { manifests, journal: None }).await?
-        }
+    let (plan, contents) = if let Some(adopted) = adopt(request, known, remains.as_ref()) {
+        adopted
+    } else {
+        let manifests = known_manifests(notes.as_ref(), remains.as_ref());
+        plan(request, Library { manifests, journal: None }).await?
     };
     // What the notes say holds for the payload that they were made of, which may be another one with the same blobs.
     let theirs = [Some(contents.digest()), remains.as_ref().map(|remains| &remains.digest)];

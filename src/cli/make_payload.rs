@@ -20,6 +20,7 @@ use crate::storage::ObjectAccess;
 // The docstrings are the help that people read at a terminal.
 #[allow(clippy::doc_markdown)]
 #[derive(Debug, Args)]
+#[allow(clippy::struct_excessive_bools)] // each is an option
 pub(super) struct MakePayload {
     /// The images to carry: several arguments, or one with commas
     #[arg(required = true, value_name = "IMAGES", value_delimiter = ',')]

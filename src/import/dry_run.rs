@@ -89,7 +89,7 @@ async fn count(bill: &Bill, targets: &mut [Target], delivery: &Delivery) -> Coun
             Ok(true) => counts.blobs_present += 1,
             // Once it is in one repository, the others get it from there.
             Ok(false) if delivery.holder(digest).is_some() || !pushed.insert(digest) => {
-                counts.blobs_mounted += 1
+                counts.blobs_mounted += 1;
             }
             Ok(false) => {
                 counts.blobs_pushed += 1;
