@@ -11,6 +11,7 @@ mod health;
 mod hold;
 mod job;
 mod lease;
+mod metrics;
 mod observe;
 mod outcome;
 mod progress;
@@ -45,6 +46,7 @@ use tokio_util::sync::CancellationToken;
 
 use self::job::{KIND_LABEL, MANAGED_BY, NAME_ANNOTATION};
 use self::lease::Candidate;
+use self::metrics::Metrics;
 use self::progress::Asker;
 use self::wish::Wish;
 use crate::api::{GROUP, PayloadBuild, PayloadImport, VERSION};
@@ -104,6 +106,7 @@ struct Context {
     settings: Settings,
     recorder: Recorder,
     asker: Asker,
+    metrics: Arc<Metrics>,
     /// How often a look failed in a row, by resource.
     errors: Mutex<HashMap<String, u32>>,
     /// How often a pod did not answer in a row, by its uid.
@@ -155,7 +158,8 @@ impl Context {
 pub async fn run(client: Client, settings: Settings, stop: CancellationToken) -> Result<(), ControllerError> {
     let (tell, mut missing) = watch::channel(Some("the API server was not asked yet".to_owned()));
     let health_address = settings.health_address;
-    let answers = missing.clone();
+    let metrics = Arc::new(Metrics::new());
+    let answers = health::Answers { missing: missing.clone(), metrics: metrics.clone() };
     let health = async move {
         match health_address {
             Some(address) => health::serve(address, answers).await,
@@ -168,6 +172,7 @@ pub async fn run(client: Client, settings: Settings, stop: CancellationToken) ->
         asker: Asker::new().map_err(ControllerError::Asker)?,
         client: client.clone(),
         settings,
+        metrics,
         errors: Mutex::default(),
         silence: Mutex::default(),
     });
@@ -181,6 +186,7 @@ pub async fn run(client: Client, settings: Settings, stop: CancellationToken) ->
             }
         }
         tracing::info!("ready");
+        context.metrics.leads();
         let loops = async {
             futures::join!(
                 control::<PayloadBuild>(context.clone(), stop.clone()),
@@ -221,7 +227,11 @@ async fn control<K: Wish>(context: Arc<Context>, stop: CancellationToken) {
     let jobs: Api<PartialObjectMeta<Job>> = scoped(&context);
     let pods: Api<PartialObjectMeta<Pod>> = scoped(&context);
     let concurrency = Config::default().concurrency(context.settings.concurrency.max(1));
-    Controller::new(scoped::<PartialObjectMeta<K>>(&context), watcher::Config::default())
+    let controller = Controller::new(scoped::<PartialObjectMeta<K>>(&context), watcher::Config::default());
+    let store = controller.store();
+    context.metrics.watch(K::KIND, move || store.state().iter().filter_map(|meta| meta.uid()).collect());
+    let metrics = context.metrics.clone();
+    controller
         .with_config(concurrency)
         .owns(jobs, ours.clone())
         .watches(pods, ours, |pod| resource_of::<K>(&pod))
@@ -229,9 +239,14 @@ async fn control<K: Wish>(context: Arc<Context>, stop: CancellationToken) {
         .run(reconcile::reconcile::<K>, reconcile::after_error::<K>, context)
         .for_each(|result| {
             match result {
-                // It was deleted, or it is told where it happened.
-                Ok(_)
-                | Err(controller::Error::ObjectNotFound(_) | controller::Error::ReconcilerFailed(..)) => {}
+                // It was deleted.
+                Err(controller::Error::ObjectNotFound(gone)) => {
+                    if let Some(uid) = gone.extra.uid {
+                        metrics.forget(&uid);
+                    }
+                }
+                // It is told where it happened.
+                Ok(_) | Err(controller::Error::ReconcilerFailed(..)) => {}
                 Err(error) => tracing::warn!("{error}"),
             }
             std::future::ready(())

@@ -9,6 +9,9 @@
 
 #[path = "controller/kubelet.rs"]
 mod kubelet;
+#[allow(dead_code)]
+#[path = "support/program.rs"]
+mod program;
 #[path = "controller/world.rs"]
 mod world;
 
@@ -20,6 +23,8 @@ mod holds;
 mod journey;
 #[path = "controller/leader.rs"]
 mod leader;
+#[path = "controller/outside.rs"]
+mod outside;
 #[path = "controller/restarts.rs"]
 mod restarts;
 #[path = "controller/rules.rs"]

@@ -38,7 +38,7 @@ pub(super) struct ControllerArgs {
     /// Take turns with other controllers: the one that holds the Lease works, the others stand by
     #[arg(long)]
     pub(super) leader_election: bool,
-    /// Where /healthz and /readyz answer
+    /// Where /healthz, /readyz and /metrics answer
     #[arg(long, value_name = "ADDRESS", default_value = "[::]:8081")]
     pub(super) health_address: SocketAddr,
 }

@@ -52,3 +52,64 @@ fn event(type_: EventType, reason: &str, note: &str) -> Event {
         secondary: None,
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use serde_json::json;
+
+    use super::*;
+
+    /// A status with these conditions, `Type=Status/Reason/message`.
+    fn status(conditions: &[&str]) -> Status {
+        let condition = |text: &&str| {
+            let (type_, rest) = text.split_once('=').unwrap();
+            let [status, reason, message] = rest.splitn(3, '/').collect::<Vec<_>>()[..] else {
+                panic!("{text}")
+            };
+            json!({
+                "type": type_, "status": status, "reason": reason, "message": message,
+                "lastTransitionTime": "2026-01-01T00:00:00Z",
+            })
+        };
+        let conditions: Vec<_> = conditions.iter().map(condition).collect();
+        serde_json::from_value(json!({ "conditions": conditions })).unwrap()
+    }
+
+    #[test]
+    fn only_a_change_of_a_conditions_status_or_reason_is_told_once_and_what_says_most() {
+        const WORKING: &[&str] = &["Ready=Unknown/Progressing/a", "Reconciling=True/Progressing/a"];
+        const SAYS_MORE: &[&str] = &["Ready=Unknown/Progressing/b", "Reconciling=True/Progressing/b"];
+        const RETRYING: &[&str] = &["Ready=False/RateLimited/c", "Reconciling=True/RateLimited/d"];
+        const AGAIN: &[&str] = &["Ready=False/RateLimited/c", "Reconciling=True/ProgressingWithRetry/e"];
+        const STALLED: &[&str] = &["Ready=False/RateLimited/c", "Stalled=True/DeadlineExceeded/f"];
+        const SUSPENDED: &[&str] = &["Ready=False/Suspended/g"];
+        const DONE: &[&str] = &["Ready=True/Succeeded/h", "PayloadAvailable=True/Succeeded/i"];
+        for (old, new, told) in [
+            (&[][..], WORKING, Some(("Normal", "Progressing", "a"))),
+            (WORKING, WORKING, None),
+            (WORKING, SAYS_MORE, None),
+            (WORKING, RETRYING, Some(("Warning", "RateLimited", "c"))),
+            (RETRYING, AGAIN, Some(("Normal", "ProgressingWithRetry", "e"))),
+            (AGAIN, STALLED, Some(("Warning", "DeadlineExceeded", "f"))),
+            (STALLED, STALLED, None),
+            (STALLED, WORKING, Some(("Normal", "Progressing", "a"))),
+            (WORKING, SUSPENDED, Some(("Normal", "Suspended", "g"))),
+            (SUSPENDED, AGAIN, Some(("Warning", "RateLimited", "c"))),
+            (AGAIN, DONE, Some(("Normal", "Succeeded", "h"))),
+            (DONE, DONE, None),
+        ] {
+            let event = transition(&status(old), &status(new));
+            let event = event.map(|event| (format!("{:?}", event.type_), event.reason, event.note.unwrap()));
+            let told =
+                told.map(|(type_, reason, note)| (type_.to_owned(), reason.to_owned(), note.to_owned()));
+            assert_eq!(event, told, "{old:?} {new:?}");
+        }
+    }
+
+    #[test]
+    fn a_note_is_cut_to_what_the_api_server_takes() {
+        let long = format!("Ready=False/WorkerFailed/{}", "é".repeat(NOTE_LIMIT));
+        let note = transition(&Status::default(), &status(&[&long])).unwrap().note.unwrap();
+        assert!(note.len() <= NOTE_LIMIT, "{}", note.len());
+    }
+}

@@ -1,7 +1,7 @@
 //! One look at one resource: observe, validate, decide, act, summarise, and one write of the status.
 
 use std::sync::Arc;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use jiff::Timestamp;
 use k8s_openapi::api::batch::v1::Job;
@@ -13,6 +13,7 @@ use kube::core::PartialObjectMeta;
 use kube::runtime::controller::Action;
 use kube::{Api, Resource, ResourceExt as _};
 use serde_json::json;
+use tracing::Instrument as _;
 
 use super::bases::bases;
 use super::decide::{Decision, JobKey, Scene, Verdict, decide, requested_at};
@@ -61,17 +62,31 @@ pub(super) async fn reconcile<K: Wish>(
     meta: Arc<PartialObjectMeta<K>>,
     context: Arc<Context>,
 ) -> Result<Action, ReconcileError> {
+    let begin = Instant::now();
+    let result = look_at::<K>(&meta, &context).instrument(span::<K>(&meta)).await;
+    context.metrics.looked(K::KIND, begin.elapsed());
+    result
+}
+
+/// Says in every line of the log which resource it is about, at whatever level the log is.
+fn span<K: Wish>(meta: &PartialObjectMeta<K>) -> tracing::Span {
+    // Not `name`: in JSON that is the span's own.
+    let (namespace, resource) = (meta.namespace().unwrap_or_default(), meta.name_any());
+    tracing::error_span!("reconcile", kind = K::KIND, namespace, resource)
+}
+
+async fn look_at<K: Wish>(meta: &PartialObjectMeta<K>, context: &Context) -> Result<Action, ReconcileError> {
     let (name, namespace) = (meta.name_any(), meta.namespace().unwrap_or_default());
-    let api = api::<K>(&context, &namespace);
+    let api = api::<K>(context, &namespace);
     // From the API server, not from the watch: what is decided here may create a Job.
     let object = api.get_opt(&name).await.map_err(while_trying_to("read the resource"))?;
     let Some(object) = object.filter(|object| object.metadata.deletion_timestamp.is_none()) else {
         // Its Job and pods go with it: they are owned.
         return Ok(Action::await_change());
     };
-    let action = look::<K>(&context, &api, &object).await;
+    let action = look::<K>(context, &api, &object).await;
     if action.is_ok() {
-        context.calm(&key::<K>(&meta));
+        context.calm(&key::<K>(meta));
     }
     action
 }
@@ -83,9 +98,9 @@ pub(super) fn after_error<K: Wish>(
     error: &ReconcileError,
     context: Arc<Context>,
 ) -> Action {
-    let key = key::<K>(&meta);
-    let pause = context.pause(&key);
-    tracing::warn!(resource = key, pause_seconds = pause.as_secs(), "{error}");
+    let pause = context.pause(&key::<K>(&meta));
+    context.metrics.failed(K::KIND);
+    span::<K>(&meta).in_scope(|| tracing::warn!(pause_seconds = pause.as_secs(), "{error}"));
     Action::requeue(pause)
 }
 
@@ -123,7 +138,8 @@ async fn look<K: Wish>(
             (scene.invalid(&invalid, generation, K::LETTER == 'i'), None)
         }
     };
-    let look_again = write(context, api, object, &old, &next, look_again, now).await?;
+    let look_again = write::<K>(context, api, object, &old, &next, look_again, now).await?;
+    context.metrics.saw(object.metadata.uid.as_deref().unwrap_or_default(), &next);
     Ok(Action::requeue(look_again.unwrap_or(IDLE)))
 }
 
@@ -271,7 +287,7 @@ impl Look<'_> {
     ) -> Result<Option<Verdict>, ReconcileError> {
         let job = job(self.subject, valid, plan, &self.context.settings.worker);
         let Err(error) = jobs.create(&PostParams::default(), &job).await else {
-            tracing::info!(job = plan.name, namespace = self.subject.namespace, "created");
+            tracing::info!(job = plan.name, "created");
             return Ok(None);
         };
         let kube::Error::Api(status) = &error else {
@@ -354,7 +370,7 @@ async fn expire(jobs: &Api<Job>, job: &JobKey, seconds: i32) -> Result<(), Recon
 }
 
 /// Writes `next`, if it is news, and says when to look again.
-async fn write(
+async fn write<K: Wish>(
     context: &Context,
     api: &Api<DynamicObject>,
     object: &DynamicObject,
@@ -390,6 +406,7 @@ async fn write(
         Err(kube::Error::Api(status)) if status.code == 404 => return Ok(None),
         Err(error) => return Err(while_trying_to("write the status")(error)),
     }
+    context.metrics.wrote(K::KIND, old, next);
     if let Some(event) = announce::transition(old, next) {
         let reference = k8s_openapi::api::core::v1::ObjectReference {
             api_version: Some(types.api_version.clone()),

@@ -24,7 +24,7 @@ pub struct Settings {
     pub pace: Pace,
     /// How long a Lease counts, where several controllers are to take turns. Absent: there is one.
     pub lease: Option<LeaseTiming>,
-    /// Where `/healthz` and `/readyz` answer. Absent: nowhere.
+    /// Where `/healthz`, `/readyz` and `/metrics` answer. Absent: nowhere.
     pub health_address: Option<SocketAddr>,
 }
 

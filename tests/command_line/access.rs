@@ -144,7 +144,9 @@ fn a_token_that_ended_on_the_way_is_replaced(software: Software) {
     const LIFE: u64 = 6;
     let source = Registry::start(software);
     let service = TokenService::start(PASSWORD, LIFE);
-    let layers = [Layer::new("a", 100_000), Layer::new("b", 1000)];
+    // More than are asked for at once.
+    let layers = [("a", 100_000), ("b", 1), ("c", 1), ("d", 1), ("e", 1), ("f", 1)];
+    let layers = layers.map(|(name, size)| Layer::new(name, size));
     Image::new(Types::Docker, &layers).push(&source, "ferry:1");
     let entrance = with_tokens(&source, &service);
     let gate = Gate::before(&entrance, 50_000);

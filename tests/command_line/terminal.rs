@@ -56,3 +56,15 @@ fn a_terminal_shows_a_bar_and_elsewhere_each_step_has_a_line() {
     let made = charon(["make-payload", "ferry:1", "-i", "-r", source.host()]).run().succeeded();
     assert!(made.stderr.contains("] Pulling ferry/sha256:") && !made.stderr.contains("transferring"));
 }
+
+#[test]
+fn who_wants_no_colours_gets_none() {
+    let help = |no_color: Option<&str>| {
+        let command = format!("{} --help", env!("CARGO_BIN_EXE_charon"));
+        let shown = tool("script", ["--quiet", "--return", "--command", &command, "/dev/null"]);
+        let shown = shown.variable("TERM", "xterm");
+        let shown = if let Some(value) = no_color { shown.variable("NO_COLOR", value) } else { shown };
+        shown.run().succeeded().text()
+    };
+    assert!(help(None).contains('\u{1b}') && !help(Some("1")).contains('\u{1b}'));
+}

@@ -24,7 +24,8 @@ use tokio_util::sync::CancellationToken;
 pub(crate) const DEADLINE: Duration = Duration::from_secs(30);
 /// The image of the workers.
 pub(crate) const IMAGE: &str = "registry.example/charon:test";
-const USER: &str = "charon-controller-under-test";
+/// Whom the rights are given to.
+pub(crate) const USER: &str = "charon-controller-under-test";
 
 /// A namespace and the controller that looks after it.
 pub(crate) struct World {
@@ -335,24 +336,12 @@ pub(crate) fn run(status: &Status) -> Run {
     status.run.clone().expect("no run")
 }
 
-/// The rights of the controller, and no others.
+/// The rights that the chart gives the controller in a namespace, as they were reviewed, and no others.
 pub(crate) fn rules() -> Vec<PolicyRule> {
-    let rule = |group: &str, resources: &[&str], verbs: &[&str]| PolicyRule {
-        api_groups: Some(vec![group.into()]),
-        resources: Some(resources.iter().map(ToString::to_string).collect()),
-        verbs: verbs.iter().map(ToString::to_string).collect(),
-        ..PolicyRule::default()
-    };
-    vec![
-        rule("charon.dev", &["payloadbuilds", "payloadimports"], &["get", "list", "watch"]),
-        rule("charon.dev", &["payloadbuilds/status", "payloadimports/status"], &["get", "patch"]),
-        rule("charon.dev", &["payloadbuilds/finalizers", "payloadimports/finalizers"], &["update"]),
-        rule("batch", &["jobs"], &["get", "list", "watch", "create", "patch", "delete"]),
-        rule("", &["pods"], &["get", "list", "watch"]),
-        rule("", &["events"], &["list"]),
-        rule("events.k8s.io", &["events"], &["create", "patch"]),
-        rule("coordination.k8s.io", &["leases"], &["get", "create", "update"]),
-    ]
+    let reviewed: Vec<Value> =
+        serde_saphyr::from_multiple(include_str!("../chart/rbac/namespaced.yaml")).unwrap();
+    let roles = reviewed.into_iter().filter(|object| object["kind"] == "Role");
+    roles.flat_map(|role| serde_json::from_value::<Role>(role).unwrap().rules.unwrap()).collect()
 }
 
 /// Installs the definitions; each test does, and all but the first find them.

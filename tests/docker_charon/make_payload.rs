@@ -88,6 +88,8 @@ fn make_payload_does_with_each_argument_what_the_documentation_says() {
             registry(&["top:1", "-i", "--registry=SOURCE", "-f", "new.zip"]).once(),
             registry(&["top:1", "-i", "-r", "127.0.0.1:1", "-r", "SOURCE", "-f", "new.zip"]).once(),
             registry(&["top:1", "-i", "-r", "SOURCE/", "-f", "new.zip"]).once(),
+            registry(&["top:1", "-i", "-r=SOURCE", "-f", "new.zip"]).once()
+                .deviates("an equals sign behind a short option is no part of its value"),
             registry(&["top:1", "-i", "-r", "", "-f", "new.zip"]).once()
                 .deviates("no registry at all is a mistake in the command line, of which the status is 2"),
             registry(&["top:1", "-i", "-r", "charon:PASSWORD@SOURCE", "-f", "new.zip"]).once()
