@@ -401,7 +401,7 @@ fn a_build_that_lacks_images_tries_all_lists_what_failed_and_keeps_what_it_has_f
     image.push(&source, "lost:1");
     assert_eq!(pod.builds("b", &both, "b.zip", &source).reason, Reason::Succeeded);
     assert_eq!(fetched(), before, "it was fetched again");
-    assert_eq!(pod.files(), ["b.zip", "b.zip.report.json"]);
+    assert_eq!(pod.files(), ["b.zip", "b.zip.bill.json", "b.zip.report.json"]);
 }
 
 #[test]
