@@ -27,9 +27,15 @@ class Link:
 
     def _serve(self, started):
         asyncio.set_event_loop(self.loop)
-        self.loop.run_until_complete(asyncio.start_server(self._connected, "127.0.0.1", self.port, limit=4 * PIECE))
+        serving = asyncio.start_server(self._connected, "127.0.0.1", self.port, limit=4 * PIECE)
+        server = self.loop.run_until_complete(serving)
         started.set()
         self.loop.run_forever()
+        server.close()
+        for task in asyncio.all_tasks(self.loop):
+            task.cancel()
+        self.loop.run_until_complete(server.wait_closed())
+        self.loop.close()
 
     async def _connected(self, reader, writer):
         # A connection takes a round trip to be made.
