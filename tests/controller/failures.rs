@@ -195,13 +195,7 @@ async fn a_run_that_takes_too_long_is_ended() {
     let status = world.until::<PayloadBuild>("app", "stalled", stalls).await;
     assert_eq!(brief(&status, "Ready"), "False/DeadlineExceeded");
     assert_eq!(brief(&status, "Stalled"), "True/DeadlineExceeded");
-    let (name, uid) = (pod.name_any(), pod.uid().unwrap());
-    let gone = kube::runtime::wait::await_condition(
-        world.api::<Pod>(),
-        &name,
-        kube::runtime::conditions::is_deleted(&uid),
-    );
-    tokio::time::timeout(crate::world::DEADLINE, gone).await.expect("the pod works on").unwrap();
+    world.until_gone(&pod).await;
 }
 
 #[tokio::test]

@@ -42,6 +42,7 @@ async fn suspending_stops_the_worker_in_its_grace_period_and_the_same_run_goes_o
     };
     let status = world.until::<PayloadBuild>("app", "suspended", is_held).await;
     assert_eq!(run(&status).last_failure, None, "to be stopped is no failure");
+    world.until_gone(&job).await;
     assert!(world.jobs().await.is_empty());
 
     world.patch::<PayloadBuild>("app", suspend(false)).await;
@@ -166,9 +167,7 @@ async fn a_run_whose_status_and_job_are_lost_is_asked_for_again_and_may_find_all
     world.api::<Job>().delete(&job.name_any(), &kube::api::DeleteParams::background()).await.unwrap();
     let wipe = kube::api::Patch::Merge(json!({ "status": null }));
     world.api::<PayloadBuild>().patch_status("app", &kube::api::PatchParams::default(), &wipe).await.unwrap();
-    let (name, uid) = (job.name_any(), job.uid().unwrap());
-    let gone = await_condition(world.api::<Job>(), &name, kube::runtime::conditions::is_deleted(&uid));
-    tokio::time::timeout(DEADLINE, gone).await.expect("the Job stays").unwrap();
+    world.until_gone(&job).await;
     world.start().await;
     let again = |found: &Job| found.uid() != job.uid();
     let again = world.until_any::<Job>("made anew", again).await;

@@ -224,13 +224,11 @@ async fn the_job_and_its_pod_go_with_the_resource() {
 async fn a_resource_that_is_deleted_in_the_foreground_stays_until_its_worker_is_gone() {
     let world = World::new("foreground").await;
     let resource = Box::pin(goes_with_the_resource(&world, &DeleteParams::foreground())).await;
-    let gone = kube::runtime::conditions::is_deleted(&resource);
-    let gone = kube::runtime::wait::await_condition(world.api::<PayloadBuild>(), "app", gone);
-    tokio::time::timeout(crate::world::DEADLINE, gone).await.expect("the resource stays").unwrap();
+    world.until_gone(&resource).await;
 }
 
-/// Deletes a resource whose worker is at work: all of it goes. Gives its uid.
-async fn goes_with_the_resource(world: &World, how: &DeleteParams) -> String {
+/// Deletes a resource whose worker is at work: all of it goes. Gives it.
+async fn goes_with_the_resource(world: &World, how: &DeleteParams) -> PayloadBuild {
     let object = world.create::<PayloadBuild>("app", build_spec("python:3")).await;
     let job = world.job_of_attempt::<PayloadBuild>("app", 1).await;
     let pod = world.pod_of(&job).await;
@@ -245,15 +243,8 @@ async fn goes_with_the_resource(world: &World, how: &DeleteParams) -> String {
     }
     world.ends(&pod, 143, "").await;
     world.is_gone(&pod).await;
-    let (job_uid, pod_uid) = (job.uid().unwrap(), pod.uid().unwrap());
-    let (job_name, pod_name) = (job.name_any(), pod.name_any());
-    let gone = async {
-        let job = kube::runtime::conditions::is_deleted(&job_uid);
-        kube::runtime::wait::await_condition(world.api::<Job>(), &job_name, job).await.unwrap();
-        let pod = kube::runtime::conditions::is_deleted(&pod_uid);
-        kube::runtime::wait::await_condition(world.api::<Pod>(), &pod_name, pod).await.unwrap();
-    };
-    tokio::time::timeout(crate::world::DEADLINE, gone).await.expect("Job or pod stay");
+    world.until_gone(&job).await;
+    world.until_gone(&pod).await;
     assert!(world.jobs().await.is_empty());
-    object.uid().unwrap()
+    object
 }

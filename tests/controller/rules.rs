@@ -180,11 +180,8 @@ async fn a_job_of_somebody_else_is_left_alone() {
     let jobs: Api<k8s_openapi::api::batch::v1::Job> = world.api();
     let name = job.metadata.name.clone().unwrap();
     let now = kube::api::DeleteParams::background();
-    let uid = job.metadata.uid.clone().unwrap();
     jobs.delete(&name, &now).await.unwrap();
-    let gone = kube::runtime::conditions::is_deleted(&uid);
-    let gone = kube::runtime::wait::await_condition(jobs.clone(), &name, gone);
-    tokio::time::timeout(crate::world::DEADLINE, gone).await.expect("it stays").unwrap();
+    world.until_gone(&job).await;
     let mut theirs = job.clone();
     theirs.metadata = kube::api::ObjectMeta { name: Some(name.clone()), ..Default::default() };
     let spec = theirs.spec.as_mut().unwrap();

@@ -12,6 +12,7 @@ use k8s_openapi::api::core::v1::{Namespace, Pod, ServiceAccount};
 use k8s_openapi::api::rbac::v1::{PolicyRule, Role, RoleBinding, RoleRef, Subject};
 use k8s_openapi::apiextensions_apiserver::pkg::apis::apiextensions::v1::CustomResourceDefinition;
 use kube::api::{ListParams, ObjectMeta, Patch, PatchParams, PostParams};
+use kube::runtime::conditions::is_deleted;
 use kube::runtime::wait::await_condition;
 use kube::runtime::{WatchStreamExt as _, watcher};
 use kube::{Api, Client, Config, Resource, ResourceExt as _};
@@ -239,6 +240,22 @@ impl World {
         let exists = await_condition(self.api::<Job>(), name, |job: Option<&Job>| job.is_some());
         let job = tokio::time::timeout(DEADLINE, exists).await;
         job.unwrap_or_else(|_| panic!("Job {name} was never made")).unwrap().unwrap()
+    }
+
+    /// Waits until this very object is there no more.
+    pub(crate) async fn until_gone<K>(&self, object: &K)
+    where
+        K: Resource<DynamicType = (), Scope = NamespaceResourceScope>
+            + Clone
+            + Debug
+            + DeserializeOwned
+            + Send
+            + 'static,
+    {
+        let (name, uid) = (object.name_any(), object.uid().unwrap());
+        let gone = await_condition(self.api::<K>(), &name, is_deleted(&uid));
+        let gone = tokio::time::timeout(DEADLINE, gone).await;
+        gone.unwrap_or_else(|_| panic!("{} {name} is still there", K::kind(&()))).unwrap();
     }
 
     /// Waits until there is a pod that `pick` picks, and gives it.
