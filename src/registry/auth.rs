@@ -134,12 +134,11 @@ impl Auth {
 
     /// The error where what signing in had just given is refused, too.
     pub(super) fn denied(&self, call: &Call, given: &HeaderValue, refused: &RegistryError) -> RegistryError {
-        // Whoever got a token for an account has signed in: what it does not open is not the account's to push to.
+        // Whoever got a token for an account has signed in: what it does not open is not the account's. Docker Hub and
+        // others give one, and refuse it, for what does not exist.
         match refused {
             RegistryError::Refused { answer, .. }
-                if call.asked.pushes
-                    && self.credentials.is_some()
-                    && given.as_bytes().starts_with(b"Bearer ") =>
+                if self.credentials.is_some() && given.as_bytes().starts_with(b"Bearer ") =>
             {
                 RegistryError::Denied { asked: call.asked.clone(), problem: answer.to_string() }
             }

@@ -74,7 +74,7 @@ pub enum RegistryError {
         advice: &'static str,
     },
     /// Signing in went well, and what it opens is not enough.
-    #[error("cannot {asked}: {problem}; check that the account may push to this repository")]
+    #[error("cannot {asked}: {problem}; {}", .asked.what_denial_means())]
     Denied {
         /// What was asked.
         asked: Asked,
@@ -294,6 +294,15 @@ impl Asked {
 
     pub(super) fn listing_referrers(host: &Host, repository: &str, subject: &Digest) -> Self {
         Self { doing: "list what refers to", object: format!("{host}/{repository}@{subject}"), pushes: false }
+    }
+
+    /// What to do, or to think, where an account has no access.
+    fn what_denial_means(&self) -> &'static str {
+        if self.pushes {
+            "check that the account may push to this repository"
+        } else {
+            "the image does not exist, or the account may not pull it"
+        }
     }
 
     pub(super) fn pushing_to(host: &Host, repository: &str) -> Self {

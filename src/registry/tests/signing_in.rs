@@ -111,13 +111,24 @@ async fn a_401_without_credentials_says_that_the_image_may_not_exist() {
         "cannot read HOST/x:1: HOST answered 401 Unauthorized (UNAUTHORIZED: authentication required); \
          the image does not exist, or credentials for this registry are needed"
     );
-    let error = client(&server, EAGER, Some(user("user", "secret"))).manifest("x", "1").await.unwrap_err();
+}
+
+#[tokio::test]
+async fn an_account_whose_token_is_refused_has_signed_in_and_has_no_access() {
+    let server = with_tokens(300, |_| false).await;
+    let registry = client(&server, EAGER, Some(user("user", "secret")));
+    let error = registry.manifest("x", "1").await.unwrap_err();
     assert_eq!(
         told(&server, &error),
         "cannot read HOST/x:1: HOST answered 401 Unauthorized (UNAUTHORIZED: authentication required); \
-         check the credentials for this registry and what they allow"
+         the image does not exist, or the account may not pull it"
     );
-    assert_eq!(error.reason(), Reason::AuthenticationFailed);
+    assert_eq!(error.reason(), Reason::AccessDenied);
+    let error = registry.tag_digest("x", "2").await.unwrap_err();
+    assert_eq!(error.reason(), Reason::AccessDenied);
+    let error = registry.check_push("x").await.unwrap_err();
+    assert!(error.to_string().ends_with("check that the account may push to this repository"), "{error}");
+    assert_eq!(error.reason(), Reason::AccessDenied);
 }
 
 #[tokio::test]
