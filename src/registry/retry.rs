@@ -26,7 +26,8 @@ const AT_ONCE: NonZeroUsize = NonZeroUsize::new(4).expect("it is not zero");
 const WAITING: Duration = Duration::from_mins(30);
 
 impl Default for Traffic {
-    /// Four blobs at once, requests as they come, and half an hour for registries that fail.
+    /// Four blobs at once, requests as they come, and half an hour for registries that fail: of that a quarter for one
+    /// that had been of use, and half a minute for one that never was.
     fn default() -> Self {
         Self::with_patience(Patience::default(), WAITING)
     }
@@ -45,10 +46,12 @@ impl Traffic {
         Self { requests_per_second: Some(most), ..self }
     }
 
-    /// The same with so much time for registries that fail, in all.
+    /// The same with so much time for registries that fail, in all, and for each that does.
     #[must_use]
     pub fn waiting(self, waiting: Duration) -> Self {
-        Self { waiting, ..self }.afresh()
+        let patience =
+            Patience { before_anything_moved: waiting, once_moving: waiting, ..self.patience };
+        Self { patience, waiting, ..self }.afresh()
     }
 
     /// The same for another run: none of its time is spent.
@@ -286,7 +289,13 @@ pub(super) fn retry_after(headers: &HeaderMap) -> Option<Duration> {
 
 #[cfg(test)]
 mod tests {
+    use url::Url;
+
+    use super::super::access::Access;
+    use super::super::client::silent;
+    use super::super::error::Asked;
     use super::*;
+    use crate::reference::Host;
 
     #[test]
     fn pauses_double_up_to_the_longest_and_are_never_all_alike() {
@@ -320,6 +329,33 @@ mod tests {
         assert_eq!(traffic.left(), seconds(6));
         traffic.wait(seconds(7)).await;
         assert_eq!(traffic.left(), Duration::ZERO);
+    }
+
+    /// For how long a registry is waited for that was of use, or never was, and fails from now on.
+    async fn waited(traffic: Traffic, was_of_use: bool) -> Duration {
+        let host: Host = "registry.example".parse().unwrap();
+        let registry = Registry::with_traffic(host, Access::default(), &traffic).unwrap();
+        if was_of_use {
+            registry.note_success();
+        }
+        let (start, mut retry) = (Instant::now(), registry.retry());
+        let url = Url::parse("https://registry.example/v2/").unwrap();
+        let asked = Asked::pushing_to(registry.host(), "ferry");
+        while retry.after(silent(&asked, &url)).await.is_ok() {}
+        start.elapsed()
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_time_that_is_given_for_waiting_is_waited_for_whether_or_not_anything_moved_before() {
+        for (given, before, after) in [
+            (None, Duration::from_secs(30), Duration::from_mins(15)),
+            (Some(Duration::from_hours(2)), Duration::from_hours(2), Duration::from_hours(2)),
+            (Some(Duration::from_secs(5)), Duration::from_secs(5), Duration::from_secs(5)),
+        ] {
+            let traffic = || given.map_or_else(Traffic::default, |given| Traffic::default().waiting(given));
+            assert_eq!(waited(traffic(), false).await.as_secs(), before.as_secs());
+            assert_eq!(waited(traffic(), true).await.as_secs(), after.as_secs());
+        }
     }
 
     #[tokio::test(start_paused = true)]
