@@ -249,6 +249,53 @@ async fn what_passes_once_goes_in_pieces_that_can_be_sent_again() {
 }
 
 #[tokio::test]
+async fn a_piece_of_which_the_registry_says_that_it_has_nothing_is_asked_about_and_sent_again() {
+    let taking = Taking::default();
+    let server = taking
+        .serve(|seen, nth, taking| {
+            // It took the piece, and lost it.
+            let nothing = format!("0-{}", taking.length().saturating_sub(1));
+            let location = format!("/upload?has={}", taking.length());
+            let headers = [("location", location.as_str()), ("range", nothing.as_str())];
+            (seen.method == "PATCH" && nth < 2).then(|| reply(202, &headers, ""))
+        })
+        .await;
+    let content = content();
+    push_passing(&server, &content).await.unwrap();
+    assert!(*taking.0.lock().unwrap() == content);
+    let expected = ["POST", "PATCH", "GET", "PATCH", "GET", "PATCH", "PATCH", "PATCH", "PUT"];
+    assert_eq!(methods(&server), expected);
+
+    // One that has the piece, and does not count well, is believed what it says when it is asked.
+    let taking = Taking::default();
+    let server = taking
+        .serve(|seen, _, taking| {
+            (seen.method == "PATCH").then(|| {
+                let mut response = taking.answer(seen);
+                response.headers_mut().insert("range", "0-0".parse().unwrap());
+                response
+            })
+        })
+        .await;
+    push_passing(&server, &content).await.unwrap();
+    assert!(*taking.0.lock().unwrap() == content);
+    assert_eq!(patched(&server), [8 << 20, 8 << 20, 4 << 20]);
+}
+
+#[tokio::test]
+async fn a_registry_that_takes_pieces_and_never_has_any_is_given_up() {
+    let server = Taking::default()
+        .serve(|seen, _, _| {
+            let headers = [("location", "/upload?has=0"), ("range", "0-0")];
+            (seen.method == "PATCH").then(|| reply(202, &headers, ""))
+        })
+        .await;
+    let error = push_passing(&server, &content()).await.unwrap_err();
+    assert!(error.to_string().ends_with("takes pieces, and has none of them"), "{error}");
+    assert_eq!(patched(&server).len(), 4);
+}
+
+#[tokio::test]
 async fn what_passes_once_and_is_small_goes_in_one_request() {
     let taking = Taking::default();
     let server =
