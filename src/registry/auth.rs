@@ -11,6 +11,7 @@ use reqwest::StatusCode;
 use reqwest::header::{AUTHORIZATION, CONTENT_TYPE, HeaderValue};
 use secrecy::{ExposeSecret as _, SecretString};
 use serde::Deserialize;
+use serde_json::Value;
 use tokio::sync::Mutex;
 use tokio::time::Instant;
 use url::Url;
@@ -20,7 +21,9 @@ use super::client::{Call, Registry, Reply, SMALL_BODY, authority};
 use super::error::{RegistryError, plain};
 
 /// A token that says nothing of its life lives so long (token specification, `expires_in`).
-const TOKEN_LIFE: u64 = 60;
+const TOKEN_LIFE: Duration = Duration::from_mins(1);
+/// No token is trusted to live longer.
+const LONGEST_TOKEN_LIFE: Duration = Duration::from_hours(24);
 /// A token is left so long before it ends.
 const TOKEN_MARGIN: Duration = Duration::from_secs(10);
 
@@ -198,20 +201,21 @@ impl Auth {
         let further = further_scope.filter(|scope| !scope.is_empty());
         let scopes: Vec<&str> = call.scopes.0.iter().map(String::as_str).chain(further).collect();
         let mut url = realm.clone();
+        let client = registry.client(realm);
         let request = if let Some(Credentials::IdentityToken(token)) = &self.credentials {
             // The token service takes it by OAuth 2 alone (RFC 6749, section 6).
             let mut form = url::form_urlencoded::Serializer::new(String::new());
             form.append_pair("grant_type", "refresh_token").append_pair("client_id", "charon");
             form.append_pair("refresh_token", token.expose_secret());
             form.append_pair("service", service.unwrap_or_default()).append_pair("scope", &scopes.join(" "));
-            let request = registry.client().post(url.clone()).body(form.finish());
+            let request = client.post(url.clone()).body(form.finish());
             request.header(CONTENT_TYPE, "application/x-www-form-urlencoded")
         } else {
             let mut query = url.query_pairs_mut();
             query.extend_pairs(service.map(|service| ("service", service)));
             query.extend_pairs(scopes.iter().map(|scope| ("scope", scope)));
             drop(query);
-            let request = registry.client().get(url.clone());
+            let request = client.get(url.clone());
             match &self.credentials {
                 Some(Credentials::Password { username, password }) => {
                     request.header(AUTHORIZATION, basic(username, password))
@@ -240,12 +244,12 @@ impl Auth {
             problem: format!("the token service {} answered without a usable token", authority(&url)),
         };
         let answer: TokenAnswer = serde_json::from_slice(&body).map_err(|_| unusable())?;
-        let text =
-            answer.token.or(answer.access_token).filter(|text| !text.is_empty()).ok_or_else(unusable)?;
+        let texts = [answer.token, answer.access_token].into_iter().flatten();
+        let text = texts.into_iter().find(|text| !text.is_empty()).ok_or_else(unusable)?;
         let mut header = HeaderValue::try_from(format!("Bearer {text}")).map_err(|_| unusable())?;
         header.set_sensitive(true);
-        let life = answer.expires_in.filter(|seconds| *seconds > 0).unwrap_or(TOKEN_LIFE);
-        let life = Duration::from_secs(life.min(24 * 3600)).saturating_sub(TOKEN_MARGIN);
+        let life = answer.expires_in.as_ref().and_then(seconds).unwrap_or(TOKEN_LIFE);
+        let life = life.min(LONGEST_TOKEN_LIFE).saturating_sub(TOKEN_MARGIN);
         Ok(Token { header, ends: asked_at + life })
     }
 }
@@ -303,7 +307,13 @@ fn bearer(
 struct TokenAnswer {
     token: Option<String>,
     access_token: Option<String>,
-    expires_in: Option<u64>,
+    expires_in: Option<Value>,
+}
+
+/// A number of seconds, as token services write it: `300`, `299.5`, `"300"`. None if it is none.
+fn seconds(value: &Value) -> Option<Duration> {
+    let seconds = value.as_f64().or_else(|| value.as_str()?.trim().parse().ok())?;
+    Duration::try_from_secs_f64(seconds).ok().filter(|life| !life.is_zero())
 }
 
 /// What the challenge wants beyond the request's own scopes; some registries have words of their own here.

@@ -36,7 +36,7 @@ struct Inner {
     base: Url,
     /// Goes in front of every repository.
     path: Option<String>,
-    /// For the registry and its token service.
+    /// For the registry.
     client: Client,
     /// For the hosts that it sends us on to: the same without the client's certificate.
     stranger: Client,
@@ -363,9 +363,9 @@ impl Registry {
         }
     }
 
-    /// The client for the token service, which may ask for the client's certificate too.
-    pub(super) fn client(&self) -> &Client {
-        &self.inner.client
+    /// The client for a URL: the client's certificate is for the registry itself, also where it gives tokens.
+    pub(super) fn client(&self, url: &Url) -> &Client {
+        if self.is_own(url) { &self.inner.client } else { &self.inner.stranger }
     }
 
     pub(super) fn is_https(&self) -> bool {

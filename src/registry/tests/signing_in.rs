@@ -169,6 +169,35 @@ async fn a_token_may_be_called_access_token_and_its_service_may_need_a_second_tr
 }
 
 #[tokio::test]
+async fn a_token_is_taken_however_its_service_writes_it() {
+    for (answer, is_kept) in [
+        (r#"{"token":"","access_token":"a","expires_in":300}"#, true),
+        (r#"{"token":null,"access_token":"a","expires_in":"300"}"#, true),
+        (r#"{"token":"a","access_token":"","expires_in":299.5}"#, true),
+        (r#"{"token":"a","expires_in":"1"}"#, false),
+        // What says nothing lives for a minute.
+        (r#"{"token":"a","expires_in":null}"#, true),
+        (r#"{"token":"a","expires_in":"soon"}"#, true),
+        (r#"{"token":"a","expires_in":-1}"#, true),
+        (r#"{"token":"a","expires_in":1e300}"#, true),
+    ] {
+        let server = Server::start(move |seen, _| {
+            let realm = format!(r#"Bearer realm="http://{}/token""#, seen.header("host").unwrap());
+            match seen.header("authorization") {
+                _ if seen.target.starts_with("/token") => reply(200, &[], answer),
+                Some("Bearer a") => reply(200, &[], MANIFEST),
+                _ => reply(401, &[("WWW-Authenticate", &realm)], ""),
+            }
+        })
+        .await;
+        let registry = anonymous(&server);
+        registry.manifest("x", "1").await.unwrap();
+        registry.manifest("x", "2").await.unwrap();
+        assert_eq!(tokens_asked(&server).len(), if is_kept { 1 } else { 2 }, "{answer}");
+    }
+}
+
+#[tokio::test]
 async fn words_that_a_registry_wants_in_the_scope_are_passed_on() {
     let server = Server::start(|seen, _| {
         let challenge =
