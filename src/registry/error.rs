@@ -397,7 +397,9 @@ fn quotable(body: &[u8]) -> Option<String> {
 /// A registry may quote the request that it refuses, and in JSON: what follows `Basic` and `Bearer` is a secret, up to
 /// what cannot be part of one.
 fn without_secrets(text: &str) -> String {
-    let ends = |c: char| c.is_whitespace() || matches!(c, '"' | '\'' | '\\' | ',' | ';' | ')' | ']' | '}' | '>' | '<');
+    let ends = |c: char| {
+        c.is_whitespace() || matches!(c, '"' | '\'' | '\\' | ',' | ';' | ')' | ']' | '}' | '>' | '<')
+    };
     let (mut told, mut rest) = (String::new(), text);
     while let Some(start) = rest.find(char::is_alphanumeric) {
         let (before, word) = rest.split_at(start);

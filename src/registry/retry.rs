@@ -49,8 +49,7 @@ impl Traffic {
     /// The same with so much time for registries that fail, in all, and for each that does.
     #[must_use]
     pub fn waiting(self, waiting: Duration) -> Self {
-        let patience =
-            Patience { before_anything_moved: waiting, once_moving: waiting, ..self.patience };
+        let patience = Patience { before_anything_moved: waiting, once_moving: waiting, ..self.patience };
         Self { patience, waiting, ..self }.afresh()
     }
 
@@ -160,6 +159,8 @@ pub(super) struct Patience {
     pub(super) connect: Duration,
     /// For the next bytes of an exchange, in either direction.
     pub(super) idle: Duration,
+    /// A blob of which fewer bytes come in so long a wait as `idle` has stopped.
+    pub(super) trickle: u64,
     /// For the answer once a whole blob was sent: object stores copy it before they answer.
     pub(super) commit: Duration,
 }
@@ -173,6 +174,8 @@ impl Default for Patience {
             longest_pause: Duration::from_secs(20),
             connect: Duration::from_secs(10),
             idle: Duration::from_mins(1),
+            // The slowest lines that images are carried over are four times as fast.
+            trickle: 16 << 10,
             commit: Duration::from_mins(5),
         }
     }

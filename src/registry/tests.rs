@@ -27,6 +27,7 @@ const EAGER: Patience = Patience {
     longest_pause: Duration::ZERO,
     connect: Duration::from_secs(10),
     idle: Duration::from_secs(10),
+    trickle: 1,
     commit: Duration::from_secs(10),
 };
 

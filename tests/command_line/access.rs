@@ -227,7 +227,8 @@ fn an_image_that_an_account_may_not_read_is_no_wrong_password(software: Software
     let entrance = with_tokens(&source, &service);
     let host = entrance.host();
     let make = |options: &[&str]| {
-        let make = charon(["make-payload", "secret/ferry:1,open/ferry:1,secret/gone:1", "-q", "-i", "-r", host]);
+        let make =
+            charon(["make-payload", "secret/ferry:1,open/ferry:1,secret/gone:1", "-q", "-i", "-r", host]);
         make.arguments(["-u", "guest", "-p", PASSWORD]).arguments(options).run()
     };
     let why = |image: &str| {
