@@ -24,7 +24,7 @@ mod tests;
 mod upload;
 mod uploads;
 
-pub use access::{Access, Credentials};
+pub use access::{Access, Credentials, Logins};
 pub use client::Registry;
 pub use credential_helper::HelperError;
 pub use docker_config::{DockerConfig, DockerConfigError};

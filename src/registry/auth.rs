@@ -16,7 +16,7 @@ use tokio::sync::Mutex;
 use tokio::time::Instant;
 use url::Url;
 
-use super::access::Credentials;
+use super::access::{Credentials, Logins};
 use super::client::{Call, Registry, Reply, SMALL_BODY, authority};
 use super::error::{RegistryError, plain};
 
@@ -43,6 +43,12 @@ impl Scopes {
     pub(super) fn mount(repository: &str, from: &str) -> Self {
         Self(vec![format!("repository:{repository}:pull,push"), format!("repository:{from}:pull")])
     }
+
+    /// The repository that is asked.
+    fn repository(&self) -> &str {
+        let first = self.0.first().and_then(|scope| scope.strip_prefix("repository:")?.rsplit_once(':'));
+        first.map_or("", |(repository, _)| repository)
+    }
 }
 
 /// How the registry wants to be signed in to.
@@ -64,7 +70,7 @@ impl Challenge {
 
 /// What is known of a host's ways, and the tokens that it gave.
 pub(super) struct Auth {
-    credentials: Option<Credentials>,
+    logins: Logins,
     known: Mutex<Known>,
 }
 
@@ -80,12 +86,17 @@ struct Token {
 }
 
 impl Auth {
-    pub(super) fn new(credentials: Option<Credentials>) -> Self {
-        Self { credentials, known: Mutex::default() }
+    pub(super) fn new(logins: Logins) -> Self {
+        Self { logins, known: Mutex::default() }
     }
 
-    pub(super) fn has_credentials(&self) -> bool {
-        self.credentials.is_some()
+    pub(super) fn has_credentials(&self, repository: &str) -> bool {
+        self.logins.of(repository).is_some()
+    }
+
+    /// What the call's repository is opened with.
+    fn credentials(&self, call: &Call) -> Option<&Credentials> {
+        self.logins.of(call.scopes.repository())
     }
 
     /// What to send at once: nothing before the registry has asked for something.
@@ -128,7 +139,7 @@ impl Auth {
         let Some(challenge) = choose(registry, call, &challenges)? else {
             return Err(self.failed(call, &refused));
         };
-        if challenge == Challenge::Basic && (self.credentials.is_none() || used.is_some()) {
+        if challenge == Challenge::Basic && (self.credentials(call).is_none() || used.is_some()) {
             return Err(self.failed(call, &refused));
         }
         known.latest = Some(challenge.clone());
@@ -141,7 +152,7 @@ impl Auth {
         // others give one, and refuse it, for what does not exist.
         match refused {
             RegistryError::Refused { answer, .. }
-                if self.credentials.is_some() && given.as_bytes().starts_with(b"Bearer ") =>
+                if self.credentials(call).is_some() && given.as_bytes().starts_with(b"Bearer ") =>
             {
                 RegistryError::Denied { asked: call.asked.clone(), problem: answer.to_string() }
             }
@@ -155,7 +166,7 @@ impl Auth {
             RegistryError::Refused { answer, .. } => answer.to_string(),
             other => other.to_string(),
         };
-        let advice = if self.credentials.is_some() {
+        let advice = if self.credentials(call).is_some() {
             "check the credentials for this registry and what they allow"
         } else {
             // Docker Hub and others answer so to those whom they do not know.
@@ -172,7 +183,7 @@ impl Auth {
         known: &mut Known,
     ) -> Result<HeaderValue, RegistryError> {
         match &challenge {
-            Challenge::Basic => match &self.credentials {
+            Challenge::Basic => match self.credentials(call) {
                 Some(Credentials::Password { username, password }) => Ok(basic(username, password)),
                 _ => Err(RegistryError::Authentication {
                     asked: call.asked.clone(),
@@ -202,7 +213,7 @@ impl Auth {
         let scopes: Vec<&str> = call.scopes.0.iter().map(String::as_str).chain(further).collect();
         let mut url = realm.clone();
         let client = registry.client(realm);
-        let request = if let Some(Credentials::IdentityToken(token)) = &self.credentials {
+        let request = if let Some(Credentials::IdentityToken(token)) = self.credentials(call) {
             // The token service takes it by OAuth 2 alone (RFC 6749, section 6).
             let mut form = url::form_urlencoded::Serializer::new(String::new());
             form.append_pair("grant_type", "refresh_token").append_pair("client_id", "charon");
@@ -216,7 +227,7 @@ impl Auth {
             query.extend_pairs(scopes.iter().map(|scope| ("scope", scope)));
             drop(query);
             let request = client.get(url.clone());
-            match &self.credentials {
+            match self.credentials(call) {
                 Some(Credentials::Password { username, password }) => {
                     request.header(AUTHORIZATION, basic(username, password))
                 }

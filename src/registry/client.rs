@@ -99,10 +99,10 @@ impl Registry {
         &self.inner.host
     }
 
-    /// Whether it signs in with credentials.
+    /// Whether it signs in with credentials for a repository.
     #[must_use]
-    pub fn has_credentials(&self) -> bool {
-        self.inner.auth.has_credentials()
+    pub fn has_credentials(&self, repository: &str) -> bool {
+        self.inner.auth.has_credentials(&self.remote(repository))
     }
 
     /// How many blobs may move at once between it and us.

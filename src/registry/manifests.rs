@@ -72,7 +72,7 @@ impl Registry {
             Ok(reply) if reply.status() == StatusCode::OK => Ok(told_digest(reply.response.headers())),
             Ok(_) => Ok(None),
             // The answer to a HEAD has no words, that to a GET has. But a wrong password is not sent twice.
-            Err(RegistryError::Authentication { .. }) if !self.has_credentials() => Ok(None),
+            Err(RegistryError::Authentication { .. }) if !self.has_credentials(repository) => Ok(None),
             Err(error) => Err(error),
         }
     }

@@ -36,7 +36,7 @@ const NO_PATIENCE: Patience =
     Patience { before_anything_moved: Duration::ZERO, once_moving: Duration::ZERO, ..EAGER };
 
 fn client(server: &Server, patience: Patience, credentials: Option<Credentials>) -> Registry {
-    let access = Access { insecure: true, credentials, ..Access::default() };
+    let access = Access { insecure: true, credentials: credentials.into(), ..Access::default() };
     with_patience(server.host(), access, patience)
 }
 
