@@ -1,9 +1,10 @@
 //! Requests: how a host is reached, what is tried again and for how long, where a redirect may lead.
 
 use std::borrow::Cow;
+use std::collections::HashSet;
 use std::fmt;
 use std::sync::atomic::{AtomicBool, Ordering};
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
 use bytes::{Bytes, BytesMut};
@@ -46,7 +47,8 @@ struct Inner {
     has_moved: AtomicBool,
     /// Whether it was asked for a part of a blob and gave all.
     lacks_ranges: AtomicBool,
-    lacks_referrers: AtomicBool,
+    /// The repositories that have no referrers API.
+    lacks_referrers: Mutex<HashSet<String>>,
     largest_piece: LargestPiece,
     reads_are_short: AtomicBool,
     /// Until when the registry asked to be left alone, when it was given up for that.
@@ -85,7 +87,7 @@ impl Registry {
                 auth: Auth::new(access.credentials),
                 has_moved: AtomicBool::new(false),
                 lacks_ranges: AtomicBool::new(false),
-                lacks_referrers: AtomicBool::new(false),
+                lacks_referrers: Mutex::default(),
                 largest_piece: LargestPiece::default(),
                 reads_are_short: AtomicBool::new(false),
                 rests_until: Mutex::default(),
@@ -185,13 +187,17 @@ impl Registry {
         self.inner.has_moved.load(Ordering::Relaxed)
     }
 
-    /// The registry said that it has no referrers API: it is not asked again.
-    pub(super) fn note_no_referrers(&self) {
-        self.inner.lacks_referrers.store(true, Ordering::Relaxed);
+    /// A repository has no referrers API, by its own word: it is not asked again.
+    pub(super) fn note_no_referrers(&self, repository: &str) {
+        self.lacking_referrers().insert(repository.to_owned());
     }
 
-    pub(super) fn lacks_referrers(&self) -> bool {
-        self.inner.lacks_referrers.load(Ordering::Relaxed)
+    pub(super) fn lacks_referrers(&self, repository: &str) -> bool {
+        self.lacking_referrers().contains(repository)
+    }
+
+    fn lacking_referrers(&self) -> MutexGuard<'_, HashSet<String>> {
+        self.inner.lacks_referrers.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     /// Whether a URL is one of the registry itself.
