@@ -16,6 +16,7 @@ mod docker_config;
 mod error;
 mod feed;
 mod foreign;
+mod gate;
 mod manifests;
 mod referrers;
 mod retry;

@@ -80,7 +80,7 @@ impl RegistryOptions {
         let credentials = self.credentials(&context.cancel()).await?;
         let mut traffic = Traffic::default();
         if let Some(parallel) = self.parallel {
-            traffic = traffic.blobs_at_once(parallel);
+            traffic = traffic.at_once(parallel);
         }
         if let Some(most) = self.requests_per_second {
             traffic = traffic.requests_per_second(most);

@@ -14,6 +14,7 @@ use url::Url;
 use super::auth::Scopes;
 use super::client::{Call, Registry, Reply, authority, silent};
 use super::error::{self, Asked, RegistryError};
+use super::gate::Place;
 use super::retry::{Patience, Retry};
 use crate::digest::Digest;
 
@@ -112,6 +113,8 @@ struct Reader {
 }
 
 struct Source {
+    /// Given back with the body.
+    _place: Option<Place>,
     call: Call,
     url: Url,
     body: Pin<Box<dyn Stream<Item = reqwest::Result<Bytes>> + Send>>,
@@ -260,8 +263,10 @@ impl Reader {
     }
 }
 
-fn source(call: Call, reply: Reply, skip: u64, to_end: bool) -> Source {
+fn source(call: Call, mut reply: Reply, skip: u64, to_end: bool) -> Source {
     Source {
+        // The stream of a body is without the rest of its answer.
+        _place: reply.response.extensions_mut().remove(),
         call,
         url: reply.url,
         body: Box::pin(reply.response.bytes_stream()),

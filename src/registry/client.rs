@@ -16,6 +16,7 @@ use url::Url;
 use super::access::{Access, clients, setup};
 use super::auth::{Auth, Scopes};
 use super::error::{self, Answer, Asked, RegistryError};
+use super::gate::{Gate, Place};
 use super::retry::{Pacer, Patience, Retry, Traffic, Watch, retry_after};
 use super::upload::LargestPiece;
 use crate::reference::{Endpoint, Host, is_repository};
@@ -30,6 +31,7 @@ const FEW_READS: u32 = 10;
 #[derive(Clone)]
 pub struct Registry {
     inner: Arc<Inner>,
+    gate: Gate,
 }
 
 struct Inner {
@@ -76,6 +78,7 @@ impl Registry {
         let (client, stranger) = clients(&host, &access, traffic.patience())?;
         let path = access.endpoint.as_ref().and_then(Endpoint::path).map(str::to_owned);
         Ok(Self {
+            gate: traffic.gate(),
             inner: Arc::new(Inner {
                 host,
                 base,
@@ -110,7 +113,23 @@ impl Registry {
     /// How many blobs may move at once between it and us.
     #[must_use]
     pub fn blobs_at_once(&self) -> usize {
-        self.inner.traffic.at_once().get()
+        self.inner.traffic.blobs_at_once().get()
+    }
+
+    /// The same registry for whoever reads there what is written there at the same time, from one repository to another:
+    /// both requests have their places from the beginning.
+    pub async fn for_copying(&self) -> Self {
+        Self { inner: self.inner.clone(), gate: self.gate.pair().await }
+    }
+
+    /// Waits until another request may be under way.
+    pub(super) async fn place(&self) -> Place {
+        self.gate.place().await
+    }
+
+    /// Whether only so many requests may be under way at once.
+    pub(super) fn is_narrow(&self) -> bool {
+        self.gate.is_narrow()
     }
 
     /// For how long the registry still wants to be left alone, if it was given up because it said so.
@@ -208,8 +227,9 @@ impl Registry {
     /// Asks until there is an answer that another try would not change, or patience ends.
     pub(super) async fn send(&self, call: &Call, retry: &mut Retry) -> Result<Reply, RegistryError> {
         loop {
+            let place = self.place().await;
             retry.begin();
-            match self.attempt(call, || call.bytes.clone().map(Body::from)).await {
+            match self.attempt(call, place, || call.bytes.clone().map(Body::from)).await {
                 Ok(reply) => {
                     if reply.status().is_success() || reply.status() == StatusCode::NOT_FOUND {
                         self.note_success();
@@ -221,8 +241,9 @@ impl Registry {
         }
     }
 
-    /// Asks once, signing in where that is asked for. A status that may pass is an error, any other is an answer.
-    pub(super) async fn attempt<B>(&self, call: &Call, body: B) -> Result<Reply, RegistryError>
+    /// Asks once, signing in where that is asked for. A status that may pass is an error, any other is an answer, which
+    /// keeps the place until its body was read.
+    pub(super) async fn attempt<B>(&self, call: &Call, place: Place, body: B) -> Result<Reply, RegistryError>
     where
         B: Fn() -> Option<Body>,
     {
@@ -241,6 +262,7 @@ impl Registry {
         if error::is_transient(reply.status()) {
             return Err(self.refused(call, reply).await);
         }
+        reply.response.extensions_mut().insert(place);
         Ok(reply)
     }
 

@@ -96,6 +96,7 @@ impl Registry {
             StatusCode::METHOD_NOT_ALLOWED => {}
             _ => return Err(self.refused(&call, reply).await),
         }
+        drop(reply);
         match self.manifest(repository, tag_or_digest).await {
             Ok(manifest) => Ok(Some(manifest.digest)),
             Err(error) if error.is_not_found() => Ok(None),

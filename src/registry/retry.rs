@@ -9,18 +9,20 @@ use tokio::time::Instant;
 
 use super::client::Registry;
 use super::error::RegistryError;
+use super::gate::Gate;
 
 /// How the registries of one run are treated. Clones share what is left of the time for waiting.
 #[derive(Clone, Debug)]
 pub struct Traffic {
     patience: Patience,
-    at_once: NonZeroUsize,
+    /// So many requests are under way at one registry; none: as many as are made.
+    at_once: Option<NonZeroUsize>,
     requests_per_second: Option<NonZeroU32>,
     waiting: Duration,
     budget: Arc<Mutex<Budget>>,
 }
 
-/// So many blobs move at once: four fill two cores, and more gain little.
+/// So many blobs move at once where nothing else is said: four fill two cores, and more gain little.
 const AT_ONCE: NonZeroUsize = NonZeroUsize::new(4).expect("it is not zero");
 /// For so long a run waits for registries that fail, in all.
 const WAITING: Duration = Duration::from_mins(30);
@@ -34,10 +36,10 @@ impl Default for Traffic {
 }
 
 impl Traffic {
-    /// The same with so many blobs that move at once.
+    /// The same with so many blobs that move at once, and no more requests that are under way at one registry.
     #[must_use]
-    pub fn blobs_at_once(self, at_once: NonZeroUsize) -> Self {
-        Self { at_once, ..self }
+    pub fn at_once(self, at_once: NonZeroUsize) -> Self {
+        Self { at_once: Some(at_once), ..self }
     }
 
     /// The same with no registry asked more often.
@@ -58,12 +60,17 @@ impl Traffic {
         Self { budget: Budget::of(self.waiting), ..self.clone() }
     }
 
-    pub(super) fn at_once(&self) -> NonZeroUsize {
-        self.at_once
+    pub(super) fn blobs_at_once(&self) -> NonZeroUsize {
+        self.at_once.unwrap_or(AT_ONCE)
+    }
+
+    /// Bounds the requests that are under way at one registry.
+    pub(super) fn gate(&self) -> Gate {
+        Gate::new(self.at_once)
     }
 
     pub(super) fn with_patience(patience: Patience, waiting: Duration) -> Self {
-        Self { patience, at_once: AT_ONCE, requests_per_second: None, waiting, budget: Budget::of(waiting) }
+        Self { patience, at_once: None, requests_per_second: None, waiting, budget: Budget::of(waiting) }
     }
 
     pub(super) fn patience(&self) -> &Patience {

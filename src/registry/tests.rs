@@ -7,6 +7,7 @@ mod referrers;
 mod scripted;
 mod signing_in;
 mod telling;
+mod traffic;
 mod uploading;
 
 use std::time::Duration;

@@ -12,6 +12,7 @@ use super::auth::Scopes;
 use super::client::{Call, Registry, Reply};
 use super::error::{Asked, RegistryError};
 use super::feed::{Feed, Source};
+use super::gate::Place;
 use super::retry::{Retry, Stage, Watch};
 use super::uploads::Begun;
 use crate::digest::Digest;
@@ -202,7 +203,9 @@ impl<'a> Upload<'a> {
             }
         };
         let watch = Arc::new(Watch::new());
-        let result = self.send(&step, url, &watch).await;
+        let place = self.registry.place().await;
+        self.retry.begin();
+        let result = self.send(&step, url, place, &watch).await;
         self.check_feed()?;
         let has_sent = watch.stage() != Stage::Waiting;
         if has_sent {
@@ -283,7 +286,13 @@ impl<'a> Upload<'a> {
         Call::new(method, url, self.begin.scopes.clone(), self.begin.asked.clone())
     }
 
-    async fn send(&self, step: &Step, url: &Url, watch: &Arc<Watch>) -> Result<Reply, RegistryError> {
+    async fn send(
+        &self,
+        step: &Step,
+        url: &Url,
+        place: Place,
+        watch: &Arc<Watch>,
+    ) -> Result<Reply, RegistryError> {
         let (method, range) = match step {
             Step::Whole => (Method::PUT, 0..self.size),
             Step::Piece(range) => (Method::PATCH, range.clone()),
@@ -304,12 +313,12 @@ impl<'a> Upload<'a> {
             call = call.header(CONTENT_RANGE, text);
         }
         if range.is_empty() {
-            return self.registry.attempt(&call, || Some(Body::from(""))).await;
+            return self.registry.attempt(&call, place, || Some(Body::from(""))).await;
         }
         call.watch = Some(watch.clone());
         let body =
             || Some(Body::wrap_stream(self.feed.piece(range.start, range.end, watch.clone(), &self.open)));
-        self.registry.attempt(&call, body).await
+        self.registry.attempt(&call, place, body).await
     }
 
     /// The registry has a piece, or as much of it as it says: whether it has any.
@@ -359,22 +368,27 @@ impl<'a> Upload<'a> {
     async fn ask(&mut self, url: &mut Url) -> Result<Next, RegistryError> {
         let call = self.call(Method::GET, url.clone());
         let reply = self.registry.send(&call, &mut self.retry).await?;
-        if !reply.status().is_success()
+        let knows = reply.status().is_success();
+        let told = received(reply.response.headers()).filter(|told| knows && *told <= self.size);
+        let newest = self.registry.location(&self.begin.asked, &reply.url, reply.response.headers());
+        drop(reply);
+        if !knows
             && self.was_sent
             && self.registry.has_blob(self.repository, self.digest).await.unwrap_or(false)
         {
             // It was taken; only the answer was lost.
             return Ok(Next::Done);
         }
-        let told = received(reply.response.headers());
-        let Some(told) = told.filter(|told| reply.status().is_success() && *told <= self.size) else {
+        let Some(told) = told else {
             return Ok(Next::BeginAnew);
         };
         if told < self.feed.first() {
             // It lost what it had said it has; the stream cannot go back.
             return Ok(Next::BeginAnew);
         }
-        self.follow(&reply, url);
+        if let Ok(newest) = newest {
+            *url = newest;
+        }
         let came_further = told > self.at;
         self.at = told;
         if came_further {

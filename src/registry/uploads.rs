@@ -63,7 +63,9 @@ impl Registry {
             StatusCode::CREATED => Ok(true),
             StatusCode::ACCEPTED => {
                 // An upload was begun instead. It is not used: whether the caller has the bytes at hand is its affair.
-                if let Ok(upload) = self.location(&call.asked, &reply.url, reply.response.headers()) {
+                let upload = self.location(&call.asked, &reply.url, reply.response.headers());
+                drop(reply);
+                if let Ok(upload) = upload {
                     self.cancel(cancelling(&call, upload)).await;
                 }
                 Ok(false)
@@ -83,7 +85,9 @@ impl Registry {
         if !reply.status().is_success() {
             return Err(self.refused(&call, reply).await);
         }
-        if let Ok(upload) = self.location(&call.asked, &reply.url, reply.response.headers()) {
+        let upload = self.location(&call.asked, &reply.url, reply.response.headers());
+        drop(reply);
+        if let Ok(upload) = upload {
             Begun::new(self, &call, upload).give_up().await;
         }
         Ok(())
@@ -143,7 +147,7 @@ impl Registry {
     async fn try_to_cancel(&self, mut call: Call) -> Result<(), RegistryError> {
         let mut tries = 3;
         loop {
-            let reply = self.attempt(&call, || None).await?;
+            let reply = self.attempt(&call, self.place().await, || None).await?;
             tries -= 1;
             if reply.status().is_success() || reply.status() == StatusCode::NOT_FOUND {
                 return Ok(());
@@ -151,10 +155,11 @@ impl Registry {
             if tries == 0 {
                 return Err(self.refused(&call, reply).await);
             }
+            drop(reply);
             // The distribution registry wants the address that fits the bytes it has (tried: 416 for the first one,
             // once any arrived), which it tells to who asks for the upload's progress.
             let progress = Call::new(Method::GET, call.url.clone(), call.scopes.clone(), call.asked.clone());
-            let reply = self.attempt(&progress, || None).await?;
+            let reply = self.attempt(&progress, self.place().await, || None).await?;
             call.url = self.location(&call.asked, &reply.url, reply.response.headers())?;
         }
     }
