@@ -1,5 +1,6 @@
 //! The client against a server that follows a script.
 
+mod certificates;
 mod foreign;
 mod pushing;
 mod reading;

@@ -378,3 +378,45 @@ async fn a_fresh_body_is_made_only_where_it_has_to_go_back() {
     // The first request, one for each that was too large, and the one after the failure.
     assert!(made.load(Ordering::Relaxed) <= 6, "{made:?}");
 }
+
+/// A registry that wants tokens; the first one opens all but the requests of `method` from number `from` on.
+async fn with_a_token_that_ends(method: &'static str, from: usize, taken: Arc<Mutex<Vec<u8>>>) -> Server {
+    Server::start(move |seen, nth| {
+        if seen.target.starts_with("/token") {
+            return reply(200, &[], format!(r#"{{"token":"t{nth}","expires_in":300}}"#));
+        }
+        let token = seen.header("authorization").and_then(|value| value.strip_prefix("Bearer "));
+        if token.is_none() || (token == Some("t0") && seen.method == method && nth >= from) {
+            let challenge = format!(r#"Bearer realm="http://{}/token""#, seen.header("host").unwrap());
+            return reply(401, &[("www-authenticate", &challenge)], "");
+        }
+        let mut taken = taken.lock().unwrap();
+        taken.extend_from_slice(&seen.body.clone().unwrap_or_default());
+        let range = format!("0-{}", taken.len().saturating_sub(1));
+        let status = if seen.method == "PUT" { 201 } else { 202 };
+        reply(status, &[("location", "/upload"), ("range", &range)], "")
+    })
+    .await
+}
+
+#[tokio::test]
+async fn a_token_that_ends_in_the_middle_of_an_upload_is_replaced_and_nothing_is_lost() {
+    let content = content();
+    let (digest, size) = (digest_of(&content), content.len() as u64);
+    // The second piece of a pipe, the last word of one, and a blob in one request.
+    for (method, from, passes) in [("PATCH", 1, true), ("PUT", 0, true), ("PUT", 0, false)] {
+        let taken = Arc::<Mutex<Vec<u8>>>::default();
+        let server = with_a_token_that_ends(method, from, taken.clone()).await;
+        let registry = anonymous(&server);
+        let pushed = if passes {
+            registry.push_passing_blob("x", &digest, size, in_chunks(&content)).await
+        } else {
+            registry.push_blob("x", &digest, size, || in_chunks(&content)).await
+        };
+        pushed.unwrap();
+        assert!(*taken.lock().unwrap() == content, "{method} {passes}");
+        let tokens = server.lines().into_iter().filter(|line| line.contains("/token")).count();
+        assert_eq!(tokens, 2, "{method} {passes}");
+        assert!(!methods(&server).contains(&"DELETE".to_owned()));
+    }
+}
