@@ -33,4 +33,3 @@ pub use error::{Answer, Asked, RegistryError};
 pub use foreign::{Foreign, ForeignBlob};
 pub use manifests::Manifest;
 pub use retry::Traffic;
-pub use uploads::settle_uploads;

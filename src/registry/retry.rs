@@ -6,12 +6,14 @@ use std::time::Duration;
 
 use reqwest::header::{HeaderMap, RETRY_AFTER};
 use tokio::time::Instant;
+use tokio_util::task::TaskTracker;
 
 use super::client::Registry;
 use super::error::RegistryError;
 use super::gate::Gate;
 
-/// How the registries of one run are treated. Clones share what is left of the time for waiting.
+/// How the registries of one run are treated. Clones share what is left of the time for waiting, and the uploads that are
+/// open.
 #[derive(Clone, Debug)]
 pub struct Traffic {
     patience: Patience,
@@ -20,6 +22,8 @@ pub struct Traffic {
     requests_per_second: Option<NonZeroU32>,
     waiting: Duration,
     budget: Arc<Mutex<Budget>>,
+    /// The uploads that are neither committed nor cancelled.
+    open_uploads: TaskTracker,
 }
 
 /// So many blobs move at once where nothing else is said: four fill two cores, and more gain little.
@@ -55,9 +59,9 @@ impl Traffic {
         Self { patience, waiting, ..self }.afresh()
     }
 
-    /// The same for another run: none of its time is spent.
+    /// The same for another run: none of its time is spent, and none of its uploads is open.
     pub(crate) fn afresh(&self) -> Self {
-        Self { budget: Budget::of(self.waiting), ..self.clone() }
+        Self { budget: Budget::of(self.waiting), open_uploads: TaskTracker::new(), ..self.clone() }
     }
 
     pub(super) fn blobs_at_once(&self) -> NonZeroUsize {
@@ -70,11 +74,22 @@ impl Traffic {
     }
 
     pub(super) fn with_patience(patience: Patience, waiting: Duration) -> Self {
-        Self { patience, at_once: None, requests_per_second: None, waiting, budget: Budget::of(waiting) }
+        Self {
+            patience,
+            at_once: None,
+            requests_per_second: None,
+            waiting,
+            budget: Budget::of(waiting),
+            open_uploads: TaskTracker::new(),
+        }
     }
 
     pub(super) fn patience(&self) -> &Patience {
         &self.patience
+    }
+
+    pub(super) fn open_uploads(&self) -> &TaskTracker {
+        &self.open_uploads
     }
 
     /// Keeps requests to one registry apart.

@@ -1,7 +1,6 @@
 //! Blobs on their way up: mounted, uploaded, and uploads given up.
 
 use std::io;
-use std::sync::LazyLock;
 use std::time::Duration;
 
 use bytes::Bytes;
@@ -9,7 +8,6 @@ use futures::Stream;
 use reqwest::header::{CONTENT_LENGTH, HeaderValue};
 use reqwest::{Method, StatusCode};
 use tokio::runtime::Handle;
-use tokio_util::task::TaskTracker;
 use tokio_util::task::task_tracker::TaskTrackerToken;
 use url::Url;
 
@@ -17,24 +15,30 @@ use super::auth::Scopes;
 use super::client::{Call, Registry};
 use super::error::{Asked, RegistryError};
 use super::feed::{Feed, exactly};
+use super::retry::Traffic;
 use super::upload::{PASSING_PIECE, Upload};
 use crate::digest::Digest;
 
-/// The uploads of this process that are neither committed nor cancelled.
-static OPEN: LazyLock<TaskTracker> = LazyLock::new(TaskTracker::new);
-/// A process that is to end waits no longer for registries to forget its uploads.
+/// A run that is to end waits no longer for registries to forget its uploads.
 const SETTLING: Duration = Duration::from_secs(10);
 
-/// Waits until the uploads that were given up are cancelled: a process that ends before leaves them
-/// in the registry.
-pub async fn settle_uploads() {
-    OPEN.close();
-    // Whether all were cancelled or time was up: there is nothing more that can be done.
-    let _ = tokio::time::timeout(SETTLING, OPEN.wait()).await;
-    OPEN.reopen();
+impl Traffic {
+    /// Waits until the uploads of the run that were given up are cancelled: a process that ends before leaves them in the
+    /// registry.
+    pub async fn settle(&self) {
+        let open = self.open_uploads();
+        open.close();
+        // Whether all were cancelled or time was up: there is nothing more that can be done.
+        let _ = tokio::time::timeout(SETTLING, open.wait()).await;
+    }
 }
 
 impl Registry {
+    /// Waits until the uploads to the registries of its run that were given up are cancelled, as [`Traffic::settle`] does.
+    pub async fn settle(&self) {
+        self.traffic().settle().await;
+    }
+
     /// Asks the registry to take a blob from another of its repositories: whether it did.
     pub async fn mount_blob(
         &self,
@@ -179,7 +183,8 @@ pub(super) struct Begun {
 
 impl Begun {
     pub(super) fn new(registry: &Registry, begin: &Call, url: Url) -> Self {
-        Self { registry: registry.clone(), cancel: Some(cancelling(begin, url)), open: OPEN.token() }
+        let open = registry.traffic().open_uploads().token();
+        Self { registry: registry.clone(), cancel: Some(cancelling(begin, url)), open }
     }
 
     /// The upload goes on there.

@@ -30,17 +30,21 @@ pub(super) struct Folders<'a> {
 }
 
 /// Does the work of a run configuration.
-pub(super) async fn run(config: &RunConfig, folders: &Folders<'_>, progress: &Arc<Progress>) -> Outcome {
-    let traffic = Traffic::default();
-    let registries = match registries(&config.registries, folders.registry_secrets, &traffic) {
+pub(super) async fn run(
+    config: &RunConfig,
+    folders: &Folders<'_>,
+    traffic: &Traffic,
+    progress: &Arc<Progress>,
+) -> Outcome {
+    let registries = match registries(&config.registries, folders.registry_secrets, traffic) {
         Ok(registries) => registries,
         Err((reason, message)) => return failed(reason, message),
     };
     let outcome = match &config.work {
         Work::Build(work) => {
-            Box::pin(run_build(&config.run_id, work, registries, &traffic, folders, progress)).await
+            Box::pin(run_build(&config.run_id, work, registries, traffic, folders, progress)).await
         }
-        Work::Import(work) => Box::pin(run_import(work, registries, &traffic, folders, progress)).await,
+        Work::Import(work) => Box::pin(run_import(work, registries, traffic, folders, progress)).await,
     };
     outcome.unwrap_or_else(|(reason, message)| failed(reason, message))
 }
