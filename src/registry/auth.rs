@@ -2,6 +2,7 @@
 
 use std::collections::HashMap;
 use std::fmt::Write as _;
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
 use base64::Engine as _;
@@ -12,7 +13,7 @@ use reqwest::header::{AUTHORIZATION, CONTENT_TYPE, HeaderValue};
 use secrecy::{ExposeSecret as _, SecretString};
 use serde::Deserialize;
 use serde_json::Value;
-use tokio::sync::Mutex;
+use tokio::sync::{Mutex as AsyncMutex, OwnedMutexGuard};
 use tokio::time::Instant;
 use url::Url;
 
@@ -71,13 +72,17 @@ impl Challenge {
 /// What is known of a host's ways, and the tokens that it gave.
 pub(super) struct Auth {
     logins: Logins,
-    known: Mutex<Known>,
+    /// What the host asked for last.
+    latest: Mutex<Option<Challenge>>,
+    by_scopes: Mutex<HashMap<Scopes, Arc<AsyncMutex<Known>>>>,
 }
 
+/// What is known of how to be allowed something. Locked while a token is asked for, so that many requests at once ask for
+/// one.
 #[derive(Default)]
 struct Known {
-    latest: Option<Challenge>,
-    by_scopes: HashMap<Scopes, (Challenge, Option<Token>)>,
+    challenge: Option<Challenge>,
+    token: Option<Token>,
 }
 
 struct Token {
@@ -87,7 +92,19 @@ struct Token {
 
 impl Auth {
     pub(super) fn new(logins: Logins) -> Self {
-        Self { logins, known: Mutex::default() }
+        Self { logins, latest: Mutex::default(), by_scopes: Mutex::default() }
+    }
+
+    fn latest(&self) -> MutexGuard<'_, Option<Challenge>> {
+        self.latest.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    async fn known(&self, scopes: &Scopes) -> OwnedMutexGuard<Known> {
+        let known = {
+            let mut by_scopes = self.by_scopes.lock().unwrap_or_else(PoisonError::into_inner);
+            Arc::clone(by_scopes.entry(scopes.clone()).or_default())
+        };
+        known.lock_owned().await
     }
 
     pub(super) fn has_credentials(&self, repository: &str) -> bool {
@@ -105,16 +122,14 @@ impl Auth {
         registry: &Registry,
         call: &Call,
     ) -> Result<Option<HeaderValue>, RegistryError> {
-        let mut known = self.known.lock().await;
-        let challenge = match known.by_scopes.get(&call.scopes) {
-            Some((_, Some(token))) if token.ends > Instant::now() => return Ok(Some(token.header.clone())),
-            Some((challenge, _)) => challenge.clone(),
-            None => match &known.latest {
-                Some(challenge) => challenge.clone().for_another_repository(),
-                None => return Ok(None),
-            },
+        let mut known = self.known(&call.scopes).await;
+        if let Some(token) = known.token.as_ref().filter(|token| token.ends > Instant::now()) {
+            return Ok(Some(token.header.clone()));
+        }
+        let latest = || self.latest().clone().map(Challenge::for_another_repository);
+        let Some(challenge) = known.challenge.clone().or_else(latest) else {
+            return Ok(None);
         };
-        // The lock is kept meanwhile, so that many requests at once ask for one token.
         self.answer(registry, call, challenge, &mut known).await.map(Some)
     }
 
@@ -127,22 +142,20 @@ impl Auth {
         used: Option<&HeaderValue>,
         refused: RegistryError,
     ) -> Result<HeaderValue, RegistryError> {
-        let mut known = self.known.lock().await;
-        match known.by_scopes.get(&call.scopes) {
-            // Another request was faster, and what it got is not what was refused.
-            Some((_, Some(token))) if used != Some(&token.header) && token.ends > Instant::now() => {
-                return Ok(token.header.clone());
-            }
-            _ => {}
+        let mut known = self.known(&call.scopes).await;
+        // Another request was faster, and what it got is not what was refused.
+        let is_newer = |token: &&Token| used != Some(&token.header) && token.ends > Instant::now();
+        if let Some(token) = known.token.as_ref().filter(is_newer) {
+            return Ok(token.header.clone());
         }
-        known.by_scopes.remove(&call.scopes);
+        *known = Known::default();
         let Some(challenge) = choose(registry, call, &challenges)? else {
             return Err(self.failed(call, &refused));
         };
         if challenge == Challenge::Basic && (self.credentials(call).is_none() || used.is_some()) {
             return Err(self.failed(call, &refused));
         }
-        known.latest = Some(challenge.clone());
+        *self.latest() = Some(challenge.clone());
         self.answer(registry, call, challenge, &mut known).await
     }
 
@@ -195,7 +208,7 @@ impl Auth {
                 let token =
                     self.token(registry, call, realm, service.as_deref(), further_scope.as_deref()).await?;
                 let header = token.header.clone();
-                known.by_scopes.insert(call.scopes.clone(), (challenge, Some(token)));
+                *known = Known { challenge: Some(challenge), token: Some(token) };
                 Ok(header)
             }
         }

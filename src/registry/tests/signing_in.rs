@@ -75,6 +75,40 @@ async fn many_requests_at_once_ask_for_one_token() {
 }
 
 #[tokio::test]
+async fn a_token_that_is_long_in_coming_keeps_only_those_waiting_that_need_it() {
+    let is_served = std::sync::Arc::new(tokio::sync::Notify::new());
+    let server = Server::start(move |seen, _| {
+        let realm = format!(r#"Bearer realm="http://{}/token""#, seen.header("host").unwrap());
+        match seen.header("authorization") {
+            _ if seen.target.starts_with("/token") && seen.target.contains("slow") => {
+                let is_served = is_served.clone();
+                let token = async move {
+                    is_served.notified().await;
+                    Ok::<_, std::convert::Infallible>(r#"{"token":"a"}"#)
+                };
+                axum::http::Response::new(axum::body::Body::from_stream(futures::stream::once(token)))
+            }
+            _ if seen.target.starts_with("/token") => reply(200, &[], r#"{"token":"a"}"#),
+            Some("Bearer a") => {
+                is_served.notify_one();
+                reply(200, &[], MANIFEST)
+            }
+            _ => reply(401, &[("www-authenticate", &realm)], ""),
+        }
+    })
+    .await;
+    let registry = client(&server, NO_PATIENCE, None);
+    let (slow, fast) = tokio::join!(registry.manifest("slow", "1"), async {
+        while tokens_asked(&server).is_empty() {
+            tokio::task::yield_now().await;
+        }
+        registry.manifest("fast", "1").await
+    });
+    fast.unwrap();
+    slow.unwrap();
+}
+
+#[tokio::test]
 async fn a_token_that_is_about_to_end_is_not_used_again() {
     let server = with_tokens(1, |_| true).await;
     let registry = anonymous(&server);
