@@ -263,9 +263,9 @@ impl Auth {
             return Err(if is_about_credentials { self.failed(call, &refused) } else { refused });
         }
         let body = registry.capped(response, SMALL_BODY).await.map_err(|error| error.of(call, &url))?;
-        let unusable = || RegistryError::Protocol {
-            asked: call.asked.clone(),
-            problem: format!("the token service {} answered without a usable token", authority(&url)),
+        let unusable = || {
+            let service = authority(&url);
+            call.asked.protocol(format!("the token service {service} answered without a usable token"))
         };
         let answer: TokenAnswer = serde_json::from_slice(&body).map_err(|_| unusable())?;
         let texts = [answer.token, answer.access_token].into_iter().flatten();

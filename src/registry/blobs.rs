@@ -256,10 +256,8 @@ impl Reader {
     }
 
     fn wrong_size(&self, found: &str) -> RegistryError {
-        RegistryError::DigestMismatch {
-            asked: Asked::reading_blob(self.registry.host(), &self.repository, &self.digest),
-            problem: format!("the manifest says {} bytes, the registry sent {found}", self.size),
-        }
+        let asked = Asked::reading_blob(self.registry.host(), &self.repository, &self.digest);
+        asked.mismatch(format!("the manifest says {} bytes, the registry sent {found}", self.size))
     }
 }
 
@@ -279,15 +277,7 @@ fn source(call: Call, mut reply: Reply, skip: u64, to_end: bool) -> Source {
 
 fn trickling(asked: &Asked, url: &Url, patience: &Patience) -> RegistryError {
     let Patience { trickle, idle, .. } = patience;
-    let problem = format!("{} sent less than {trickle} bytes in {} s", authority(url), idle.as_secs());
-    RegistryError::Unreachable {
-        asked: asked.clone(),
-        problem,
-        advice: "",
-        transient: true,
-        tries: 1,
-        source: None,
-    }
+    asked.unreachable(format!("{} sent less than {trickle} bytes in {} s", authority(url), idle.as_secs()))
 }
 
 fn content_length(headers: &HeaderMap) -> Option<u64> {

@@ -23,7 +23,7 @@ use crate::reference::{Endpoint, Host, is_repository};
 
 /// Error bodies and tokens are read up to here.
 pub(super) const SMALL_BODY: usize = 64 * 1024;
-const REDIRECTS: usize = 5;
+pub(super) const REDIRECTS: usize = 5;
 /// Of so many reads that a registry still allows people are told.
 const FEW_READS: u32 = 10;
 
@@ -298,10 +298,7 @@ impl Registry {
                 None => return Ok(Reply { response, url, is_own }),
             }
         }
-        Err(RegistryError::Protocol {
-            asked: call.asked.clone(),
-            problem: format!("{} redirected more than {REDIRECTS} times", self.inner.host),
-        })
+        Err(call.asked.protocol(format!("{} redirected more than {REDIRECTS} times", self.inner.host)))
     }
 
     /// Docker Hub counts reads of manifests, and says how many are left.
@@ -339,10 +336,7 @@ impl Registry {
         url: &Url,
         headers: &HeaderMap,
     ) -> Result<Url, RegistryError> {
-        let unusable = || RegistryError::Protocol {
-            asked: asked.clone(),
-            problem: format!("{} sent no usable Location", authority(url)),
-        };
+        let unusable = || asked.protocol(format!("{} sent no usable Location", authority(url)));
         let location = headers.get(LOCATION).and_then(|value| value.to_str().ok()).ok_or_else(unusable)?;
         self.join(url, location).ok_or_else(unusable)
     }
@@ -446,10 +440,7 @@ impl CappedError {
         match self {
             Self::Cut(error) => error::unreachable(&call.asked, url, error),
             Self::Silent => silent(&call.asked, url),
-            Self::TooLong => RegistryError::Protocol {
-                asked: call.asked.clone(),
-                problem: format!("the answer of {} is too long", authority(url)),
-            },
+            Self::TooLong => call.asked.protocol(format!("the answer of {} is too long", authority(url))),
         }
     }
 }
@@ -501,12 +492,5 @@ pub(super) fn authority(url: &Url) -> String {
 }
 
 pub(super) fn silent(asked: &Asked, url: &Url) -> RegistryError {
-    RegistryError::Unreachable {
-        asked: asked.clone(),
-        problem: format!("{} went silent", authority(url)),
-        advice: "",
-        transient: true,
-        tries: 1,
-        source: None,
-    }
+    asked.unreachable(format!("{} went silent", authority(url)))
 }

@@ -318,6 +318,36 @@ impl Asked {
     }
 }
 
+/// What became of it, where no status tells.
+impl Asked {
+    /// The registry does not keep to the protocol.
+    pub(super) fn protocol(&self, problem: impl Into<String>) -> RegistryError {
+        RegistryError::Protocol { asked: self.clone(), problem: problem.into() }
+    }
+
+    /// It is of a kind or a size that is not carried.
+    pub(super) fn unsupported(&self, problem: impl Into<String>) -> RegistryError {
+        RegistryError::Unsupported { asked: self.clone(), problem: problem.into() }
+    }
+
+    /// It is not what its digest or size promised.
+    pub(super) fn mismatch(&self, problem: impl Into<String>) -> RegistryError {
+        RegistryError::DigestMismatch { asked: self.clone(), problem: problem.into() }
+    }
+
+    /// Nothing came, or too little: another try may pass.
+    pub(super) fn unreachable(&self, problem: impl Into<String>) -> RegistryError {
+        RegistryError::Unreachable {
+            asked: self.clone(),
+            problem: problem.into(),
+            advice: "",
+            transient: true,
+            tries: 1,
+            source: None,
+        }
+    }
+}
+
 fn name(host: &Host, repository: &str, tag_or_digest: &str) -> String {
     let separator = if tag_or_digest.contains(':') { '@' } else { ':' };
     plain(&format!("{host}/{repository}{separator}{tag_or_digest}"))

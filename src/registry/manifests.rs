@@ -54,10 +54,8 @@ impl Registry {
                     return read(&call.asked, bytes, content_type, wanted);
                 }
                 Err(CappedError::TooLong) => {
-                    return Err(RegistryError::Unsupported {
-                        asked: call.asked.clone(),
-                        problem: format!("the manifest is longer than {MANIFEST_CAP} bytes"),
-                    });
+                    let problem = format!("the manifest is longer than {MANIFEST_CAP} bytes");
+                    return Err(call.asked.unsupported(problem));
                 }
                 Err(error) => retry.after(error.of(&call, &url)).await?,
             }
@@ -159,10 +157,8 @@ impl Registry {
         media_type: &str,
         bytes: Bytes,
     ) -> Result<HeaderMap, RegistryError> {
-        let content_type = HeaderValue::try_from(media_type).map_err(|_| RegistryError::Unsupported {
-            asked: asked.clone(),
-            problem: format!("{:?} is no media type", plain(media_type)),
-        })?;
+        let content_type = HeaderValue::try_from(media_type)
+            .map_err(|_| asked.unsupported(format!("{:?} is no media type", plain(media_type))))?;
         let scopes = Scopes::push(&self.remote(repository));
         let mut call = Call::new(Method::PUT, url, scopes, asked).header(CONTENT_TYPE, content_type);
         call.bytes = Some(bytes);
@@ -213,14 +209,13 @@ fn read(
         Some(wanted) => {
             if let Err(found) = wanted.check(&bytes) {
                 let problem = format!("the registry sent {} bytes whose digest is {found}", bytes.len());
-                return Err(RegistryError::DigestMismatch { asked: asked.clone(), problem });
+                return Err(asked.mismatch(problem));
             }
             wanted
         }
         None => Digest::sha256(&bytes),
     };
-    let unsupported =
-        |problem: &str| RegistryError::Unsupported { asked: asked.clone(), problem: problem.to_owned() };
+    let unsupported = |problem: &str| asked.unsupported(problem);
     let fields: Fields =
         serde_json::from_slice(&bytes).map_err(|_| unsupported("what was sent is no manifest"))?;
     let is_generic = |kind: &str| {

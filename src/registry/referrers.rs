@@ -84,7 +84,7 @@ impl Registry {
             let call = call.header(ACCEPT, HeaderValue::from_static(INDEX));
             let Some(found) = self.page(repository, &call, &mut retry).await? else {
                 if page > 0 {
-                    return Err(protocol(&call, format!("page {} of the list is no list", page + 1)));
+                    return Err(call.asked.protocol(format!("page {} of the list is no list", page + 1)));
                 }
                 return Ok(None);
             };
@@ -100,7 +100,7 @@ impl Registry {
             url = next;
         }
         let asked = Asked::listing_referrers(self.host(), repository, subject);
-        Err(RegistryError::Protocol { asked, problem: format!("the list has more than {PAGES} pages") })
+        Err(asked.protocol(format!("the list has more than {PAGES} pages")))
     }
 
     /// One page of a list; none if the answer is no list of referrers at all.
@@ -151,7 +151,7 @@ impl Registry {
         };
         match self.join(url, link) {
             Some(next) if self.is_own(&next) => Ok(Some(next)),
-            _ => Err(protocol(call, "its list goes on at another host, which is not asked".to_owned())),
+            _ => Err(call.asked.protocol("its list goes on at another host, which is not asked")),
         }
     }
 
@@ -196,7 +196,7 @@ impl Registry {
         let refused = |problem: String| {
             let problem =
                 format!("{problem}; build the payload without referrers (--no-referrers, referrers: false)");
-            Err(RegistryError::Unsupported { asked: asked.clone(), problem })
+            Err(asked.unsupported(problem))
         };
         for _ in 0..MERGES {
             let (mut index, listed) = match self.fallback(repository, subject).await? {
@@ -233,8 +233,7 @@ impl Registry {
             }
             self.put_manifest(repository, &tag, INDEX, Bytes::from(index.to_string())).await?;
         }
-        let problem = "the registry took the index of referrers, and gives another one back".to_owned();
-        Err(RegistryError::Protocol { asked, problem })
+        Err(asked.protocol("the registry took the index of referrers, and gives another one back"))
     }
 }
 
@@ -297,12 +296,8 @@ pub(super) fn next_link(mut link: &str) -> Option<&str> {
     }
 }
 
-fn protocol(call: &Call, problem: String) -> RegistryError {
-    RegistryError::Protocol { asked: call.asked.clone(), problem }
-}
-
 fn too_many(call: &Call) -> RegistryError {
     let problem =
         format!("it has more than {LISTED_LIMIT} referrers, or their list more than {MANIFEST_CAP} bytes");
-    RegistryError::Unsupported { asked: call.asked.clone(), problem }
+    call.asked.unsupported(problem)
 }

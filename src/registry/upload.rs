@@ -101,9 +101,7 @@ impl<'a> Upload<'a> {
         open: &'a (dyn Fn() -> Option<Source> + Sync),
     ) -> Result<Self, RegistryError> {
         let asked = Asked::pushing_blob(registry.host(), repository, digest);
-        let url = registry.url(repository, &["blobs", "uploads", ""])?;
-        let begin = Call::new(Method::POST, url, Scopes::push(&registry.remote(repository)), asked)
-            .header(CONTENT_LENGTH, HeaderValue::from_static("0"));
+        let begin = registry.upload_call(repository, Scopes::push(&registry.remote(repository)), asked)?;
         Ok(Self {
             registry,
             repository,
@@ -163,14 +161,11 @@ impl<'a> Upload<'a> {
     /// Begins the upload: none, if the registry says at once that it has the blob.
     async fn begin(&mut self) -> Result<Option<(Url, Begun)>, RegistryError> {
         if self.feed.first() > 0 {
-            return Err(RegistryError::Protocol {
-                asked: self.begin.asked.clone(),
-                problem: format!(
-                    "{} forgot an upload that has come to byte {} of a stream, which cannot be sent again",
-                    self.registry.host(),
-                    self.feed.first()
-                ),
-            });
+            return Err(self.begin.asked.protocol(format!(
+                "{} forgot an upload that has come to byte {} of a stream, which cannot be sent again",
+                self.registry.host(),
+                self.feed.first()
+            )));
         }
         self.at = 0;
         let reply = self.registry.send(&self.begin, &mut self.retry).await?;
@@ -341,7 +336,7 @@ impl<'a> Upload<'a> {
         self.forgotten += 1;
         if self.forgotten > FORGOTTEN_LIMIT {
             let problem = format!("{} takes pieces, and has none of them", self.registry.host());
-            return Err(RegistryError::Protocol { asked: self.begin.asked.clone(), problem });
+            return Err(self.begin.asked.protocol(problem));
         }
         let before = self.at;
         let next = self.ask(url).await?;

@@ -46,18 +46,10 @@ impl Registry {
         digest: &Digest,
         from_repository: &str,
     ) -> Result<bool, RegistryError> {
-        let mut url = self.url(repository, &["blobs", "uploads", ""])?;
-        url.query_pairs_mut()
-            .append_pair("mount", digest.as_str())
-            .append_pair("from", &self.remote(from_repository));
+        let (here, from) = (self.remote(repository), self.remote(from_repository));
         let asked = Asked::pushing_blob(self.host(), repository, digest);
-        let call = Call::new(
-            Method::POST,
-            url,
-            Scopes::mount(&self.remote(repository), &self.remote(from_repository)),
-            asked,
-        )
-        .header(CONTENT_LENGTH, HeaderValue::from_static("0"));
+        let mut call = self.upload_call(repository, Scopes::mount(&here, &from), asked)?;
+        call.url.query_pairs_mut().append_pair("mount", digest.as_str()).append_pair("from", &from);
         let reply = match self.send(&call, &mut self.retry()).await {
             // No token for both repositories: an upload needs only the one.
             Err(RegistryError::Authentication { .. } | RegistryError::Denied { .. }) => return Ok(false),
@@ -82,9 +74,7 @@ impl Registry {
     /// That the registry takes uploads to a repository: one is begun, and given up.
     pub async fn check_push(&self, repository: &str) -> Result<(), RegistryError> {
         let asked = Asked::pushing_to(self.host(), repository);
-        let url = self.url(repository, &["blobs", "uploads", ""])?;
-        let call = Call::new(Method::POST, url, Scopes::push(&self.remote(repository)), asked)
-            .header(CONTENT_LENGTH, HeaderValue::from_static("0"));
+        let call = self.upload_call(repository, Scopes::push(&self.remote(repository)), asked)?;
         let reply = self.send(&call, &mut self.retry()).await?;
         if !reply.status().is_success() {
             return Err(self.refused(&call, reply).await);
@@ -95,6 +85,18 @@ impl Registry {
             Begun::new(self, &call, upload).give_up().await;
         }
         Ok(())
+    }
+
+    /// The call that begins an upload.
+    pub(super) fn upload_call(
+        &self,
+        repository: &str,
+        scopes: Scopes,
+        asked: Asked,
+    ) -> Result<Call, RegistryError> {
+        let url = self.url(repository, &["blobs", "uploads", ""])?;
+        let call = Call::new(Method::POST, url, scopes, asked);
+        Ok(call.header(CONTENT_LENGTH, HeaderValue::from_static("0")))
     }
 
     /// Uploads a blob of exactly `size` bytes; `body` makes a fresh stream of them.

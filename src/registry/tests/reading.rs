@@ -87,7 +87,7 @@ async fn a_blob_that_is_cut_again_and_again_is_given_up() {
     assert_eq!(error.reason(), Reason::RegistryUnavailable);
     assert_eq!(server.lines().len(), 1);
     // Without a new byte nothing counts as a success, and the tries add up.
-    let patience = Patience { once_moving: Duration::from_millis(30), ..EAGER };
+    let patience = Patience { once_moving: Duration::from_millis(300), ..EAGER };
     let error = read(&client(&server, patience, None), SIZE).await.unwrap_err();
     assert!(error.to_string().contains("(tried "), "{error}");
 }
