@@ -253,7 +253,7 @@ fn read(asked: &Asked, bytes: &[u8]) -> Option<Vec<Digest>> {
         match digest.parse() {
             Ok(digest) => listed.push(digest),
             Err(_) => {
-                tracing::warn!("cannot {asked}: {:?} is passed over, it is no known digest", plain(digest))
+                tracing::warn!("cannot {asked}: {:?} is passed over, it is no known digest", plain(digest));
             }
         }
     }

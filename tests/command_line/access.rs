@@ -238,11 +238,11 @@ fn an_image_that_an_account_may_not_read_is_no_wrong_password(software: Software
     };
     let (ferry, gone) = (why("secret/ferry:1"), why("secret/gone:1"));
     assert_eq!(make(&[]).ended_with(1).stderr, format!("error: {ferry}\nerror: {gone}\n"));
-    let made = make(&["--allow-missing"]).succeeded();
+    let without_them = make(&["--allow-missing"]).succeeded();
     let without = "; the payload is made without it";
-    assert_eq!(made.stderr, format!("warning: {ferry}{without}\nwarning: {gone}{without}\n"));
+    assert_eq!(without_them.stderr, format!("warning: {ferry}{without}\nwarning: {gone}{without}\n"));
     let target = Registry::start(software);
-    let pushed = push(&target).fed(made.stdout).run().succeeded();
+    let pushed = push(&target).fed(without_them.stdout).run().succeeded();
     assert_eq!(pushed.text(), "open/ferry:1\n");
 }
 

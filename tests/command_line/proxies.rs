@@ -127,8 +127,8 @@ fn serve_http(mut client: TcpStream, told: impl Fn(&str)) -> io::Result<()> {
         let name = line.split(':').next().unwrap_or_default().to_ascii_lowercase();
         name != "connection" && !name.starts_with("proxy-")
     };
-    let rest: String = head.iter().filter(is_ours).map(|line| format!("{line}\r\n")).collect();
-    write!(server, "{method} /{path} HTTP/1.1\r\n{rest}connection: close\r\n\r\n")?;
+    let rest: Vec<&str> = head.iter().filter(is_ours).map(String::as_str).collect();
+    write!(server, "{method} /{path} HTTP/1.1\r\n{}\r\nconnection: close\r\n\r\n", rest.join("\r\n"))?;
     join(asked, client, server)
 }
 
@@ -200,9 +200,9 @@ fn an_http_proxy_brings_bytes_in_both_directions_for_whom_it_knows() {
     // What is TLS goes through as it is.
     let secure = Secure::new(Software::Distribution3);
     let of_it = |password: &str| {
-        let make =
+        let program =
             charon(["make-payload", "secure:1", "-q", "--retry-for", "0s", "-r", secure.entrance.host()]);
-        secure.known_to(make).variable("HTTPS_PROXY", proxy.url(password))
+        secure.known_to(program).variable("HTTPS_PROXY", proxy.url(password))
     };
     of_it("obolus").run().succeeded();
     let went: Vec<String> = proxy.went.try_iter().collect();

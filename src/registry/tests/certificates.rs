@@ -61,7 +61,7 @@ impl Secure {
         let (log, words) = (shown.clone(), BufReader::new(process.stderr.take().unwrap()));
         std::thread::spawn(move || {
             for line in words.lines().map_while(Result::ok) {
-                log.lock().unwrap().push_str(&format!("{line}\n"));
+                *log.lock().unwrap() += &line;
             }
         });
         std::thread::spawn(move || said.for_each(drop));

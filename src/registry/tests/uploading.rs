@@ -380,7 +380,7 @@ async fn a_fresh_body_is_made_only_where_it_has_to_go_back() {
 }
 
 /// A registry that wants tokens; the first one opens all but the requests of `method` from number `from` on.
-async fn with_a_token_that_ends(method: &'static str, from: usize, taken: Arc<Mutex<Vec<u8>>>) -> Server {
+async fn with_a_token_that_ends(method: &'static str, from: usize, arrived: Arc<Mutex<Vec<u8>>>) -> Server {
     Server::start(move |seen, nth| {
         if seen.target.starts_with("/token") {
             return reply(200, &[], format!(r#"{{"token":"t{nth}","expires_in":300}}"#));
@@ -390,9 +390,9 @@ async fn with_a_token_that_ends(method: &'static str, from: usize, taken: Arc<Mu
             let challenge = format!(r#"Bearer realm="http://{}/token""#, seen.header("host").unwrap());
             return reply(401, &[("www-authenticate", &challenge)], "");
         }
-        let mut taken = taken.lock().unwrap();
-        taken.extend_from_slice(&seen.body.clone().unwrap_or_default());
-        let range = format!("0-{}", taken.len().saturating_sub(1));
+        let mut arrived = arrived.lock().unwrap();
+        arrived.extend_from_slice(&seen.body.clone().unwrap_or_default());
+        let range = format!("0-{}", arrived.len().saturating_sub(1));
         let status = if seen.method == "PUT" { 201 } else { 202 };
         reply(status, &[("location", "/upload"), ("range", &range)], "")
     })
