@@ -195,10 +195,7 @@ enum Payload {
 impl Payload {
     async fn open(source: Source) -> Result<Self, PayloadError> {
         match source {
-            Source::At(source) => tokio::task::spawn_blocking(move || FilePayload::open_at(source))
-                .await
-                .map_err(|error| PayloadError::Io { doing: "reading the payload", source: error.into() })?
-                .map(|payload| Self::File(Arc::new(payload))),
+            Source::At(source) => Ok(Self::File(Arc::new(FilePayload::open_at(source).await?))),
             Source::Stream(stream) => Ok(Self::Stream(Box::new(Passing::open(stream).await?))),
         }
     }

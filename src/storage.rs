@@ -7,6 +7,7 @@ mod file;
 mod location;
 mod look;
 mod refusal;
+mod room;
 mod source;
 mod upload;
 
@@ -17,6 +18,7 @@ pub(crate) use file::NO_DETOUR;
 pub use file::{FileTarget, StorageError};
 pub use location::Location;
 pub use look::FileLook;
+pub use room::Needs;
 pub use source::ObjectSource;
 pub(crate) use upload::{Left, Parts, Upload};
 

@@ -156,8 +156,7 @@ impl Delivery {
         });
         let mut brought = brought.buffer_unordered(self.registry.blobs_at_once());
         while let Some(joined) = brought.next().await {
-            let (digest, failed) = joined
-                .map_err(|error| PayloadError::Io { doing: "pushing the payload", source: error.into() })?;
+            let (digest, failed) = joined.map_err(|error| PayloadError::io("pushing the payload", error))?;
             self.progress.blob_done();
             self.fail(targets, &digest, failed);
         }

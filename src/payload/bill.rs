@@ -236,8 +236,7 @@ impl Bill {
 
     /// The bytes of `charon.json`.
     pub(super) fn to_bytes(&self) -> Result<Vec<u8>, PayloadError> {
-        let bytes = serde_json::to_vec(self)
-            .map_err(|error| PayloadError::Io { doing: "writing the bill", source: error.into() })?;
+        let bytes = serde_json::to_vec(self).map_err(|error| PayloadError::io("writing the bill", error))?;
         if bytes.len() as u64 > BILL_LIMIT {
             return Err(PayloadError::TooLarge(format!("the bill would have {} bytes", bytes.len())));
         }

@@ -262,6 +262,5 @@ fn index_json(images: &[ImagePlan]) -> Result<Vec<u8>, PayloadError> {
         }
     }
     let index = Index { schema_version: 2, media_type: "application/vnd.oci.image.index.v1+json", manifests };
-    serde_json::to_vec(&index)
-        .map_err(|error| PayloadError::Io { doing: "writing index.json", source: error.into() })
+    serde_json::to_vec(&index).map_err(|error| PayloadError::io("writing index.json", error))
 }

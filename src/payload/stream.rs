@@ -7,7 +7,7 @@ use tokio::sync::mpsc;
 
 use super::bill::{Bill, BillEntry, EntryKind};
 use super::layout::BEFORE_ENTRIES;
-use super::reader::{self, BILL_HEADER_LEN, Start, check_bill_header, io_error, verify};
+use super::reader::{self, BILL_HEADER_LEN, Start, check_bill_header, verify};
 use super::{Layout, LayoutEntry, PayloadError};
 use crate::digest::Digest;
 
@@ -226,14 +226,14 @@ fn disagrees(entry: &LayoutEntry) -> PayloadError {
 fn ended(error: io::Error) -> PayloadError {
     match error.kind() {
         io::ErrorKind::UnexpectedEof => PayloadError::Incomplete("the stream ended early".to_owned()),
-        _ => io_error(error),
+        _ => PayloadError::reading(error),
     }
 }
 
 async fn read_up_to(input: &mut (impl AsyncRead + Unpin), buffer: &mut [u8]) -> Result<usize, PayloadError> {
     let mut length = 0;
     while length < buffer.len() {
-        match input.read(&mut buffer[length..]).await.map_err(io_error)? {
+        match input.read(&mut buffer[length..]).await.map_err(PayloadError::reading)? {
             0 => break,
             read => length += read,
         }

@@ -86,11 +86,10 @@ async fn run_build(
         allow_missing: work.allow_missing,
         referrers: work.referrers,
         registries,
-        output: place.output(),
         run: with_bases(run_id, &work.bases),
         spares_other_files: true,
     };
-    Ok(match Box::pin(build(request, progress)).await {
+    Ok(match Box::pin(build(request, place.output(), progress)).await {
         Ok(built) => {
             // The payload is whole without it: the price is that it may be built again.
             if let Err(error) = Report::leave(&place, run_id).await {
