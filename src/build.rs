@@ -120,7 +120,7 @@ pub struct BuildReport {
 #[derive(Debug, thiserror::Error)]
 pub enum BuildError {
     /// Some images cannot be had.
-    #[error("{}", several(.0))]
+    #[error("{}", reason::messages(.0))]
     Images(Vec<Failure>),
     /// The payload cannot be made of them.
     #[error(transparent)]
@@ -149,10 +149,6 @@ impl BuildError {
             Self::Payload(_) | Self::Storage(_) => &[],
         }
     }
-}
-
-fn several(failures: &[Failure]) -> String {
-    failures.iter().map(|failure| failure.message.as_str()).collect::<Vec<_>>().join("\n")
 }
 
 /// Builds a payload.

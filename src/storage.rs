@@ -24,14 +24,15 @@ pub(crate) use upload::{Left, Parts, Upload};
 
 use std::sync::Arc;
 
-use crate::read_at::{LocalFile, ReadAt};
+use crate::read_at::ReadAt;
 
 /// Opens a payload for reading.
 pub async fn open(location: &Location, access: &ObjectAccess) -> Result<Arc<dyn ReadAt>, StorageError> {
     Ok(match location {
         Location::File(path) => {
-            let file = LocalFile::new(Arc::new(file::open_source(path)?));
-            Arc::new(file.map_err(|error| StorageError::io("read", path, error))?)
+            let (open, failed) = (path.clone(), |error| StorageError::io("read", path, error));
+            let opened = tokio::task::spawn_blocking(move || file::open_source(&open)).await;
+            Arc::new(opened.map_err(|error| failed(error.into()))??)
         }
         Location::Object(object) => {
             Arc::new(ObjectSource::open(StoredObject::new(object.clone(), access)?).await?)

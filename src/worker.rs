@@ -86,13 +86,13 @@ impl Worker {
             Ok(bytes) => bytes,
             Err(error) => {
                 let message = format!("cannot read the run configuration {}: {error}", self.config.display());
-                return failed(Reason::WorkerFailed, message);
+                return Outcome::new(Reason::WorkerFailed, message);
             }
         };
         let input_digest = Digest::sha256(&bytes).hex().to_owned();
         let config = match parse(&bytes) {
             Ok(config) => config,
-            Err(message) => return Outcome { input_digest, ..failed(Reason::WorkerFailed, message) },
+            Err(message) => return Outcome { input_digest, ..Outcome::new(Reason::WorkerFailed, message) },
         };
         let progress = Arc::new(Progress::default());
         match TcpListener::bind(("::", self.progress_port)).await {
@@ -128,21 +128,6 @@ fn parse(bytes: &[u8]) -> Result<RunConfig, String> {
         ));
     }
     Ok(config)
-}
-
-fn failed(reason: Reason, message: String) -> Outcome {
-    Outcome {
-        version: CONTRACT_VERSION,
-        run_id: String::new(),
-        input_digest: String::new(),
-        reason,
-        message,
-        payload: None,
-        result: None,
-        failures: Vec::new(),
-        failures_total: 0,
-        retry_after_seconds: None,
-    }
 }
 
 /// Waits for SIGTERM.

@@ -146,19 +146,15 @@ struct Begun {
 fn begin(mut target: FileTarget, contents: Contents, had: Had, run: &str) -> Result<Begun, BuildError> {
     let needs = needs(&contents);
     let room = target.check_room(needs)?;
-    let (have, old) = match had {
-        Had::Here(have) => (have, None),
-        Had::Elsewhere(have, remains) if target.has_room_beside(needs)? => {
-            // What of it is not copied yet when this is killed is lost: it has no name any more, so that no killed
-            // run leaves more than one partial file behind.
-            target.begin_anew()?;
-            (have, Some(remains))
-        }
-        Had::Elsewhere(..) => {
-            info!("There is no room to keep what an earlier run left; all is fetched anew");
-            (HashMap::new(), None)
-        }
-    };
+    let Had { mut have, elsewhere: mut old } = had;
+    if old.is_some() && target.has_room_beside(needs)? {
+        // What of it is not copied yet when this is killed is lost: it has no name any more, so that no killed run
+        // leaves more than one partial file behind.
+        target.begin_anew()?;
+    } else if old.take().is_some() {
+        info!("There is no room to keep what an earlier run left; all is fetched anew");
+        have.clear();
+    }
     let is_same = !have.is_empty() && old.is_none();
     let journal = if is_same {
         Journal::go_on(&target.journal())

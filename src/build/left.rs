@@ -22,20 +22,19 @@ pub(super) struct Left {
     remains: Option<Remains>,
 }
 
-/// What of the blobs of a payload is there, by what was noted: how many bytes of each.
+/// What of the blobs of a payload is there.
 #[derive(Debug)]
-pub(super) enum Had {
-    /// In the partial file, each at its place.
-    Here(HashMap<Digest, u64>),
-    /// In the partial file of another payload.
-    Elsewhere(HashMap<Digest, u64>, Remains),
+pub(super) struct Had {
+    /// How many bytes of each, by what was noted.
+    pub(super) have: HashMap<Digest, u64>,
+    /// Where, if not each at its place: in the partial file of another payload.
+    pub(super) elsewhere: Option<Remains>,
 }
 
 impl Had {
     /// The bytes of each of these blobs that is there in part or as a whole.
     pub(super) fn of<'a>(&'a self, blobs: &'a [BlobPlan]) -> impl Iterator<Item = u64> {
-        let (Self::Here(have) | Self::Elsewhere(have, _)) = self;
-        let there = blobs.iter().filter_map(|blob| Some((*have.get(&blob.digest)?).min(blob.size)));
+        let there = blobs.iter().filter_map(|blob| Some((*self.have.get(&blob.digest)?).min(blob.size)));
         there.filter(|bytes| *bytes > 0)
     }
 }
@@ -82,13 +81,14 @@ impl Left {
     /// What of it is of use for a payload. What the notes say holds for the payload that they were made of, which may be
     /// another one with the same blobs.
     pub(super) fn had(self, payload: &Digest) -> Had {
-        match (self.notes, self.remains) {
-            (Some(notes), _) if notes.payload.as_ref() == Some(payload) => Had::Here(notes.have),
+        let (have, elsewhere) = match (self.notes, self.remains) {
+            (Some(notes), _) if notes.payload.as_ref() == Some(payload) => (notes.have, None),
             (Some(notes), Some(remains)) if notes.payload.as_ref() == Some(&remains.digest) => {
-                Had::Elsewhere(notes.have, remains)
+                (notes.have, Some(remains))
             }
-            _ => Had::Here(HashMap::new()),
-        }
+            _ => (HashMap::new(), None),
+        };
+        Had { have, elsewhere }
     }
 }
 

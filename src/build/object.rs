@@ -166,14 +166,11 @@ impl Transfer<'_> {
         info!("Verifying {}", self.object.location());
         let source = ObjectSource::open(self.object.clone()).await?;
         let bytes = source.stream(0..source.size());
-        let mut payload = StreamPayload::open(StreamReader::new(bytes)).await?;
+        let payload = StreamPayload::open(StreamReader::new(bytes)).await?;
         if payload.digest() != self.contents.digest() {
             return Err(PayloadError::Corrupt("it is another payload".to_owned()).into());
         }
-        for _ in 0..payload.bill().blobs().count() {
-            payload.next_blob(None).await?;
-        }
-        Ok(payload.finish().await?)
+        Ok(payload.verify(|_| ()).await?)
     }
 }
 

@@ -8,6 +8,7 @@ use rustix::fs::OFlags;
 
 use super::beside::beside;
 use super::room::{Needs, Room};
+use crate::read_at::LocalFile;
 use crate::reason::Reason;
 
 /// A payload file that is being written: `<path>.partial` until it is whole.
@@ -303,18 +304,22 @@ pub(super) fn folder(path: &Path) -> &Path {
     path.parent().filter(|parent| !parent.as_os_str().is_empty()).unwrap_or(Path::new("."))
 }
 
-/// Opens a payload file for reading.
-pub(super) fn open_source(path: &Path) -> Result<File, StorageError> {
+/// Opens a payload file for reading. It waits for the disk.
+pub(super) fn open_source(path: &Path) -> Result<LocalFile, StorageError> {
     let file = File::open(path).map_err(|error| match error.kind() {
         io::ErrorKind::NotFound => StorageError::SourceNotFound(path.to_owned()),
         _ => StorageError::io("read", path, error),
     })?;
-    let metadata = file.metadata().map_err(|error| StorageError::io("read", path, error))?;
+    let failed = |error| StorageError::io("read", path, error);
+    let metadata = file.metadata().map_err(failed)?;
     if metadata.is_dir() {
-        return Err(StorageError::io("read", path, io::ErrorKind::IsADirectory.into()));
+        return Err(failed(io::ErrorKind::IsADirectory.into()));
     }
     // A pipe cannot be read by position.
-    if metadata.is_file() { Ok(file) } else { Err(StorageError::NoFile(path.to_owned())) }
+    if !metadata.is_file() {
+        return Err(StorageError::NoFile(path.to_owned()));
+    }
+    LocalFile::new(Arc::new(file)).map_err(failed)
 }
 
 #[cfg(test)]

@@ -1,13 +1,13 @@
 //! Where a run's payload lies, and what lies beside it.
 
 use std::fmt;
-use std::fs::{self, File};
-use std::io::Read;
+use std::io;
 use std::path::{Component, Path, PathBuf};
 use std::sync::Arc;
 
 use bytes::Bytes;
 use secrecy::SecretString;
+use tokio::io::AsyncReadExt as _;
 
 use super::Refusal;
 use super::contract::{ObjectStore, Provider};
@@ -43,10 +43,11 @@ impl Place {
     }
 
     /// Makes sure that a payload can be put there.
-    pub(super) fn prepare(&self) -> Result<(), StorageError> {
+    pub(super) async fn prepare(&self) -> Result<(), StorageError> {
         let Self::File { path, .. } = self else { return Ok(()) };
         let Some(folder) = path.parent() else { return Ok(()) };
-        fs::create_dir_all(folder).map_err(|error| StorageError::io("make the folder", folder, error))
+        let made = tokio::fs::create_dir_all(folder).await;
+        made.map_err(|error| StorageError::io("make the folder", folder, error))
     }
 
     /// The same as where a build goes.
@@ -72,7 +73,8 @@ impl Place {
         match self {
             Self::File { path, .. } => {
                 let mut bytes = Vec::new();
-                File::open(beside(path, suffix)).ok()?.take(limit as u64).read_to_end(&mut bytes).ok()?;
+                let file = tokio::fs::File::open(beside(path, suffix)).await.ok()?;
+                file.take(limit as u64).read_to_end(&mut bytes).await.ok()?;
                 Some(bytes.into())
             }
             Self::Object(object) => Some(object.beside(suffix).ok()?.read(limit).await.ok()??.0),
@@ -83,8 +85,10 @@ impl Place {
     pub(super) async fn write_beside(&self, suffix: &str, bytes: Bytes) -> Result<(), StorageError> {
         match self {
             Self::File { path, .. } => {
-                let written = write_beside(path, suffix, &bytes);
-                written.map_err(|error| StorageError::io("write", &beside(path, suffix), error))
+                let (whole, path, suffix) = (beside(path, suffix), path.clone(), suffix.to_owned());
+                let written = tokio::task::spawn_blocking(move || write_beside(&path, &suffix, &bytes)).await;
+                let written = written.map_err(io::Error::from).and_then(std::convert::identity);
+                written.map_err(|error| StorageError::io("write", &whole, error))
             }
             Self::Object(object) => object.beside(suffix)?.write(bytes).await,
         }

@@ -4,13 +4,13 @@ use std::sync::Arc;
 
 use tracing::{info, warn};
 
+use super::Refusal;
 use super::contract::{
     BasePayload, BuildWork, FAILURES_LIMIT, Image, ImportResult, ImportWork, Outcome, PayloadSummary,
     RegistryAccess, Rewritten, RunConfig, Work,
 };
 use super::place::{Place, payload_path};
 use super::report::{self, Report};
-use super::{Refusal, failed};
 use crate::build::{BaseError, BuildRequest, ImageRequest, build, open_base};
 use crate::import::{ImportReport, ImportRequest, Source, import};
 use crate::payload::Base;
@@ -32,9 +32,14 @@ pub(super) struct Folders<'a> {
 /// Does the work of a run configuration.
 pub(super) async fn run(config: &RunConfig, folders: &Folders<'_>, progress: &Arc<Progress>) -> Outcome {
     let traffic = Traffic::default();
-    let registries = match registries(&config.registries, folders.registry_secrets, &traffic) {
+    // What is mounted is read from a disk.
+    let (given, secrets, counted) =
+        (config.registries.clone(), folders.registry_secrets.to_owned(), traffic.clone());
+    let mounted = tokio::task::spawn_blocking(move || registries(&given, &secrets, &counted)).await;
+    let mounted = mounted.map_err(|error| (Reason::WorkerFailed, error.to_string()));
+    let registries = match mounted.and_then(std::convert::identity) {
         Ok(registries) => registries,
-        Err((reason, message)) => return failed(reason, message),
+        Err((reason, message)) => return Outcome::new(reason, message),
     };
     let outcome = match &config.work {
         Work::Build(work) => {
@@ -42,7 +47,7 @@ pub(super) async fn run(config: &RunConfig, folders: &Folders<'_>, progress: &Ar
         }
         Work::Import(work) => Box::pin(run_import(work, registries, &traffic, folders, progress)).await,
     };
-    outcome.unwrap_or_else(|(reason, message)| failed(reason, message))
+    outcome.unwrap_or_else(|(reason, message)| Outcome::new(reason, message))
 }
 
 /// For how long the registries want to be left alone before the next attempt.
@@ -62,9 +67,8 @@ async fn run_build(
     let place = Place::new(&work.path, work.object_store.as_ref(), folders)?;
     if let Some((payload, failures)) = report::already_present(&place, run_id).await {
         let message = format!("{place} lies there already, as this run had written it");
-        let failures_total = count(failures.len());
-        let outcome = failed(Reason::AlreadyPresent, message);
-        return Ok(Outcome { payload: Some(payload), failures, failures_total, ..outcome });
+        let outcome = Outcome::new(Reason::AlreadyPresent, message).with_failures(failures);
+        return Ok(Outcome { payload: Some(payload), ..outcome });
     }
     let images = images(&work.images)?;
     let already_transferred = references(&work.already_transferred)?;
@@ -76,7 +80,7 @@ async fn run_build(
             registries.insert(reference.host().clone(), client);
         }
     }
-    place.prepare().map_err(|error| (error.reason(), error.to_string()))?;
+    place.prepare().await.map_err(|error| (error.reason(), error.to_string()))?;
     let asked: Vec<Registry> = registries.values().cloned().collect();
     let request = BuildRequest {
         images,
@@ -95,6 +99,7 @@ async fn run_build(
             if let Err(error) = Report::leave(&place, run_id).await {
                 warn!("cannot report on {place}: {error}");
             }
+            let message = format!("{place} with {} images, {} bytes, was written", built.images, built.size);
             Outcome {
                 payload: Some(PayloadSummary {
                     digest: Some(built.digest.clone()),
@@ -104,12 +109,7 @@ async fn run_build(
                     blobs: count(built.blobs),
                     blobs_reused: count(built.blobs_reused),
                 }),
-                failures_total: count(built.missing.len()),
-                failures: built.missing,
-                ..failed(
-                    Reason::Succeeded,
-                    format!("{place} with {} images, {} bytes, was written", built.images, built.size),
-                )
+                ..Outcome::new(Reason::Succeeded, message).with_failures(built.missing)
             }
         }
         Err(error) => {
@@ -119,12 +119,8 @@ async fn run_build(
                 [only] => only.message.clone(),
                 [first, ..] => format!("{} images cannot be had: {}", failures.len(), first.message),
             };
-            Outcome {
-                failures_total: count(failures.len()),
-                failures,
-                retry_after_seconds: rest(&asked),
-                ..failed(error.reason(), message)
-            }
+            let outcome = Outcome::new(error.reason(), message).with_failures(failures);
+            Outcome { retry_after_seconds: rest(&asked), ..outcome }
         }
     })
 }
@@ -164,7 +160,7 @@ async fn run_import(
                 }
                 _ => error.to_string(),
             };
-            Outcome { failures_total: count(failures.len()), failures, ..failed(error.reason(), message) }
+            Outcome::new(error.reason(), message).with_failures(failures)
         }
     };
     let retry_after_seconds = if outcome.reason.is_success() { None } else { rest([&registry]) };
@@ -206,9 +202,7 @@ fn imported(report: &ImportReport, registry: &str) -> Outcome {
             images_rewritten: count(rewritten.len()),
             rewritten: rewritten.into_iter().take(FAILURES_LIMIT).collect(),
         }),
-        failures_total: count(failures.len()),
-        failures,
-        ..failed(reason, message)
+        ..Outcome::new(reason, message).with_failures(failures)
     }
 }
 
