@@ -111,7 +111,7 @@ impl Contents {
         let mut files = vec![("oci-layout", br#"{"imageLayoutVersion":"1.0.0"}"#.to_vec())];
         files.push(("index.json", index_json(images)?));
         if let Some(bytes) = descriptor::bytes(images, &entries, &required) {
-            files.push(("payload_descriptor.json", bytes));
+            files.push((descriptor::NAME, bytes));
         }
         let places = base::places(images, &entries, &required)?;
         let bill = Bill {

@@ -17,7 +17,7 @@ use crate::read_at::{LocalFile, ReadAt};
 /// A reader looks at so many bytes to find out how long the bill is.
 const FIRST_READ: usize = 64 << 10;
 /// The bill's local header: fixed part and name.
-pub(super) const BILL_HEADER_LEN: usize = 30 + BILL_NAME.len();
+pub(crate) const BILL_HEADER_LEN: usize = 30 + BILL_NAME.len();
 
 /// A payload in a file or an object of a store, read by position.
 #[derive(Debug)]
@@ -198,7 +198,7 @@ pub(super) fn read_at(source: &dyn ReadAt, place: &Place) -> Result<Vec<u8>, Pay
 
 /// What a file begins with.
 #[derive(Debug, PartialEq, Eq)]
-pub(super) enum Start {
+pub(crate) enum Start {
     /// A bill of so many bytes.
     Bill(usize),
     /// Another zip.
@@ -207,7 +207,7 @@ pub(super) enum Start {
 
 impl Start {
     /// Looks at the first bytes of a file.
-    pub(super) fn of(start: &[u8]) -> Result<Self, PayloadError> {
+    pub(crate) fn of(start: &[u8]) -> Result<Self, PayloadError> {
         if start.iter().all(|byte| *byte == 0) {
             return Err(PayloadError::Incomplete(match start.len() {
                 0 => "it is empty".to_owned(),

@@ -165,6 +165,16 @@ impl<R: AsyncRead + Unpin> StreamPayload<R> {
         Ok(())
     }
 
+    /// Reads all that is left and tells whether the payload was whole; `read` hears of each blob's size.
+    pub async fn verify(mut self, read: impl Fn(u64)) -> Result<(), PayloadError> {
+        let sizes: Vec<u64> = self.bill.blobs().map(|blob| blob.size).collect();
+        for size in sizes {
+            self.next_blob(None).await?;
+            read(size);
+        }
+        self.finish().await
+    }
+
     /// The bill's entry that comes next, if it is not one of its files.
     fn next_entry(&self) -> Option<&BillEntry> {
         self.bill.entries.get(self.crcs.len().checked_sub(BEFORE_ENTRIES)?)
