@@ -51,13 +51,17 @@ impl Stalled {
         build
     }
 
-    /// How many bytes of blobs have been written, by the journal.
     fn noted(&self) -> u64 {
-        let journal = fs::read_to_string(self.folder.path().join(PARTIAL[1])).unwrap_or_default();
-        let lines = journal.lines().filter_map(|line| serde_json::from_str::<serde_json::Value>(line).ok());
-        let noted = lines.filter_map(|line| Some((line["blob"].to_string(), line["have"].as_u64()?)));
-        noted.collect::<HashMap<_, _>>().values().sum()
+        noted(&self.folder.path().join(PARTIAL[1]))
     }
+}
+
+/// How many bytes of blobs have been written, by the journal.
+pub(crate) fn noted(journal: &Path) -> u64 {
+    let journal = fs::read_to_string(journal).unwrap_or_default();
+    let lines = journal.lines().filter_map(|line| serde_json::from_str::<serde_json::Value>(line).ok());
+    let noted = lines.filter_map(|line| Some((line["blob"].to_string(), line["have"].as_u64()?)));
+    noted.collect::<HashMap<_, _>>().values().sum()
 }
 
 /// The bytes of the payload, as an undisturbed build makes them: the host is in them.
@@ -123,6 +127,31 @@ fn a_build_that_was_killed_goes_on_in_the_middle_of_a_blob_and_gives_the_same_by
     let came = (stalled.gate.passed() - before) as u64;
     let missing = (6 << 20) - noted;
     assert!(came < missing + BESIDES, "{came} bytes came, {missing} were missing");
+}
+
+#[test]
+fn a_dry_run_after_a_kill_tells_what_is_there_asks_nobody_and_touches_nothing() {
+    let stalled = Stalled::new();
+    let build = stalled.in_the_middle();
+    build.kill();
+    build.end();
+    let left = || PARTIAL.map(|name| fs::read(stalled.folder.path().join(name)).unwrap());
+    let asked = || stalled.source.requests().iter().filter(|request| request.contains("/ferry/")).count();
+    let (before, asked_before) = (left(), asked());
+    let planned =
+        stalled.make(stalled.gate_opened().host()).arguments(["--dry-run"]).run().succeeded().text();
+    assert_eq!(asked(), asked_before);
+    let bytes = |name: &str| {
+        let line = planned.lines().find(|line| line.starts_with(name)).unwrap_or_else(|| panic!("{planned}"));
+        let (_, bytes) = line.rsplit_once('(').or(line.split_once(" (")).unwrap();
+        bytes.split(' ').next().unwrap().parse::<u64>().unwrap()
+    };
+    let there = planned.lines().find(|line| line.starts_with("there already")).unwrap();
+    assert!(there.contains(&format!("({} bytes), from an earlier attempt", stalled.noted())), "{planned}");
+    assert_eq!(bytes("to fetch"), bytes("carries") - stalled.noted());
+    assert!(planned.contains("manifests read    none"), "{planned}");
+    assert!(left() == before);
+    assert_eq!(names(stalled.folder.path()), PARTIAL);
 }
 
 #[test]
