@@ -20,14 +20,50 @@ use tracing::{error, info, warn};
 use crate::digest::Digest;
 use crate::progress::Progress;
 use crate::reason::Reason;
-use crate::registry::settle_uploads;
+use crate::reference::ReferenceError;
+use crate::registry::{RegistryError, settle_uploads};
+use crate::storage::StorageError;
 use contract::{
     CONTRACT_VERSION, OBJECT_STORE_SECRETS, Outcome, PAYLOAD_MOUNT, PROGRESS_PORT, REGISTRY_SECRETS,
     RUN_CONFIG_PATH, RunConfig,
 };
 
 /// Why a run came to nothing before its engine began.
-type Refusal = (Reason, String);
+#[derive(Debug)]
+struct Refusal {
+    reason: Reason,
+    message: String,
+}
+
+impl Refusal {
+    fn new(reason: Reason, message: impl Into<String>) -> Self {
+        Self { reason, message: message.into() }
+    }
+}
+
+impl From<ReferenceError> for Refusal {
+    fn from(error: ReferenceError) -> Self {
+        Self::new(Reason::InvalidSpec, error.to_string())
+    }
+}
+
+impl From<StorageError> for Refusal {
+    fn from(error: StorageError) -> Self {
+        Self::new(error.reason(), error.to_string())
+    }
+}
+
+impl From<RegistryError> for Refusal {
+    fn from(error: RegistryError) -> Self {
+        Self::new(error.reason(), error.to_string())
+    }
+}
+
+impl From<Refusal> for Outcome {
+    fn from(refusal: Refusal) -> Self {
+        Self::new(refusal.reason, refusal.message)
+    }
+}
 
 /// The exit code of a run that was told to stop: never a final one.
 const TERMINATED: u8 = 143;

@@ -108,7 +108,7 @@ impl fmt::Display for Place {
 pub(super) fn payload_path(payloads: &Path, path: &str) -> Result<PathBuf, Refusal> {
     let stays = Path::new(path).components().all(|part| matches!(part, Component::Normal(_)));
     if path.is_empty() || !stays {
-        return Err((
+        return Err(Refusal::new(
             Reason::InvalidSpec,
             format!("{path:?} is no path inside the volume; use one without '..' and without a leading '/'"),
         ));
@@ -119,29 +119,30 @@ pub(super) fn payload_path(payloads: &Path, path: &str) -> Result<PathBuf, Refus
 /// The object, with what the mounted Secrets hold.
 fn stored_object(given: &ObjectStore, secrets: &Path) -> Result<StoredObject, Refusal> {
     let location = ObjectLocation::new(given.provider, &given.bucket, &given.key);
-    let location = location.map_err(|error| (Reason::InvalidSpec, error.to_string()))?;
+    let location = location.map_err(|error| Refusal::new(Reason::InvalidSpec, error.to_string()))?;
     let ca_pem = secret(secrets, "ca.crt")?;
     if given.certificates && ca_pem.is_none() {
         let message = format!("the certificate secret of {location} is not there, or has no ca.crt");
-        return Err((Reason::SecretNotFound, message));
+        return Err(Refusal::new(Reason::SecretNotFound, message));
     }
     let keys = if given.credentials { Some(keys(given.provider, &location, secrets)?) } else { None };
     let access =
         ObjectAccess { endpoint: given.endpoint.clone(), region: given.region.clone(), keys, ca_pem };
-    StoredObject::new(location, &access).map_err(|error| (error.reason(), error.to_string()))
+    Ok(StoredObject::new(location, &access)?)
 }
 
 fn keys(provider: Provider, location: &ObjectLocation, secrets: &Path) -> Result<ObjectKeys, Refusal> {
     let optional = |key: &str| -> Result<Option<String>, Refusal> {
         let Some(bytes) = secret(secrets, key)? else { return Ok(None) };
         let text = String::from_utf8(bytes).map_err(|_| {
-            (Reason::InvalidSpec, format!("the secret of {location} has a {key} that is no text"))
+            Refusal::new(Reason::InvalidSpec, format!("the secret of {location} has a {key} that is no text"))
         })?;
         // Who writes a Secret with echo puts a line's end behind it.
         Ok(Some(text.trim_end_matches(['\r', '\n']).to_owned()))
     };
     let required = |key: &str| {
-        let missing = || (Reason::SecretNotFound, format!("the secret of {location} has no {key}"));
+        let missing =
+            || Refusal::new(Reason::SecretNotFound, format!("the secret of {location} has no {key}"));
         optional(key)?.ok_or_else(missing)
     };
     Ok(match provider {

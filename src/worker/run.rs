@@ -36,10 +36,10 @@ pub(super) async fn run(config: &RunConfig, folders: &Folders<'_>, progress: &Ar
     let (given, secrets, counted) =
         (config.registries.clone(), folders.registry_secrets.to_owned(), traffic.clone());
     let mounted = tokio::task::spawn_blocking(move || registries(&given, &secrets, &counted)).await;
-    let mounted = mounted.map_err(|error| (Reason::WorkerFailed, error.to_string()));
+    let mounted = mounted.map_err(|error| Refusal::new(Reason::WorkerFailed, error.to_string()));
     let registries = match mounted.and_then(std::convert::identity) {
         Ok(registries) => registries,
-        Err((reason, message)) => return Outcome::new(reason, message),
+        Err(refusal) => return refusal.into(),
     };
     let outcome = match &config.work {
         Work::Build(work) => {
@@ -47,7 +47,7 @@ pub(super) async fn run(config: &RunConfig, folders: &Folders<'_>, progress: &Ar
         }
         Work::Import(work) => Box::pin(run_import(work, registries, &traffic, folders, progress)).await,
     };
-    outcome.unwrap_or_else(|(reason, message)| Outcome::new(reason, message))
+    outcome.unwrap_or_else(Outcome::from)
 }
 
 /// For how long the registries want to be left alone before the next attempt.
@@ -80,7 +80,7 @@ async fn run_build(
             registries.insert(reference.host().clone(), client);
         }
     }
-    place.prepare().await.map_err(|error| (error.reason(), error.to_string()))?;
+    place.prepare().await?;
     let asked: Vec<Registry> = registries.values().cloned().collect();
     let request = BuildRequest {
         images,
@@ -132,13 +132,13 @@ async fn run_import(
     folders: &Folders<'_>,
     progress: &Arc<Progress>,
 ) -> Result<Outcome, Refusal> {
-    let host: Host = work.registry.parse().map_err(invalid)?;
+    let host: Host = work.registry.parse()?;
     let registry = match registries.remove(&host) {
         Some(registry) => registry,
         None => client(host, Access::default(), traffic)?,
     };
     let place = Place::new(&work.path, work.object_store.as_ref(), folders)?;
-    let source = place.open().await.map_err(|error| (error.reason(), error.to_string()))?;
+    let source = place.open().await?;
     let request = ImportRequest {
         source: Source::At(source),
         expected_digest: work.expected_digest.clone(),
@@ -214,20 +214,22 @@ fn registries(
 ) -> Result<HashMap<Host, Registry>, Refusal> {
     let mut registries = HashMap::new();
     for (index, given) in accesses.iter().enumerate() {
-        let host: Host = given.host.parse().map_err(invalid)?;
-        let endpoint: Option<Endpoint> =
-            given.endpoint.as_deref().map(str::parse).transpose().map_err(invalid)?;
+        let host: Host = given.host.parse()?;
+        let endpoint: Option<Endpoint> = given.endpoint.as_deref().map(str::parse).transpose()?;
         let folder = secrets.join(index.to_string());
         let credentials = match secret(&folder, ".dockerconfigjson")? {
             None => None,
             Some(json) => {
                 let config = DockerConfig::parse(&json).map_err(|error| {
-                    (Reason::InvalidSpec, format!("the pull secret of {host} cannot be read: {error}"))
+                    Refusal::new(
+                        Reason::InvalidSpec,
+                        format!("the pull secret of {host} cannot be read: {error}"),
+                    )
                 })?;
                 // The host that is contacted goes before the one that it stands for.
                 let contacted = endpoint.as_ref().and_then(|endpoint| config.credentials(endpoint.host()));
                 let found = contacted.or_else(|| config.credentials(&host)).ok_or_else(|| {
-                    (
+                    Refusal::new(
                         Reason::InvalidSpec,
                         format!("the pull secret of {host} has no entry for {host}; add one to its auths"),
                     )
@@ -242,7 +244,7 @@ fn registries(
                 let message = format!(
                     "the certificate secret of {host} has only one of tls.crt and tls.key; it needs both or none"
                 );
-                return Err((Reason::InvalidSpec, message));
+                return Err(Refusal::new(Reason::InvalidSpec, message));
             }
         };
         let ca_pem = secret(&folder, "ca.crt")?;
@@ -253,7 +255,7 @@ fn registries(
             let message = format!(
                 "the Secret {name:?} for {host} is not there, or has none of ca.crt, tls.crt and tls.key; create it, or correct certSecretRef"
             );
-            return Err((Reason::SecretNotFound, message));
+            return Err(Refusal::new(Reason::SecretNotFound, message));
         }
         let access =
             Access { insecure: given.insecure, endpoint, credentials, ca_pem, identity_pem: identity };
@@ -266,14 +268,15 @@ pub(super) fn secret(folder: &Path, key: &str) -> Result<Option<Vec<u8>>, Refusa
     match std::fs::read(folder.join(key)) {
         Ok(bytes) => Ok(Some(bytes)),
         Err(error) if error.kind() == std::io::ErrorKind::NotFound => Ok(None),
-        Err(error) => {
-            Err((Reason::WorkerFailed, format!("cannot read the mounted secret key {key}: {error}")))
-        }
+        Err(error) => Err(Refusal::new(
+            Reason::WorkerFailed,
+            format!("cannot read the mounted secret key {key}: {error}"),
+        )),
     }
 }
 
 fn client(host: Host, access: Access, traffic: &Traffic) -> Result<Registry, Refusal> {
-    Registry::with_traffic(host, access, traffic).map_err(|error| (error.reason(), error.to_string()))
+    Ok(Registry::with_traffic(host, access, traffic)?)
 }
 
 fn images(images: &[Image]) -> Result<Vec<ImageRequest>, Refusal> {
@@ -284,11 +287,11 @@ fn images(images: &[Image]) -> Result<Vec<ImageRequest>, Refusal> {
             platforms: image.platforms.clone(),
         })
     };
-    images.iter().map(|image| request(image).map_err(invalid)).collect()
+    images.iter().map(request).collect()
 }
 
 fn references(names: &[String]) -> Result<Vec<Reference>, Refusal> {
-    names.iter().map(|name| Reference::parse(name, &Host::docker_hub()).map_err(invalid)).collect()
+    names.iter().map(|name| Ok(Reference::parse(name, &Host::docker_hub())?)).collect()
 }
 
 /// The bills of earlier payloads.
@@ -296,7 +299,8 @@ async fn bases(bases: &[BasePayload], folders: &Folders<'_>) -> Result<Vec<Base>
     let mut found = Vec::new();
     for base in bases {
         let path = payload_path(folders.payloads, &base.path)?;
-        let refused = |error: BaseError| (error.reason(), format!("PayloadBuild {:?}: {error}", base.name));
+        let refused =
+            |error: BaseError| Refusal::new(error.reason(), format!("PayloadBuild {:?}: {error}", base.name));
         found.push(open_base(&path, Some(&base.digest)).await.map_err(refused)?);
     }
     Ok(found)
@@ -306,11 +310,6 @@ async fn bases(bases: &[BasePayload], folders: &Folders<'_>) -> Result<Vec<Base>
 /// the new base may not carry.
 fn with_bases(run_id: &str, bases: &[BasePayload]) -> String {
     bases.iter().fold(run_id.to_owned(), |run, base| format!("{run} upon {}", base.digest))
-}
-
-#[allow(clippy::needless_pass_by_value)] // the shape that map_err takes
-fn invalid(error: crate::reference::ReferenceError) -> Refusal {
-    (Reason::InvalidSpec, error.to_string())
 }
 
 pub(super) fn count(number: usize) -> u32 {
