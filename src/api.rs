@@ -22,8 +22,8 @@ pub use import::{PayloadImport, PayloadImportSpec, Source, TargetRegistry};
 pub use schema::{CRD_FILES, crds, crds_yaml};
 pub use shared::{Claim, ObjectStore, PodIds, RegistryAccess, SecretRef, Worker, WorkerResources};
 pub use status::{
-    AttemptEnd, Condition, ImportCounts, ItemFailure, LastFailure, Payload, Progress, RewrittenImage, Run,
-    Status,
+    AttemptEnd, Condition, ImportCounts, ItemFailure, LastFailure, Payload, Plan, Progress, RewrittenImage,
+    Run, Status,
 };
 
 /// The API group of the resources.

@@ -7,6 +7,7 @@ mod file;
 mod location;
 mod look;
 mod refusal;
+mod room;
 mod source;
 mod upload;
 
@@ -17,19 +18,21 @@ pub(crate) use file::NO_DETOUR;
 pub use file::{FileTarget, StorageError};
 pub use location::Location;
 pub use look::FileLook;
+pub use room::Needs;
 pub use source::ObjectSource;
 pub(crate) use upload::{Left, Parts, Upload};
 
 use std::sync::Arc;
 
-use crate::read_at::{LocalFile, ReadAt};
+use crate::read_at::ReadAt;
 
 /// Opens a payload for reading.
 pub async fn open(location: &Location, access: &ObjectAccess) -> Result<Arc<dyn ReadAt>, StorageError> {
     Ok(match location {
         Location::File(path) => {
-            let file = LocalFile::new(Arc::new(file::open_source(path)?));
-            Arc::new(file.map_err(|error| StorageError::io("read", path, error))?)
+            let (open, failed) = (path.clone(), |error| StorageError::io("read", path, error));
+            let opened = tokio::task::spawn_blocking(move || file::open_source(&open)).await;
+            Arc::new(opened.map_err(|error| failed(error.into()))??)
         }
         Location::Object(object) => {
             Arc::new(ObjectSource::open(StoredObject::new(object.clone(), access)?).await?)

@@ -73,7 +73,8 @@ pub async fn open_base(path: &Path, wanted: Option<&Digest>) -> Result<Base, Bas
             Err(StorageError::SourceNotFound(_)) => continue,
             Err(error) => return Err(error.into()),
         };
-        match (Base::read(&*source), wanted) {
+        let read = tokio::task::spawn_blocking(move || Base::read(&*source)).await;
+        match (read.map_err(PayloadError::reading).and_then(std::convert::identity), wanted) {
             (Ok(base), Some(wanted)) if base.digest() != wanted => {
                 let (wanted, found) = (wanted.clone(), base.digest().clone());
                 other.get_or_insert(BaseError::Other { path, wanted, found });

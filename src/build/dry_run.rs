@@ -1,15 +1,14 @@
 //! What a build would do, told before it does anything.
 
-use std::collections::{BTreeMap, HashMap};
+use std::collections::BTreeMap;
 use std::sync::Arc;
 
-use super::journal::Notes;
+use super::file::needs;
+use super::left::Left;
 use super::resolve::Library;
-use super::{BuildError, BuildRequest, Output, adopt, known_manifests, missing_failure, plan};
+use super::{BuildError, BuildRequest, Output, blocking, missing_failure, plan};
 use crate::digest::Digest;
-use crate::payload::Remains;
 use crate::progress::{Progress, Stage};
-use crate::read_at::LocalFile;
 use crate::reason::Failure;
 use crate::reference::Host;
 use crate::storage::{FileLook, StorageError};
@@ -70,42 +69,42 @@ impl BuildPlan {
 }
 
 /// Plans a build. Registries are read, and nothing is written.
-pub async fn dry_run(request: &BuildRequest, progress: &Arc<Progress>) -> Result<BuildPlan, BuildError> {
+pub async fn dry_run(
+    request: &BuildRequest,
+    output: &Output,
+    progress: &Arc<Progress>,
+) -> Result<BuildPlan, BuildError> {
     progress.enter(Stage::Resolving);
-    let look = match &request.output {
-        Output::File(path) => Some(FileLook::at(path)?),
-        Output::Object(_) | Output::Stream(_) => None,
+    let (look, left) = match output {
+        Output::File(path) => {
+            let path = path.clone();
+            let look = move || {
+                let look = FileLook::at(&path)?;
+                let left = Left::read(look.partial.as_ref(), &look.journal);
+                Ok((look, left))
+            };
+            blocking(look).await.map(|(look, left)| (Some(look), Some(left)))?
+        }
+        Output::Object(_) | Output::Stream(_) => (None, None),
     };
-    let notes = look.as_ref().and_then(|look| Notes::read(&look.journal));
-    let remains = look.as_ref().and_then(|look| {
-        let partial = LocalFile::new(Arc::clone(look.partial.as_ref()?)).ok()?;
-        Remains::of(Arc::new(partial))
-    });
-    let known = notes.as_ref().and_then(|notes| Some((notes.run.as_str(), notes.payload.as_ref()?)));
-    let (plan, contents) = if let Some(adopted) = adopt(request, known, remains.as_ref()) {
+    let adopted = left.as_ref().and_then(|left| left.adopt(request));
+    let (plan, contents) = if let Some(adopted) = adopted {
         adopted
     } else {
-        let manifests = known_manifests(notes.as_ref(), remains.as_ref());
+        let manifests = left.as_ref().map(Left::manifests).unwrap_or_default();
         plan(request, Library { manifests, journal: None }).await?
     };
-    // What the notes say holds for the payload that they were made of, which may be another one with the same blobs.
-    let theirs = [Some(contents.digest()), remains.as_ref().map(|remains| &remains.digest)];
-    let have: HashMap<Digest, u64> = match (notes, remains.is_some()) {
-        (Some(notes), true) if theirs.contains(&notes.payload.as_ref()) => notes.have,
-        _ => HashMap::new(),
-    };
-    let size = contents.layout().total_size();
-    let there = plan.blobs.iter().filter_map(|blob| Some((*have.get(&blob.digest)?).min(blob.size)));
+    let had = left.map(|left| left.had(contents.digest()));
     Ok(BuildPlan {
         digest: contents.digest().clone(),
-        size,
+        size: contents.layout().total_size(),
         images: plan.images.len(),
         carried: plan.blobs.iter().map(|blob| blob.size).collect(),
-        there: there.filter(|bytes| *bytes > 0).collect(),
+        there: had.iter().flat_map(|had| had.of(&plan.blobs)).collect(),
         left_out: plan.required.iter().map(|blob| blob.size).collect(),
         missing: plan.missing.iter().map(missing_failure).collect(),
         manifests: plan.reads,
-        full: look.as_ref().and_then(|look| look.check_room(size).err()),
-        room: look.map(|look| look.room),
+        full: look.as_ref().and_then(|look| look.check_room(needs(&contents)).err()),
+        room: look.as_ref().map(FileLook::room),
     })
 }

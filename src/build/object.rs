@@ -41,6 +41,8 @@ pub(super) async fn build(
     let (total, beginning) = (contents.layout().total_size(), contents.beginning());
     let upload = Upload::begin(object.clone(), left, &request.run, contents.digest(), total, beginning);
     let mut upload = Arc::new(upload.await?);
+    let there = upload.begun().map_or(0, |(from, _)| from);
+    super::tell_plan(&plan, &contents, there, None, progress);
     let transfer =
         Transfer { request: &request, object: &object, plan: &plan, contents: &contents, progress };
     // An attempt that was killed behind its last step has left the whole payload, and its journal.
@@ -75,7 +77,7 @@ async fn check_replaceable(object: &StoredObject) -> Result<(), BuildError> {
         Err(StorageError::ObjectNotFound(_)) => return Ok(()),
         Err(error) => return Err(error.into()),
     };
-    if blocking(move || is_payload(&source).map_err(reading)).await? {
+    if super::blocking(move || Ok(is_payload(&source).map_err(PayloadError::reading)?)).await? {
         return Ok(());
     }
     Err(StorageError::NotOurs(object.location().to_string().into()).into())
@@ -154,7 +156,7 @@ impl Transfer<'_> {
         let Ok(source) = ObjectSource::open(self.object.clone()).await else {
             return false;
         };
-        let payload = blocking(move || FilePayload::open_at(Arc::new(source))).await;
+        let payload = FilePayload::open_at(Arc::new(source)).await;
         payload.is_ok_and(|payload| payload.digest() == Some(self.contents.digest()))
             && self.verify().await.is_ok()
     }
@@ -164,14 +166,11 @@ impl Transfer<'_> {
         info!("Verifying {}", self.object.location());
         let source = ObjectSource::open(self.object.clone()).await?;
         let bytes = source.stream(0..source.size());
-        let mut payload = StreamPayload::open(StreamReader::new(bytes)).await?;
+        let payload = StreamPayload::open(StreamReader::new(bytes)).await?;
         if payload.digest() != self.contents.digest() {
             return Err(PayloadError::Corrupt("it is another payload".to_owned()).into());
         }
-        for _ in 0..payload.bill().blobs().count() {
-            payload.next_blob(None).await?;
-        }
-        Ok(payload.finish().await?)
+        Ok(payload.verify(|_| ()).await?)
     }
 }
 
@@ -212,15 +211,4 @@ impl Sink for ToParts {
     async fn flush(&mut self) -> io::Result<()> {
         Ok(())
     }
-}
-
-/// Does what waits for the store, where that may be done.
-async fn blocking<T: Send + 'static>(
-    work: impl FnOnce() -> Result<T, PayloadError> + Send + 'static,
-) -> Result<T, PayloadError> {
-    tokio::task::spawn_blocking(work).await.map_err(|error| reading(error.into()))?
-}
-
-fn reading(source: io::Error) -> PayloadError {
-    PayloadError::Io { doing: "reading the payload", source }
 }

@@ -97,16 +97,16 @@ fn run(
 }
 
 async fn make(options: &MakePayload, output: Output) -> Result<BuildReport, Error> {
-    let request = request(options, output).await?;
-    unless_cancelled(&options.cancel, Box::pin(build::build(request, &options.progress))).await
+    let request = request(options).await?;
+    unless_cancelled(&options.cancel, Box::pin(build::build(request, output, &options.progress))).await
 }
 
 async fn plan(options: &MakePayload, output: Output) -> Result<BuildPlan, Error> {
-    let request = request(options, output).await?;
-    unless_cancelled(&options.cancel, Box::pin(build::dry_run(&request, &options.progress))).await
+    let request = request(options).await?;
+    unless_cancelled(&options.cancel, Box::pin(build::dry_run(&request, &output, &options.progress))).await
 }
 
-async fn request(options: &MakePayload, output: Output) -> Result<BuildRequest, Error> {
+async fn request(options: &MakePayload) -> Result<BuildRequest, Error> {
     let images = options.registry.references(&options.images)?;
     if images.is_empty() {
         return Err(Error::Usage("no image is named".to_owned()));
@@ -129,7 +129,6 @@ async fn request(options: &MakePayload, output: Output) -> Result<BuildRequest, 
         foreign_layers: options.foreign_layers,
         allow_missing: options.allow_missing,
         registries,
-        output,
         run,
         // As docker-charon, whoever names a file on the command line means it.
         spares_other_files: false,

@@ -111,7 +111,7 @@ impl Contents {
         let mut files = vec![("oci-layout", br#"{"imageLayoutVersion":"1.0.0"}"#.to_vec())];
         files.push(("index.json", index_json(images)?));
         if let Some(bytes) = descriptor::bytes(images, &entries, &required) {
-            files.push(("payload_descriptor.json", bytes));
+            files.push((descriptor::NAME, bytes));
         }
         let places = base::places(images, &entries, &required)?;
         let bill = Bill {
@@ -262,6 +262,5 @@ fn index_json(images: &[ImagePlan]) -> Result<Vec<u8>, PayloadError> {
         }
     }
     let index = Index { schema_version: 2, media_type: "application/vnd.oci.image.index.v1+json", manifests };
-    serde_json::to_vec(&index)
-        .map_err(|error| PayloadError::Io { doing: "writing index.json", source: error.into() })
+    serde_json::to_vec(&index).map_err(|error| PayloadError::io("writing index.json", error))
 }

@@ -232,7 +232,7 @@ impl<'a, S: Sink> PayloadWriter<'a, S> {
         debug_assert_eq!(self.crcs.len(), self.contents.layout().entries().len());
         let tail = self.contents.layout().tail(&self.crcs);
         self.write(&tail).await?;
-        self.sink.flush().await.map_err(io)?;
+        self.sink.flush().await.map_err(PayloadError::writing)?;
         Ok(self.sink)
     }
 
@@ -289,21 +289,18 @@ impl<'a, S: Sink> PayloadWriter<'a, S> {
         bytes = &bytes[written..];
         while !bytes.is_empty() {
             let (piece, rest) = bytes.split_at(bytes.len().min(self.left_of_part()));
-            self.sink.write(piece).await.map_err(io)?;
+            self.sink.write(piece).await.map_err(PayloadError::writing)?;
             self.position += piece.len() as u64;
             bytes = rest;
             if self.sink.part_size().is_some_and(|size| self.position.is_multiple_of(size)) {
-                self.sink.part(self.sums()).await.map_err(io)?;
+                self.sink.part(self.sums()).await.map_err(PayloadError::writing)?;
             }
         }
         Ok(())
     }
 }
 
-fn io(source: io::Error) -> PayloadError {
-    PayloadError::Io { doing: "writing the payload", source }
-}
-
 fn contradiction() -> PayloadError {
-    io(io::Error::new(io::ErrorKind::InvalidData, "what an earlier attempt noted is of another payload"))
+    let why = "what an earlier attempt noted is of another payload";
+    PayloadError::writing(io::Error::new(io::ErrorKind::InvalidData, why))
 }

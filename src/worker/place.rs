@@ -1,13 +1,13 @@
 //! Where a run's payload lies, and what lies beside it.
 
 use std::fmt;
-use std::fs::{self, File};
-use std::io::Read;
+use std::io;
 use std::path::{Component, Path, PathBuf};
 use std::sync::Arc;
 
 use bytes::Bytes;
 use secrecy::SecretString;
+use tokio::io::AsyncReadExt as _;
 
 use super::Refusal;
 use super::contract::{ObjectStore, Provider};
@@ -43,10 +43,11 @@ impl Place {
     }
 
     /// Makes sure that a payload can be put there.
-    pub(super) fn prepare(&self) -> Result<(), StorageError> {
+    pub(super) async fn prepare(&self) -> Result<(), StorageError> {
         let Self::File { path, .. } = self else { return Ok(()) };
         let Some(folder) = path.parent() else { return Ok(()) };
-        fs::create_dir_all(folder).map_err(|error| StorageError::io("make the folder", folder, error))
+        let made = tokio::fs::create_dir_all(folder).await;
+        made.map_err(|error| StorageError::io("make the folder", folder, error))
     }
 
     /// The same as where a build goes.
@@ -72,7 +73,8 @@ impl Place {
         match self {
             Self::File { path, .. } => {
                 let mut bytes = Vec::new();
-                File::open(beside(path, suffix)).ok()?.take(limit as u64).read_to_end(&mut bytes).ok()?;
+                let file = tokio::fs::File::open(beside(path, suffix)).await.ok()?;
+                file.take(limit as u64).read_to_end(&mut bytes).await.ok()?;
                 Some(bytes.into())
             }
             Self::Object(object) => Some(object.beside(suffix).ok()?.read(limit).await.ok()??.0),
@@ -83,8 +85,10 @@ impl Place {
     pub(super) async fn write_beside(&self, suffix: &str, bytes: Bytes) -> Result<(), StorageError> {
         match self {
             Self::File { path, .. } => {
-                let written = write_beside(path, suffix, &bytes);
-                written.map_err(|error| StorageError::io("write", &beside(path, suffix), error))
+                let (whole, path, suffix) = (beside(path, suffix), path.clone(), suffix.to_owned());
+                let written = tokio::task::spawn_blocking(move || write_beside(&path, &suffix, &bytes)).await;
+                let written = written.map_err(io::Error::from).and_then(std::convert::identity);
+                written.map_err(|error| StorageError::io("write", &whole, error))
             }
             Self::Object(object) => object.beside(suffix)?.write(bytes).await,
         }
@@ -104,7 +108,7 @@ impl fmt::Display for Place {
 pub(super) fn payload_path(payloads: &Path, path: &str) -> Result<PathBuf, Refusal> {
     let stays = Path::new(path).components().all(|part| matches!(part, Component::Normal(_)));
     if path.is_empty() || !stays {
-        return Err((
+        return Err(Refusal::new(
             Reason::InvalidSpec,
             format!("{path:?} is no path inside the volume; use one without '..' and without a leading '/'"),
         ));
@@ -115,29 +119,30 @@ pub(super) fn payload_path(payloads: &Path, path: &str) -> Result<PathBuf, Refus
 /// The object, with what the mounted Secrets hold.
 fn stored_object(given: &ObjectStore, secrets: &Path) -> Result<StoredObject, Refusal> {
     let location = ObjectLocation::new(given.provider, &given.bucket, &given.key);
-    let location = location.map_err(|error| (Reason::InvalidSpec, error.to_string()))?;
+    let location = location.map_err(|error| Refusal::new(Reason::InvalidSpec, error.to_string()))?;
     let ca_pem = secret(secrets, "ca.crt")?;
     if given.certificates && ca_pem.is_none() {
         let message = format!("the certificate secret of {location} is not there, or has no ca.crt");
-        return Err((Reason::SecretNotFound, message));
+        return Err(Refusal::new(Reason::SecretNotFound, message));
     }
     let keys = if given.credentials { Some(keys(given.provider, &location, secrets)?) } else { None };
     let access =
         ObjectAccess { endpoint: given.endpoint.clone(), region: given.region.clone(), keys, ca_pem };
-    StoredObject::new(location, &access).map_err(|error| (error.reason(), error.to_string()))
+    Ok(StoredObject::new(location, &access)?)
 }
 
 fn keys(provider: Provider, location: &ObjectLocation, secrets: &Path) -> Result<ObjectKeys, Refusal> {
     let optional = |key: &str| -> Result<Option<String>, Refusal> {
         let Some(bytes) = secret(secrets, key)? else { return Ok(None) };
         let text = String::from_utf8(bytes).map_err(|_| {
-            (Reason::InvalidSpec, format!("the secret of {location} has a {key} that is no text"))
+            Refusal::new(Reason::InvalidSpec, format!("the secret of {location} has a {key} that is no text"))
         })?;
         // Who writes a Secret with echo puts a line's end behind it.
         Ok(Some(text.trim_end_matches(['\r', '\n']).to_owned()))
     };
     let required = |key: &str| {
-        let missing = || (Reason::SecretNotFound, format!("the secret of {location} has no {key}"));
+        let missing =
+            || Refusal::new(Reason::SecretNotFound, format!("the secret of {location} has no {key}"));
         optional(key)?.ok_or_else(missing)
     };
     Ok(match provider {

@@ -4,13 +4,13 @@ use std::sync::Arc;
 
 use tracing::{info, warn};
 
+use super::Refusal;
 use super::contract::{
     BasePayload, BuildWork, FAILURES_LIMIT, Image, ImportResult, ImportWork, Outcome, PayloadSummary,
     RegistryAccess, Rewritten, RunConfig, Work,
 };
 use super::place::{Place, payload_path};
 use super::report::{self, Report};
-use super::{Refusal, failed};
 use crate::build::{BaseError, BuildRequest, ImageRequest, build, open_base};
 use crate::import::{ImportReport, ImportRequest, Source, import};
 use crate::payload::Base;
@@ -36,9 +36,14 @@ pub(super) async fn run(
     traffic: &Traffic,
     progress: &Arc<Progress>,
 ) -> Outcome {
-    let registries = match registries(&config.registries, folders.registry_secrets, traffic) {
+    // What is mounted is read from a disk.
+    let (given, secrets, counted) =
+        (config.registries.clone(), folders.registry_secrets.to_owned(), traffic.clone());
+    let mounted = tokio::task::spawn_blocking(move || registries(&given, &secrets, &counted)).await;
+    let mounted = mounted.map_err(|error| Refusal::new(Reason::WorkerFailed, error.to_string()));
+    let registries = match mounted.and_then(std::convert::identity) {
         Ok(registries) => registries,
-        Err((reason, message)) => return failed(reason, message),
+        Err(refusal) => return refusal.into(),
     };
     let outcome = match &config.work {
         Work::Build(work) => {
@@ -46,7 +51,7 @@ pub(super) async fn run(
         }
         Work::Import(work) => Box::pin(run_import(work, registries, traffic, folders, progress)).await,
     };
-    outcome.unwrap_or_else(|(reason, message)| failed(reason, message))
+    outcome.unwrap_or_else(Outcome::from)
 }
 
 /// For how long the registries want to be left alone before the next attempt.
@@ -66,9 +71,8 @@ async fn run_build(
     let place = Place::new(&work.path, work.object_store.as_ref(), folders)?;
     if let Some((payload, failures)) = report::already_present(&place, run_id).await {
         let message = format!("{place} lies there already, as this run had written it");
-        let failures_total = count(failures.len());
-        let outcome = failed(Reason::AlreadyPresent, message);
-        return Ok(Outcome { payload: Some(payload), failures, failures_total, ..outcome });
+        let outcome = Outcome::new(Reason::AlreadyPresent, message).with_failures(failures);
+        return Ok(Outcome { payload: Some(payload), ..outcome });
     }
     let images = images(&work.images)?;
     let already_transferred = references(&work.already_transferred)?;
@@ -80,7 +84,7 @@ async fn run_build(
             registries.insert(reference.host().clone(), client);
         }
     }
-    place.prepare().map_err(|error| (error.reason(), error.to_string()))?;
+    place.prepare().await?;
     let asked: Vec<Registry> = registries.values().cloned().collect();
     let request = BuildRequest {
         images,
@@ -90,16 +94,16 @@ async fn run_build(
         allow_missing: work.allow_missing,
         referrers: work.referrers,
         registries,
-        output: place.output(),
         run: with_bases(run_id, &work.bases),
         spares_other_files: true,
     };
-    Ok(match Box::pin(build(request, progress)).await {
+    Ok(match Box::pin(build(request, place.output(), progress)).await {
         Ok(built) => {
             // The payload is whole without it: the price is that it may be built again.
             if let Err(error) = Report::leave(&place, run_id).await {
                 warn!("cannot report on {place}: {error}");
             }
+            let message = format!("{place} with {} images, {} bytes, was written", built.images, built.size);
             Outcome {
                 payload: Some(PayloadSummary {
                     digest: Some(built.digest.clone()),
@@ -109,12 +113,7 @@ async fn run_build(
                     blobs: count(built.blobs),
                     blobs_reused: count(built.blobs_reused),
                 }),
-                failures_total: count(built.missing.len()),
-                failures: built.missing,
-                ..failed(
-                    Reason::Succeeded,
-                    format!("{place} with {} images, {} bytes, was written", built.images, built.size),
-                )
+                ..Outcome::new(Reason::Succeeded, message).with_failures(built.missing)
             }
         }
         Err(error) => {
@@ -124,12 +123,8 @@ async fn run_build(
                 [only] => only.message.clone(),
                 [first, ..] => format!("{} images cannot be had: {}", failures.len(), first.message),
             };
-            Outcome {
-                failures_total: count(failures.len()),
-                failures,
-                retry_after_seconds: rest(&asked),
-                ..failed(error.reason(), message)
-            }
+            let outcome = Outcome::new(error.reason(), message).with_failures(failures);
+            Outcome { retry_after_seconds: rest(&asked), ..outcome }
         }
     })
 }
@@ -141,13 +136,13 @@ async fn run_import(
     folders: &Folders<'_>,
     progress: &Arc<Progress>,
 ) -> Result<Outcome, Refusal> {
-    let host: Host = work.registry.parse().map_err(invalid)?;
+    let host: Host = work.registry.parse()?;
     let registry = match registries.remove(&host) {
         Some(registry) => registry,
         None => client(host, Access::default(), traffic)?,
     };
     let place = Place::new(&work.path, work.object_store.as_ref(), folders)?;
-    let source = place.open().await.map_err(|error| (error.reason(), error.to_string()))?;
+    let source = place.open().await?;
     let request = ImportRequest {
         source: Source::At(source),
         expected_digest: work.expected_digest.clone(),
@@ -169,7 +164,7 @@ async fn run_import(
                 }
                 _ => error.to_string(),
             };
-            Outcome { failures_total: count(failures.len()), failures, ..failed(error.reason(), message) }
+            Outcome::new(error.reason(), message).with_failures(failures)
         }
     };
     let retry_after_seconds = if outcome.reason.is_success() { None } else { rest([&registry]) };
@@ -211,9 +206,7 @@ fn imported(report: &ImportReport, registry: &str) -> Outcome {
             images_rewritten: count(rewritten.len()),
             rewritten: rewritten.into_iter().take(FAILURES_LIMIT).collect(),
         }),
-        failures_total: count(failures.len()),
-        failures,
-        ..failed(reason, message)
+        ..Outcome::new(reason, message).with_failures(failures)
     }
 }
 
@@ -225,15 +218,17 @@ fn registries(
 ) -> Result<HashMap<Host, Registry>, Refusal> {
     let mut registries = HashMap::new();
     for (index, given) in accesses.iter().enumerate() {
-        let host: Host = given.host.parse().map_err(invalid)?;
-        let endpoint: Option<Endpoint> =
-            given.endpoint.as_deref().map(str::parse).transpose().map_err(invalid)?;
+        let host: Host = given.host.parse()?;
+        let endpoint: Option<Endpoint> = given.endpoint.as_deref().map(str::parse).transpose()?;
         let folder = secrets.join(index.to_string());
         let credentials = match secret(&folder, ".dockerconfigjson")? {
             None => Logins::default(),
             Some(json) => {
                 let config = DockerConfig::parse(&json).map_err(|error| {
-                    (Reason::InvalidSpec, format!("the pull secret of {host} cannot be read: {error}"))
+                    Refusal::new(
+                        Reason::InvalidSpec,
+                        format!("the pull secret of {host} cannot be read: {error}"),
+                    )
                 })?;
                 // Credentials of the host that a mirror stands for are not the mirror's to see.
                 let contacted = endpoint.as_ref().map_or(&host, Endpoint::host);
@@ -242,7 +237,7 @@ fn registries(
                     let message = format!(
                         "the pull secret of {host} has no entry for {contacted}; add one to its auths"
                     );
-                    return Err((Reason::InvalidSpec, message));
+                    return Err(Refusal::new(Reason::InvalidSpec, message));
                 }
                 found
             }
@@ -254,7 +249,7 @@ fn registries(
                 let message = format!(
                     "the certificate secret of {host} has only one of tls.crt and tls.key; it needs both or none"
                 );
-                return Err((Reason::InvalidSpec, message));
+                return Err(Refusal::new(Reason::InvalidSpec, message));
             }
         };
         let ca_pem = secret(&folder, "ca.crt")?;
@@ -265,7 +260,7 @@ fn registries(
             let message = format!(
                 "the Secret {name:?} for {host} is not there, or has none of ca.crt, tls.crt and tls.key; create it, or correct certSecretRef"
             );
-            return Err((Reason::SecretNotFound, message));
+            return Err(Refusal::new(Reason::SecretNotFound, message));
         }
         let access =
             Access { insecure: given.insecure, endpoint, credentials, ca_pem, identity_pem: identity };
@@ -278,14 +273,15 @@ pub(super) fn secret(folder: &Path, key: &str) -> Result<Option<Vec<u8>>, Refusa
     match std::fs::read(folder.join(key)) {
         Ok(bytes) => Ok(Some(bytes)),
         Err(error) if error.kind() == std::io::ErrorKind::NotFound => Ok(None),
-        Err(error) => {
-            Err((Reason::WorkerFailed, format!("cannot read the mounted secret key {key}: {error}")))
-        }
+        Err(error) => Err(Refusal::new(
+            Reason::WorkerFailed,
+            format!("cannot read the mounted secret key {key}: {error}"),
+        )),
     }
 }
 
 fn client(host: Host, access: Access, traffic: &Traffic) -> Result<Registry, Refusal> {
-    Registry::with_traffic(host, access, traffic).map_err(|error| (error.reason(), error.to_string()))
+    Ok(Registry::with_traffic(host, access, traffic)?)
 }
 
 fn images(images: &[Image]) -> Result<Vec<ImageRequest>, Refusal> {
@@ -296,11 +292,11 @@ fn images(images: &[Image]) -> Result<Vec<ImageRequest>, Refusal> {
             platforms: image.platforms.clone(),
         })
     };
-    images.iter().map(|image| request(image).map_err(invalid)).collect()
+    images.iter().map(request).collect()
 }
 
 fn references(names: &[String]) -> Result<Vec<Reference>, Refusal> {
-    names.iter().map(|name| Reference::parse(name, &Host::docker_hub()).map_err(invalid)).collect()
+    names.iter().map(|name| Ok(Reference::parse(name, &Host::docker_hub())?)).collect()
 }
 
 /// The bills of earlier payloads.
@@ -308,7 +304,8 @@ async fn bases(bases: &[BasePayload], folders: &Folders<'_>) -> Result<Vec<Base>
     let mut found = Vec::new();
     for base in bases {
         let path = payload_path(folders.payloads, &base.path)?;
-        let refused = |error: BaseError| (error.reason(), format!("PayloadBuild {:?}: {error}", base.name));
+        let refused =
+            |error: BaseError| Refusal::new(error.reason(), format!("PayloadBuild {:?}: {error}", base.name));
         found.push(open_base(&path, Some(&base.digest)).await.map_err(refused)?);
     }
     Ok(found)
@@ -318,11 +315,6 @@ async fn bases(bases: &[BasePayload], folders: &Folders<'_>) -> Result<Vec<Base>
 /// the new base may not carry.
 fn with_bases(run_id: &str, bases: &[BasePayload]) -> String {
     bases.iter().fold(run_id.to_owned(), |run, base| format!("{run} upon {}", base.digest))
-}
-
-#[allow(clippy::needless_pass_by_value)] // the shape that map_err takes
-fn invalid(error: crate::reference::ReferenceError) -> Refusal {
-    (Reason::InvalidSpec, error.to_string())
 }
 
 pub(super) fn count(number: usize) -> u32 {

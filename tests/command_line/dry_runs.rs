@@ -159,7 +159,9 @@ fn a_payload_that_has_no_room_fails_the_plan_with_both_numbers() {
     let planned = source.make(&["top:huge", "--dry-run", "-f"]).arguments([&path]).run().ended_with(1);
     let (plan, room) = (planned.text(), bytes(&planned.text(), "room"));
     let (folder, size) = (source.folder.path().display(), bytes(&plan, "size"));
-    let told = format!("error: {folder} has no room for the payload: it has {size} bytes, and ");
+    let told = format!(
+        "error: {folder} has no room for the payload: it has {size} bytes, and what lies beside it up to "
+    );
     assert!(planned.stderr.starts_with(&told), "{}", planned.stderr);
     assert!(room < size && source.files() == 0);
     // And so does the payload itself, before the first byte.
