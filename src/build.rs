@@ -3,6 +3,7 @@
 mod base;
 mod choice;
 mod dry_run;
+mod earlier;
 mod fetch;
 mod journal;
 mod object;

@@ -3,13 +3,11 @@
 use std::collections::{BTreeMap, HashMap};
 use std::sync::Arc;
 
-use super::journal::Notes;
+use super::earlier::Earlier;
 use super::resolve::Library;
 use super::{BuildError, BuildRequest, Output, adopt, known_manifests, missing_failure, plan};
 use crate::digest::Digest;
-use crate::payload::Remains;
 use crate::progress::{Progress, Stage};
-use crate::read_at::LocalFile;
 use crate::reason::Failure;
 use crate::reference::Host;
 use crate::storage::{FileLook, StorageError};
@@ -25,7 +23,7 @@ pub struct BuildPlan {
     pub images: usize,
     /// The blobs that it carries.
     pub carried: Amount,
-    /// What of those an earlier attempt left in the partial file: it is hashed again, and not fetched.
+    /// What of those an earlier attempt left, in the partial file or in parts of an object: it is not fetched again.
     pub there: Amount,
     /// The blobs that it leaves to the far side.
     pub left_out: Amount,
@@ -72,15 +70,16 @@ impl BuildPlan {
 /// Plans a build. Registries are read, and nothing is written.
 pub async fn dry_run(request: &BuildRequest, progress: &Arc<Progress>) -> Result<BuildPlan, BuildError> {
     progress.enter(Stage::Resolving);
-    let look = match &request.output {
-        Output::File(path) => Some(FileLook::at(path)?),
-        Output::Object(_) | Output::Stream(_) => None,
+    let (look, earlier) = match &request.output {
+        Output::File(path) => {
+            let look = FileLook::at(path)?;
+            let earlier = Earlier::in_file(&look);
+            (Some(look), earlier)
+        }
+        Output::Object(object) => (None, Earlier::beside(object).await?),
+        Output::Stream(_) => (None, Earlier::default()),
     };
-    let notes = look.as_ref().and_then(|look| Notes::read(&look.journal));
-    let remains = look.as_ref().and_then(|look| {
-        let partial = LocalFile::new(Arc::clone(look.partial.as_ref()?)).ok()?;
-        Remains::of(Arc::new(partial))
-    });
+    let Earlier { notes, remains, upload } = earlier;
     let known = notes.as_ref().and_then(|notes| Some((notes.run.as_str(), notes.payload.as_ref()?)));
     let (plan, contents) = if let Some(adopted) = adopt(request, known, remains.as_ref()) {
         adopted
@@ -90,8 +89,11 @@ pub async fn dry_run(request: &BuildRequest, progress: &Arc<Progress>) -> Result
     };
     // What the notes say holds for the payload that they were made of, which may be another one with the same blobs.
     let theirs = [Some(contents.digest()), remains.as_ref().map(|remains| &remains.digest)];
-    let have: HashMap<Digest, u64> = match (notes, remains.is_some()) {
-        (Some(notes), true) if theirs.contains(&notes.payload.as_ref()) => notes.have,
+    let have: HashMap<Digest, u64> = match (notes, upload, remains.is_some()) {
+        (_, Some(upload), _) if upload.payload() == contents.digest() => {
+            contents.blobs_up_to(upload.uploaded())
+        }
+        (Some(notes), None, true) if theirs.contains(&notes.payload.as_ref()) => notes.have,
         _ => HashMap::new(),
     };
     let size = contents.layout().total_size();

@@ -6,15 +6,16 @@ use std::sync::Arc;
 use tokio_util::io::StreamReader;
 use tracing::{info, warn};
 
+use super::earlier::Earlier;
 use super::plan::Plan;
 use super::{BuildError, BuildReport, BuildRequest};
 use crate::payload::{
-    Contents, FilePayload, PayloadError, PayloadWriter, Remains, Sink, StreamPayload, Sums, is_payload,
+    Contents, FilePayload, PayloadError, PayloadWriter, Sink, StreamPayload, Sums, is_payload,
 };
 use crate::progress::{Progress, Stage};
 use crate::read_at::ReadAt as _;
 use crate::reason::{Class, Reason, Told};
-use crate::storage::{Left, ObjectSource, Parts, StorageError, StoredObject, Upload};
+use crate::storage::{ObjectSource, Parts, StorageError, StoredObject, Upload};
 
 /// Builds a payload into `object`.
 pub(super) async fn build(
@@ -25,10 +26,9 @@ pub(super) async fn build(
     if request.spares_other_files {
         check_replaceable(&object).await?;
     }
-    let left = Left::of(&object).await?;
-    let remains = left.as_ref().and_then(|left| Remains::of(Arc::new(left.head.clone()?)));
-    let noted = left.as_ref().map(|left| (left.run(), left.payload()));
-    let (plan, contents) = match super::adopt(&request, noted, remains.as_ref()) {
+    let Earlier { notes, remains, upload: left } = Earlier::beside(&object).await?;
+    let known = notes.as_ref().and_then(|notes| Some((notes.run.as_str(), notes.payload.as_ref()?)));
+    let (plan, contents) = match super::adopt(&request, known, remains.as_ref()) {
         Some(adopted) => adopted,
         None => super::plan(&request, super::Library::default()).await?,
     };

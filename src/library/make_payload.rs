@@ -51,11 +51,7 @@ pub struct MakePayload {
 /// The file has its name only once it is whole.
 /// [`library`](crate::library) has an example.
 pub async fn make_payload(options: &MakePayload) -> Result<BuildReport, Error> {
-    let output = match Location::parse(&options.file).map_err(|error| Error::Usage(error.to_string()))? {
-        Location::File(path) => Output::File(path),
-        Location::Object(object) => Output::Object(StoredObject::new(object, &options.object_store)?),
-    };
-    make(options, output).await
+    make(options, named(options)?).await
 }
 
 /// Makes a payload and writes it to a stream, in one pass and without a temporary file.
@@ -68,12 +64,21 @@ pub async fn make_payload_to(
 
 /// What [`make_payload`] would do. Registries are read, and nothing is written.
 pub async fn plan_payload(options: &MakePayload) -> Result<BuildPlan, Error> {
-    plan(options, Output::File(options.file.clone())).await
+    plan(options, named(options)?).await
 }
 
 /// The same of [`make_payload_to`].
 pub async fn plan_payload_stream(options: &MakePayload) -> Result<BuildPlan, Error> {
     plan(options, Output::Stream(Box::new(tokio::io::sink()))).await
+}
+
+/// Where the options say that the payload goes.
+fn named(options: &MakePayload) -> Result<Output, Error> {
+    let location = Location::parse(&options.file).map_err(|error| Error::Usage(error.to_string()))?;
+    Ok(match location {
+        Location::File(path) => Output::File(path),
+        Location::Object(object) => Output::Object(StoredObject::new(object, &options.object_store)?),
+    })
 }
 
 /// The same images, asked for again, are the same run.

@@ -115,6 +115,12 @@ impl Left {
     pub(crate) fn payload(&self) -> &Digest {
         &self.journal.payload
     }
+
+    /// How many bytes of it are uploaded, from its beginning on.
+    pub(crate) fn uploaded(&self) -> u64 {
+        let parts = if self.journal.sums.is_some() { self.journal.parts.len() } else { 0 };
+        self.journal.part_size.saturating_mul(parts as u64)
+    }
 }
 
 impl Upload {

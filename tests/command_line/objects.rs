@@ -4,6 +4,7 @@ use std::fs;
 use std::os::unix::fs::FileExt;
 use std::path::Path;
 
+use crate::dry_runs::{bytes, line};
 use crate::gate::{Gate, wait_until};
 use crate::image::{Image, Layer, Types, digest};
 use crate::program::{Program, Running, charon, crane_digest, crane_validates, tool};
@@ -124,6 +125,40 @@ fn a_build_that_was_killed_goes_on_behind_the_parts_that_it_uploaded() {
     assert_eq!(stalled.store.open_uploads(), 0);
     let (came, missing) = (stalled.gate.passed() - before, ((3 * LAYER) << 20) - there);
     assert!(came < missing + (1 << 20), "{came} bytes came, {missing} were missing");
+}
+
+#[test]
+fn a_build_into_a_bucket_that_is_only_planned_tells_what_an_attempt_that_was_killed_left_and_writes_nothing()
+{
+    let stalled = Stalled::new();
+    let plan = |stalled: &Stalled| {
+        let before = (stalled.store.keys(), stalled.store.open_uploads());
+        let told = stalled.make("ferry:1").arguments(["--dry-run"]).run().succeeded().text();
+        assert_eq!((stalled.store.keys(), stalled.store.open_uploads()), before);
+        assert!(!told.contains("room"), "{told}");
+        told
+    };
+    let whole = plan(&stalled);
+    assert!(!whole.contains("there already"), "{whole}");
+    let carried = bytes(&whole, "carries");
+    assert_eq!(bytes(&whole, "to fetch"), carried);
+    assert_eq!(stalled.store.keys(), [""; 0]);
+
+    let build = stalled.in_the_middle();
+    build.kill();
+    build.end();
+    // Another image under the tag is none of this run's.
+    Image::new(Types::Oci, &[Layer::new("other", 1 << 20)]).push(&stalled.source, "ferry:1");
+    let there = (stalled.parts() * (8 << 20)) as u64;
+    let rest = plan(&stalled);
+    assert_eq!(line(&rest, "payload digest"), line(&whole, "payload digest"));
+    // Before the blobs, and between them, there is a little more.
+    let told = bytes(&rest, "there already");
+    assert!(told < there && there - told < 64 << 10, "{told} of {there}");
+    assert_eq!(bytes(&rest, "to fetch"), carried - told);
+    stalled.gate.open();
+    stalled.make("ferry:1").run().succeeded();
+    assert_eq!(bytes(&whole, "size"), fs::metadata(stalled.store.file("ferry.zip")).unwrap().len());
 }
 
 #[test]
