@@ -86,6 +86,11 @@ pub(super) fn is_absent(error: &Error) -> bool {
     matches!(error, Error::NotFound { .. }) && !is_without_bucket(error)
 }
 
+/// Whether the store knows the upload, and not all of its parts.
+pub(super) fn is_without_parts(error: &Error) -> bool {
+    matches!(answer(error).code.as_deref(), Some("InvalidPart" | "InvalidPartOrder" | "InvalidBlockList"))
+}
+
 fn is_without_bucket(error: &Error) -> bool {
     matches!(answer(error).code.as_deref(), Some("NoSuchBucket" | "ContainerNotFound"))
 }

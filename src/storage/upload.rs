@@ -212,8 +212,9 @@ impl Upload {
     pub(crate) async fn begin_anew(&self, head: Bytes) -> Result<Self, StorageError> {
         let (journal, version) = self.state.written.lock().await.clone();
         let journal = Journal { upload: None, parts: Vec::new(), sums: None, ..journal };
+        let anew = Self::with(self.object.clone(), journal, version, head).await?;
         abort(&self.object, &self.id).await;
-        Self::with(self.object.clone(), journal, version, head).await
+        Ok(anew)
     }
 
     /// Takes the bytes that are still to be uploaded.
@@ -230,27 +231,36 @@ impl Upload {
 
     /// Makes the object of its parts: from then on it is there. The journal stays until [`Upload::settle`].
     pub(crate) async fn complete(&self) -> Result<(), StorageError> {
-        // Who has been overtaken by another writer learns it here at the latest.
-        let journal = self.state.written.lock().await.0.clone();
-        self.state.write(journal).await?;
+        self.hold().await?;
         let tags: Vec<PartId> =
             self.state.parts().iter().flatten().map(|(tag, _)| PartId { content_id: tag.clone() }).collect();
         let complete = || self.object.store.complete_multipart(&self.object.path, &self.id, tags.clone());
         match self.object.persist(complete).await {
             Ok(_) => Ok(()),
-            Err(error) if refusal::is_absent(&error) => Err(self.gone()),
+            Err(error) if refusal::is_absent(&error) || refusal::is_without_parts(&error) => Err(self.gone()),
             Err(error) => Err(self.object.told("complete", &error)),
         }
     }
 
-    /// Removes what lies beside the object.
+    /// That nobody else writes the object by now: who has been overtaken learns it here at the latest.
+    pub(crate) async fn hold(&self) -> Result<(), StorageError> {
+        let journal = self.state.written.lock().await.0.clone();
+        self.state.write(journal).await
+    }
+
+    /// Removes what lies beside the object, unless it is another writer's.
     pub(crate) async fn settle(&self) -> Result<(), StorageError> {
+        self.hold().await?;
         self.head.remove().await?;
         self.journal.remove().await
     }
 
-    /// Gives it up: nothing stays in the store.
+    /// Gives it up: nothing stays in the store. Another writer may have taken it over; then all stays.
     pub(crate) async fn abort(&self) {
+        if let Err(error) = self.hold().await {
+            warn!("{error}");
+            return;
+        }
         // What arrives behind the end of an upload stays.
         self.on_their_way.close();
         let _ = tokio::time::timeout(SETTLING, self.on_their_way.wait()).await;
@@ -359,6 +369,10 @@ impl State {
                     Some((found, version)) if found == bytes => version,
                     _ => return Err(StorageError::Overtaken(self.journal.location().to_string())),
                 }
+            }
+            // Another writer has ended, and removed it.
+            Err(error) if written.1.is_some() && refusal::is_absent(&error) => {
+                return Err(StorageError::Overtaken(self.journal.location().to_string()));
             }
             Err(error) => return Err(failed(&error)),
         };

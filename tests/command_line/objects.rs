@@ -8,6 +8,7 @@ use crate::dry_runs::{bytes, line};
 use crate::gate::{Gate, wait_until};
 use crate::image::{Image, Layer, Types, digest};
 use crate::program::{Program, Running, charon, crane_digest, crane_validates, tool};
+use crate::proxy::{Misdeed, Proxy};
 use crate::registry::{Registry, Software};
 use crate::s3::S3;
 
@@ -73,7 +74,23 @@ impl Stalled {
     }
 
     fn make(&self, name: &str) -> Program {
-        self.store.lets(charon(["make-payload", name, "-i", "-r", self.gate.host(), "-f", OBJECT]))
+        self.make_by(self.store.host(), name)
+    }
+
+    /// The same by another way to the store.
+    fn make_by(&self, store: &str, name: &str) -> Program {
+        let make = charon(["make-payload", name, "-i", "-r", self.gate.host(), "-f", OBJECT]);
+        crate::s3::lets_at(make, &format!("http://{store}"))
+    }
+
+    /// What is left of a build that was killed in the middle; the registry answers all again.
+    fn killed() -> Self {
+        let stalled = Self::new();
+        let build = stalled.in_the_middle();
+        build.kill();
+        build.end();
+        stalled.gate.open();
+        stalled
     }
 
     /// A build that has come to where the registry stops, and whose journal tells of two parts or more.
@@ -217,6 +234,135 @@ fn parts_that_were_altered_are_found_before_success_is_told() {
     assert_eq!(stalled.store.keys(), [""; 0]);
     stalled.make("ferry:1").run().succeeded();
     assert!(fs::read(stalled.store.file("ferry.zip")).unwrap() == stalled.expected());
+}
+
+#[test]
+fn a_part_that_the_store_lost_makes_the_upload_begin_anew() {
+    let stalled = Stalled::killed();
+    let uploads = fs::read_dir(stalled.store.file(".sgwtmp/multipart")).unwrap();
+    let uploads = uploads.flat_map(|object| fs::read_dir(object.unwrap().path()).unwrap());
+    let part = uploads.map(|upload| upload.unwrap().path().join("2")).find(|part| part.is_file()).unwrap();
+    fs::remove_file(part).unwrap();
+    let log = stalled.make("ferry:1").run().succeeded().stderr;
+    assert!(log.contains("is gone; all is fetched anew"), "{log}");
+    assert!(fs::read(stalled.store.file("ferry.zip")).unwrap() == stalled.expected());
+    assert_eq!(stalled.store.keys(), ["ferry.zip"]);
+    assert_eq!(stalled.store.open_uploads(), 0);
+}
+
+#[test]
+fn an_upload_whose_completion_was_not_answered_is_looked_at_and_not_fetched_again() {
+    let (source, _) = source(&[12, 12]);
+    let (store, gate) = (S3::start(), Gate::before(&source, usize::MAX));
+    let proxy = Proxy::to(store.host());
+    proxy.does(Misdeed::LoseAnswer, "POST", "uploadId=", 1);
+    let make = charon(["make-payload", "ferry:1", "-i", "-r", gate.host(), "-f", OBJECT]);
+    let log = crate::s3::lets_at(make, &format!("http://{}", proxy.host())).run().succeeded().stderr;
+    assert_eq!(proxy.count("POST", "uploadId="), 2);
+    assert!(log.contains("Verifying s3://transfer/ferry.zip"), "{log}");
+    assert!(gate.passed() < 25 << 20, "{} bytes came", gate.passed());
+    assert_eq!(store.keys(), ["ferry.zip"]);
+    assert_eq!(store.open_uploads(), 0);
+    store.lets(charon(["verify", OBJECT])).run().succeeded();
+}
+
+/// A build that goes on after it was killed, and has read a part of the object which it verifies.
+struct Verifying {
+    stalled: Stalled,
+    /// What it reads of the object ends behind this and begins again.
+    proxy: Proxy,
+    gate: Gate,
+    build: Running,
+}
+
+impl Verifying {
+    fn new() -> Self {
+        let stalled = Stalled::killed();
+        let proxy = Proxy::to(stalled.store.host());
+        proxy.does(Misdeed::CutAnswer(6 << 20), "GET", "/transfer/ferry.zip", usize::MAX);
+        let gate = Gate::to(proxy.host(), 4 << 20);
+        let build = stalled.make_by(gate.host(), "ferry:1").start();
+        gate.wait_until_shut();
+        Self { stalled, proxy, gate, build }
+    }
+}
+
+#[test]
+fn an_object_that_cannot_be_verified_for_now_stays_with_its_journal_and_is_verified_by_the_next_attempt() {
+    let Verifying { stalled, proxy, gate, build } = Verifying::new();
+    proxy.behaves();
+    proxy.does(Misdeed::Answer("403 Forbidden", vec![]), "GET", "/transfer/ferry.zip", 1);
+    gate.open();
+    let ended = build.end().ended_with(1);
+    assert!(ended.stderr.contains("the store answered 403"), "{}", ended.stderr);
+    assert_eq!(stalled.store.keys(), ["ferry.zip", PARTIAL[0], PARTIAL[1]]);
+    let before = stalled.gate.passed();
+    let log = stalled.make("ferry:1").run().succeeded().stderr;
+    assert!(log.contains("Verifying s3://transfer/ferry.zip"), "{log}");
+    assert!(stalled.gate.passed() - before < 1 << 20);
+    assert_eq!(stalled.store.keys(), ["ferry.zip"]);
+    assert!(fs::read(stalled.store.file("ferry.zip")).unwrap() == stalled.expected());
+}
+
+#[test]
+fn an_object_that_somebody_else_replaced_while_it_was_verified_is_left_alone() {
+    let Verifying { stalled, gate, build, .. } = Verifying::new();
+    let scratch = tempfile::tempdir().unwrap();
+    let other = scratch.path().join("other.zip");
+    let host = stalled.source.host();
+    charon(["make-payload", "ferry:1", "-q", "-i", "-r", host, "-f"]).arguments([&other]).run().succeeded();
+    put(&stalled.store, "ferry.zip", &other);
+    gate.open();
+    let ended = build.end().ended_with(1);
+    assert!(
+        ended.stderr.contains("s3://transfer/ferry.zip was replaced while it was read"),
+        "{}",
+        ended.stderr
+    );
+    assert!(fs::read(stalled.store.file("ferry.zip")).unwrap() == fs::read(other).unwrap());
+    stalled.make("ferry:1").run().succeeded();
+    assert_eq!(stalled.store.keys(), ["ferry.zip"]);
+    assert!(fs::read(stalled.store.file("ferry.zip")).unwrap() == stalled.expected());
+}
+
+#[test]
+fn a_build_that_ends_leaves_the_journal_of_one_that_began_later() {
+    let Verifying { stalled, proxy, gate, build } = Verifying::new();
+    proxy.behaves();
+    // By another way to the registry: it is another payload.
+    let host = Gate::before(&stalled.source, 30 << 20);
+    let later = charon(["make-payload", "ferry:1", "-i", "-r", host.host(), "-f", OBJECT]);
+    let later = stalled.store.lets(later).start();
+    host.wait_until_shut();
+    wait_until("the journal is the later one's", || (2..4).contains(&stalled.parts()));
+    gate.open();
+    let ended = build.end().succeeded();
+    assert!(ended.stderr.contains("is another charon's by now"), "{}", ended.stderr);
+    assert_eq!(stalled.store.keys(), ["ferry.zip", PARTIAL[0], PARTIAL[1]]);
+    host.open();
+    later.end().succeeded();
+    assert_eq!(stalled.store.keys(), ["ferry.zip"]);
+    assert_eq!(stalled.store.open_uploads(), 0);
+    store_has(&stalled.store, host.host());
+}
+
+/// That the payload in the bucket is the one of `ferry:1` by this way to the registry.
+fn store_has(store: &S3, host: &str) {
+    let expected = charon(["make-payload", "ferry:1", "-i", "-r", host]).run().succeeded().stdout;
+    assert!(fs::read(store.file("ferry.zip")).unwrap() == expected);
+}
+
+#[test]
+fn a_refusal_that_may_pass_leaves_the_upload_for_the_next_attempt() {
+    let stalled = Stalled::killed();
+    let there = stalled.parts() * (8 << 20);
+    let proxy = Proxy::to(stalled.store.host());
+    proxy.does(Misdeed::Answer("403 Forbidden", vec![]), "PUT", "partNumber=", usize::MAX);
+    let ended = stalled.make_by(proxy.host(), "ferry:1").run().ended_with(1);
+    assert!(ended.stderr.contains("check the credentials"), "{}", ended.stderr);
+    assert_eq!((stalled.store.keys(), stalled.store.open_uploads()), (PARTIAL.map(str::to_owned).into(), 1));
+    let log = stalled.make("ferry:1").run().succeeded().stderr;
+    assert!(log.contains(&format!("Going on behind {there} bytes")), "{log}");
 }
 
 #[test]
