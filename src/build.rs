@@ -259,9 +259,9 @@ pub async fn build(request: BuildRequest, progress: &Arc<Progress>) -> Result<Bu
     progress.enter(Stage::Finishing);
     debug!("Syncing {}", path.display());
     let finish = move || {
-        // First: where the payload is, there its bill is, too, whenever this is cut short.
-        base::keep_bill(&path, &bill);
         target.finish()?;
+        // A bill alone is a base: there must be none of a payload that never was whole.
+        base::keep_bill(&path, &bill);
         Ok::<_, StorageError>(path)
     };
     let path = tokio::task::spawn_blocking(finish)

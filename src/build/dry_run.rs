@@ -5,7 +5,7 @@ use std::sync::Arc;
 
 use super::earlier::Earlier;
 use super::resolve::Library;
-use super::{BuildError, BuildRequest, Output, adopt, known_manifests, missing_failure, plan};
+use super::{BuildError, BuildRequest, Output, known_manifests, missing_failure, plan};
 use crate::digest::Digest;
 use crate::progress::{Progress, Stage};
 use crate::reason::Failure;
@@ -79,14 +79,13 @@ pub async fn dry_run(request: &BuildRequest, progress: &Arc<Progress>) -> Result
         Output::Object(object) => (None, Earlier::beside(object).await?),
         Output::Stream(_) => (None, Earlier::default()),
     };
-    let Earlier { notes, remains, upload } = earlier;
-    let known = notes.as_ref().and_then(|notes| Some((notes.run.as_str(), notes.payload.as_ref()?)));
-    let (plan, contents) = if let Some(adopted) = adopt(request, known, remains.as_ref()) {
+    let (plan, contents) = if let Some(adopted) = earlier.adopted(request) {
         adopted
     } else {
-        let manifests = known_manifests(notes.as_ref(), remains.as_ref());
+        let manifests = known_manifests(earlier.notes.as_ref(), earlier.remains.as_ref());
         plan(request, Library { manifests, journal: None }).await?
     };
+    let Earlier { notes, remains, upload } = earlier;
     // What the notes say holds for the payload that they were made of, which may be another one with the same blobs.
     let theirs = [Some(contents.digest()), remains.as_ref().map(|remains| &remains.digest)];
     let have: HashMap<Digest, u64> = match (notes, upload, remains.is_some()) {

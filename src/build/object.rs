@@ -6,6 +6,7 @@ use std::sync::Arc;
 use tokio_util::io::StreamReader;
 use tracing::{info, warn};
 
+use super::base::keep_bill_of;
 use super::earlier::Earlier;
 use super::plan::Plan;
 use super::{BuildError, BuildReport, BuildRequest};
@@ -24,13 +25,12 @@ pub(super) async fn build(
     if request.spares_other_files {
         check_replaceable(&object).await?;
     }
-    let Earlier { notes, remains, upload: left } = Earlier::beside(&object).await?;
-    let known = notes.as_ref().and_then(|notes| Some((notes.run.as_str(), notes.payload.as_ref()?)));
-    let (plan, contents) = match super::adopt(&request, known, remains.as_ref()) {
+    let earlier = Earlier::beside(&object).await?;
+    let (plan, contents) = match earlier.adopted(&request) {
         Some(adopted) => adopted,
-        None => super::plan(&request, super::Library::default()).await?,
+        None => earlier.plan(&request, &object).await?,
     };
-    drop(remains);
+    let left = earlier.upload;
     progress.enter(Stage::Checking);
     super::check_sizes(&plan, &request.registries).await?;
     super::expect(&plan, progress);
@@ -49,6 +49,7 @@ pub(super) async fn build(
         }
         return Err(error);
     }
+    keep_bill_of(&object, contents.bill_bytes()).await;
     let report = super::report(&plan, &contents);
     info!("Wrote {}, {} bytes, payload digest {}", object.location(), report.size, report.digest);
     Ok(report)
@@ -258,7 +259,7 @@ impl Sink for ToParts {
 }
 
 /// Does what waits for the store, where that may be done.
-async fn blocking<T: Send + 'static>(
+pub(super) async fn blocking<T: Send + 'static>(
     work: impl FnOnce() -> Result<T, PayloadError> + Send + 'static,
 ) -> Result<T, PayloadError> {
     tokio::task::spawn_blocking(work).await.map_err(|error| reading(error.into()))?

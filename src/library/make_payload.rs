@@ -1,4 +1,4 @@
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 use tokio::io::AsyncWrite;
@@ -11,7 +11,7 @@ use crate::payload::Base;
 use crate::platform::{self, Platform};
 use crate::progress::Progress;
 use crate::reference::Reference;
-use crate::storage::{Location, ObjectAccess, StoredObject};
+use crate::storage::{Location, ObjectAccess, StoredPayload};
 
 /// A payload to make: the options of `charon make-payload`.
 #[derive(Clone, Debug, Default)]
@@ -20,8 +20,8 @@ pub struct MakePayload {
     pub images: Vec<String>,
     /// Images that the far side has: what they share with `images` is not carried.
     pub already_transferred: Vec<String>,
-    /// Earlier payloads, or the bills (`<payload>.bill.json`) that stayed behind of them: what they carry or required, the
-    /// far side has.
+    /// Earlier payloads, or the bills (`<payload>.bill.json`) that stayed behind of them, each a file or the URL of an object:
+    /// what they carry or required, the far side has.
     pub bases: Vec<PathBuf>,
     /// The platforms that are carried of each image; none: all that it has. An image must have all of them;
     /// one that is for no platform, such as a chart, is carried.
@@ -74,11 +74,14 @@ pub async fn plan_payload_stream(options: &MakePayload) -> Result<BuildPlan, Err
 
 /// Where the options say that the payload goes.
 fn named(options: &MakePayload) -> Result<Output, Error> {
-    let location = Location::parse(&options.file).map_err(|error| Error::Usage(error.to_string()))?;
-    Ok(match location {
-        Location::File(path) => Output::File(path),
-        Location::Object(object) => Output::Object(StoredObject::new(object, &options.object_store)?),
+    Ok(match StoredPayload::new(location(&options.file)?, &options.object_store)? {
+        StoredPayload::File(path) => Output::File(path),
+        StoredPayload::Object(object) => Output::Object(object),
     })
+}
+
+fn location(file: &Path) -> Result<Location, Error> {
+    Location::parse(file).map_err(|error| Error::Usage(error.to_string()))
 }
 
 /// The same images, asked for again, are the same run.
@@ -119,7 +122,8 @@ async fn request(options: &MakePayload, output: Output) -> Result<BuildRequest, 
     let already_transferred = options.registry.references(&options.already_transferred)?;
     let mut bases = Vec::new();
     for path in &options.bases {
-        bases.push(open_base(path, None).await?);
+        let base = StoredPayload::new(location(path)?, &options.object_store)?;
+        bases.push(open_base(&base, None).await?);
     }
     let named = [images.clone(), already_transferred.clone()].concat();
     let registries = unless_cancelled(&options.cancel, options.registry.clients(&named)).await?;

@@ -17,7 +17,7 @@ use crate::object_location::ObjectLocation;
 use crate::read_at::ReadAt;
 use crate::reason::Reason;
 use crate::storage::{
-    self, Location, ObjectAccess, ObjectKeys, ObjectSource, StorageError, StoredObject, beside, write_beside,
+    ObjectAccess, ObjectKeys, StorageError, StoredObject, StoredPayload, beside, write_beside,
 };
 
 /// Where a payload lies.
@@ -59,11 +59,14 @@ impl Place {
 
     /// Opens the payload.
     pub(super) async fn open(&self) -> Result<Arc<dyn ReadAt>, StorageError> {
+        self.payload().open().await
+    }
+
+    /// The same as where a payload is.
+    pub(super) fn payload(&self) -> StoredPayload {
         match self {
-            Self::File { path, .. } => {
-                storage::open(&Location::File(path.clone()), &ObjectAccess::default()).await
-            }
-            Self::Object(object) => Ok(Arc::new(ObjectSource::open(object.clone()).await?)),
+            Self::File { path, .. } => StoredPayload::File(path.clone()),
+            Self::Object(object) => StoredPayload::Object(object.clone()),
         }
     }
 
@@ -101,7 +104,7 @@ impl fmt::Display for Place {
 }
 
 /// A payload's path below the mount, which it may not leave.
-pub(super) fn payload_path(payloads: &Path, path: &str) -> Result<PathBuf, Refusal> {
+fn payload_path(payloads: &Path, path: &str) -> Result<PathBuf, Refusal> {
     let stays = Path::new(path).components().all(|part| matches!(part, Component::Normal(_)));
     if path.is_empty() || !stays {
         return Err((

@@ -14,6 +14,9 @@ use crate::s3::S3;
 
 const OBJECT: &str = "s3://transfer/ferry.zip";
 
+/// What a build leaves.
+const WHOLE: [&str; 2] = ["ferry.zip", "ferry.zip.bill.json"];
+
 /// A registry with an image of layers of these sizes, in MiB.
 fn source(layers: &[usize]) -> (Registry, Image) {
     let source = Registry::start(Software::Distribution3);
@@ -34,7 +37,7 @@ fn a_payload_goes_through_a_bucket_and_has_the_bytes_that_it_has_in_a_file() {
     let make = || charon(["make-payload", "ferry:1", "-i", "-r", source.host(), "-f"]);
     let ended = store.lets(make().arguments([OBJECT])).run().succeeded();
     assert!(ended.stderr.contains("Wrote s3://transfer/ferry.zip, "), "{}", ended.stderr);
-    assert_eq!(store.keys(), ["ferry.zip"]);
+    assert_eq!(store.keys(), WHOLE);
     assert_eq!(store.open_uploads(), 0);
 
     let folder = tempfile::tempdir().unwrap();
@@ -138,7 +141,7 @@ fn a_build_that_was_killed_goes_on_behind_the_parts_that_it_uploaded() {
     );
     assert!(log.contains("Verifying s3://transfer/ferry.zip"), "{log}");
     assert!(fs::read(stalled.store.file("ferry.zip")).unwrap() == expected);
-    assert_eq!(stalled.store.keys(), ["ferry.zip"]);
+    assert_eq!(stalled.store.keys(), WHOLE);
     assert_eq!(stalled.store.open_uploads(), 0);
     let (came, missing) = (stalled.gate.passed() - before, ((3 * LAYER) << 20) - there);
     assert!(came < missing + (1 << 20), "{came} bytes came, {missing} were missing");
@@ -193,7 +196,7 @@ fn of_two_builds_of_one_object_the_one_that_began_last_succeeds_and_the_other_on
     assert!(ended.stderr.contains(words), "{}", ended.stderr);
     let expected = charon(["make-payload", "ferry:1", "-i", "-r", host]).run().succeeded().stdout;
     assert!(fs::read(stalled.store.file("ferry.zip")).unwrap() == expected);
-    assert_eq!(stalled.store.keys(), ["ferry.zip"]);
+    assert_eq!(stalled.store.keys(), WHOLE);
     assert_eq!(stalled.store.open_uploads(), 0);
 }
 
@@ -210,7 +213,7 @@ fn an_upload_whose_parts_are_gone_is_begun_anew() {
     let log = stalled.make("ferry:1").run().succeeded().stderr;
     assert!(log.contains("is gone; all is fetched anew"), "{log}");
     assert!(fs::read(stalled.store.file("ferry.zip")).unwrap() == stalled.expected());
-    assert_eq!(stalled.store.keys(), ["ferry.zip"]);
+    assert_eq!(stalled.store.keys(), WHOLE);
 }
 
 #[test]
@@ -246,7 +249,7 @@ fn a_part_that_the_store_lost_makes_the_upload_begin_anew() {
     let log = stalled.make("ferry:1").run().succeeded().stderr;
     assert!(log.contains("is gone; all is fetched anew"), "{log}");
     assert!(fs::read(stalled.store.file("ferry.zip")).unwrap() == stalled.expected());
-    assert_eq!(stalled.store.keys(), ["ferry.zip"]);
+    assert_eq!(stalled.store.keys(), WHOLE);
     assert_eq!(stalled.store.open_uploads(), 0);
 }
 
@@ -256,12 +259,14 @@ fn an_upload_whose_completion_was_not_answered_is_looked_at_and_not_fetched_agai
     let (store, gate) = (S3::start(), Gate::before(&source, usize::MAX));
     let proxy = Proxy::to(store.host());
     proxy.does(Misdeed::LoseAnswer, "POST", "uploadId=", 1);
+    // Asked again, this store would answer the same, and others know nothing of it any more.
+    proxy.does(Misdeed::Answer("404 Not Found", vec![]), "POST", "uploadId=", 1);
     let make = charon(["make-payload", "ferry:1", "-i", "-r", gate.host(), "-f", OBJECT]);
     let log = crate::s3::lets_at(make, &format!("http://{}", proxy.host())).run().succeeded().stderr;
     assert_eq!(proxy.count("POST", "uploadId="), 2);
     assert!(log.contains("Verifying s3://transfer/ferry.zip"), "{log}");
     assert!(gate.passed() < 25 << 20, "{} bytes came", gate.passed());
-    assert_eq!(store.keys(), ["ferry.zip"]);
+    assert_eq!(store.keys(), WHOLE);
     assert_eq!(store.open_uploads(), 0);
     store.lets(charon(["verify", OBJECT])).run().succeeded();
 }
@@ -300,7 +305,7 @@ fn an_object_that_cannot_be_verified_for_now_stays_with_its_journal_and_is_verif
     let log = stalled.make("ferry:1").run().succeeded().stderr;
     assert!(log.contains("Verifying s3://transfer/ferry.zip"), "{log}");
     assert!(stalled.gate.passed() - before < 1 << 20);
-    assert_eq!(stalled.store.keys(), ["ferry.zip"]);
+    assert_eq!(stalled.store.keys(), WHOLE);
     assert!(fs::read(stalled.store.file("ferry.zip")).unwrap() == stalled.expected());
 }
 
@@ -321,7 +326,7 @@ fn an_object_that_somebody_else_replaced_while_it_was_verified_is_left_alone() {
     );
     assert!(fs::read(stalled.store.file("ferry.zip")).unwrap() == fs::read(other).unwrap());
     stalled.make("ferry:1").run().succeeded();
-    assert_eq!(stalled.store.keys(), ["ferry.zip"]);
+    assert_eq!(stalled.store.keys(), WHOLE);
     assert!(fs::read(stalled.store.file("ferry.zip")).unwrap() == stalled.expected());
 }
 
@@ -338,10 +343,10 @@ fn a_build_that_ends_leaves_the_journal_of_one_that_began_later() {
     gate.open();
     let ended = build.end().succeeded();
     assert!(ended.stderr.contains("is another charon's by now"), "{}", ended.stderr);
-    assert_eq!(stalled.store.keys(), ["ferry.zip", PARTIAL[0], PARTIAL[1]]);
+    assert_eq!(stalled.store.keys(), [WHOLE, PARTIAL].concat());
     host.open();
     later.end().succeeded();
-    assert_eq!(stalled.store.keys(), ["ferry.zip"]);
+    assert_eq!(stalled.store.keys(), WHOLE);
     assert_eq!(stalled.store.open_uploads(), 0);
     store_has(&stalled.store, host.host());
 }
@@ -382,7 +387,7 @@ fn a_build_that_was_killed_before_it_could_tidy_up_only_verifies() {
     }
     let before = stalled.gate.passed();
     stalled.make("ferry:1").run().succeeded();
-    assert_eq!(stalled.store.keys(), ["ferry.zip"]);
+    assert_eq!(stalled.store.keys(), WHOLE);
     assert!(stalled.gate.passed() - before < 1 << 20);
 }
 
@@ -531,5 +536,5 @@ fn a_store_behind_a_private_authority_is_reached_by_https_and_never_without_it()
         ended.stderr
     );
     make().variable("SSL_CERT_FILE", &certificate).run().succeeded();
-    assert_eq!(store.keys(), ["ferry.zip"]);
+    assert_eq!(store.keys(), WHOLE);
 }

@@ -89,7 +89,7 @@ impl Pod {
 }
 
 /// What the Secret of a store holds, where the pod has it; and an object of the store.
-fn opened(pod: &Pod, store: &S3, key: &str) -> Value {
+pub(crate) fn opened(pod: &Pod, store: &S3, key: &str) -> Value {
     let secrets = pod.folder.path().join("object-store");
     fs::create_dir_all(&secrets).unwrap();
     fs::write(secrets.join("accesskey"), ACCESS).unwrap();
