@@ -278,9 +278,9 @@ fn check_replaceable(path: &Path) -> Result<(), StorageError> {
         Ok(file) if file.metadata().map_err(failed)?.is_file() => {
             let file = LocalFile::new(Arc::new(file)).map_err(failed)?;
             let is_ours = is_payload(&file).map_err(failed)?;
-            if is_ours { Ok(()) } else { Err(StorageError::NotOurs(path.to_owned())) }
+            if is_ours { Ok(()) } else { Err(StorageError::NotOurs(path.display().to_string())) }
         }
-        Ok(_) => Err(StorageError::NotOurs(path.to_owned())),
+        Ok(_) => Err(StorageError::NotOurs(path.display().to_string())),
         Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(()),
         Err(error) => Err(failed(error)),
     }

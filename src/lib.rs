@@ -4,6 +4,7 @@
 //! ARCHITECTURE.md shows the house; each module is a room of it.
 
 pub mod api;
+mod backoff;
 pub mod build;
 pub mod cli;
 pub mod controller;

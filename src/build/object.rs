@@ -77,7 +77,7 @@ async fn check_replaceable(object: &StoredObject) -> Result<(), BuildError> {
     if blocking(move || is_payload(&source).map_err(reading)).await? {
         return Ok(());
     }
-    Err(StorageError::NotOurs(object.location().to_string().into()).into())
+    Err(StorageError::NotOurs(object.location().to_string()).into())
 }
 
 /// All that one attempt to upload needs.

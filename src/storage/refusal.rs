@@ -72,6 +72,8 @@ pub(super) fn unusable(location: &ObjectLocation, problem: String) -> StorageErr
 /// Whether the same request may be answered otherwise a little later.
 pub(super) fn is_passing(error: &Error) -> bool {
     match answer(error).status {
+        // Nor will it be implemented a little later.
+        Some(501) => false,
         // S3 begins to answer some requests before it knows how they end.
         Some(200..300 | 408 | 429 | 500..) => true,
         Some(_) => false,
@@ -211,7 +213,7 @@ mod tests {
         for passing in [408, 429, 500, 503] {
             assert!(is_passing(&status(passing)), "{passing}");
         }
-        for lasting in [400, 403, 404, 412] {
+        for lasting in [400, 403, 404, 412, 501] {
             assert!(!is_passing(&status(lasting)), "{lasting}");
         }
         assert!(is_passing(&refused("Server returned error response: <Code>InternalError</Code>")));

@@ -8,6 +8,7 @@ use std::sync::Arc;
 
 use bytes::Bytes;
 use secrecy::SecretString;
+use url::Url;
 
 use super::Refusal;
 use super::contract::{ObjectStore, Provider};
@@ -125,8 +126,11 @@ fn stored_object(given: &ObjectStore, secrets: &Path) -> Result<StoredObject, Re
         return Err((Reason::SecretNotFound, message));
     }
     let keys = if given.credentials { Some(keys(given.provider, &location, secrets)?) } else { None };
-    let access =
-        ObjectAccess { endpoint: given.endpoint.clone(), region: given.region.clone(), keys, ca_pem };
+    let endpoint = given.endpoint.as_deref().map(Url::parse).transpose().map_err(|error| {
+        let endpoint = given.endpoint.as_deref().unwrap_or_default();
+        (Reason::InvalidSpec, format!("the endpoint {endpoint:?} of {location} is no URL: {error}"))
+    })?;
+    let access = ObjectAccess { endpoint, region: given.region.clone(), keys, ca_pem };
     StoredObject::new(location, &access).map_err(|error| (error.reason(), error.to_string()))
 }
 
@@ -144,11 +148,15 @@ fn keys(provider: Provider, location: &ObjectLocation, secrets: &Path) -> Result
         optional(key)?.ok_or_else(missing)
     };
     Ok(match provider {
-        Provider::S3 | Provider::Azure => ObjectKeys::Pair {
+        Provider::S3 => ObjectKeys::S3 {
             access: required("accesskey")?,
             secret: SecretString::from(required("secretkey")?),
             session_token: optional("sessiontoken")?.map(SecretString::from),
         },
-        Provider::Gcs => ObjectKeys::ServiceAccount(SecretString::from(required("serviceaccount")?)),
+        Provider::Azure => ObjectKeys::Azure {
+            account: required("accesskey")?,
+            key: SecretString::from(required("secretkey")?),
+        },
+        Provider::Gcs => ObjectKeys::Gcs(SecretString::from(required("serviceaccount")?)),
     })
 }

@@ -20,6 +20,8 @@ mod front;
 mod gate;
 #[path = "../support/s3.rs"]
 mod s3;
+#[path = "../support/s3s.rs"]
+mod s3s;
 mod token_service;
 
 mod access;
@@ -50,5 +52,6 @@ mod proxies;
 mod rate_limits;
 mod referrers;
 mod right_to_push;
+mod stores;
 mod terminal;
 mod worker;

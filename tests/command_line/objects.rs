@@ -2,7 +2,7 @@
 
 use std::fs;
 use std::os::unix::fs::FileExt;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 
 use crate::dry_runs::{bytes, line};
 use crate::gate::{Gate, wait_until};
@@ -12,13 +12,13 @@ use crate::proxy::{Misdeed, Proxy};
 use crate::registry::{Registry, Software};
 use crate::s3::S3;
 
-const OBJECT: &str = "s3://transfer/ferry.zip";
+pub(crate) const OBJECT: &str = "s3://transfer/ferry.zip";
 
 /// What a build leaves.
-const WHOLE: [&str; 2] = ["ferry.zip", "ferry.zip.bill.json"];
+pub(crate) const WHOLE: [&str; 2] = ["ferry.zip", "ferry.zip.bill.json"];
 
 /// A registry with an image of layers of these sizes, in MiB.
-fn source(layers: &[usize]) -> (Registry, Image) {
+pub(crate) fn source(layers: &[usize]) -> (Registry, Image) {
     let source = Registry::start(Software::Distribution3);
     let layers: Vec<Layer> = layers
         .iter()
@@ -505,10 +505,9 @@ fn an_object_that_is_replaced_while_it_is_pushed_fails_the_push_and_gives_no_tag
     assert_eq!(far.tags("ferry"), [""; 0]);
 }
 
-#[test]
-fn a_store_behind_a_private_authority_is_reached_by_https_and_never_without_it() {
-    let folder = tempfile::tempdir().unwrap();
-    let [certificate, key] = ["tls.crt", "tls.key"].map(|name| folder.path().join(name));
+/// A certificate of 127.0.0.1 that no authority signed, and its key, in files of a folder.
+pub(crate) fn certificate(folder: &Path) -> [PathBuf; 2] {
+    let [certificate, key] = ["tls.crt", "tls.key"].map(|name| folder.join(name));
     let openssl =
         ["req", "-x509", "-newkey", "ec", "-pkeyopt", "ec_paramgen_curve:P-256", "-nodes", "-days", "2"];
     let subject = [
@@ -522,6 +521,13 @@ fn a_store_behind_a_private_authority_is_reached_by_https_and_never_without_it()
     ];
     let files = [key.as_os_str(), "-out".as_ref(), certificate.as_os_str()];
     tool("openssl", openssl).arguments(subject).arguments(files).run().succeeded();
+    [certificate, key]
+}
+
+#[test]
+fn a_store_behind_a_private_authority_is_reached_by_https_and_never_without_it() {
+    let folder = tempfile::tempdir().unwrap();
+    let [certificate, key] = certificate(folder.path());
     let (source, _) = source(&[1]);
     let store = S3::with_certificate(&certificate, &key);
     let endpoint = format!("https://{}", store.host());
