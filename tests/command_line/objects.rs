@@ -408,6 +408,28 @@ fn put(store: &S3, key: &str, file: &Path) {
 }
 
 #[test]
+fn what_is_no_journal_is_neither_read_nor_replaced_and_is_told_of() {
+    let (source, _) = source(&[1]);
+    let store = S3::start();
+    let make = || {
+        let make = charon(["make-payload", "ferry:1", "-q", "-i", "-r", source.host(), "-f", OBJECT]);
+        store.lets(make).run().ended_with(1).stderr
+    };
+    let scratch = tempfile::NamedTempFile::new().unwrap();
+    for (bytes, words) in [
+        (vec![b' '; 17 << 20], "ferry.zip.partial.journal has more than 16777216 bytes"),
+        (b"{\"version\":7}".to_vec(), "ferry.zip.partial.journal is no journal that this charon reads"),
+    ] {
+        fs::write(scratch.path(), &bytes).unwrap();
+        put(&store, PARTIAL[1], scratch.path());
+        let told = make();
+        assert!(told.contains(words), "{told}");
+        assert!(fs::read(store.file(PARTIAL[1])).unwrap() == bytes);
+        assert_eq!(store.keys(), [PARTIAL[1]]);
+    }
+}
+
+#[test]
 fn a_build_that_can_never_succeed_leaves_no_upload() {
     let (source, image) = source(&[LAYER, LAYER, 1]);
     let store = S3::start();

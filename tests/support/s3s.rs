@@ -83,6 +83,6 @@ async fn answer(service: S3Service, knows_conditions: bool, request: Request) ->
     }
     match service.call(request.map(s3s::Body::http_body_unsync)).await {
         Ok(answer) => answer.map(Body::new),
-        Err(error) => (StatusCode::INTERNAL_SERVER_ERROR, error.to_string()).into_response(),
+        Err(error) => (StatusCode::INTERNAL_SERVER_ERROR, format!("{error:?}")).into_response(),
     }
 }
