@@ -17,6 +17,7 @@ use std::io;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
+use bytes::Bytes;
 use futures::StreamExt;
 use tokio::io::{AsyncWrite, BufWriter};
 use tokio::task::JoinError;
@@ -25,8 +26,8 @@ use tracing::{debug, info};
 
 use crate::digest::Digest;
 use crate::payload::{
-    Base, BillImage, BlobError, Contents, FORMAT_VERSION, MissingImage, PayloadError, PayloadWriter,
-    PlacedPayload, Remains, Sink, is_payload,
+    Base, BillImage, BlobError, Contents, FORMAT_VERSION, ImagePlan, MissingImage, PayloadError,
+    PayloadWriter, PlacedPayload, Remains, Sink, is_payload,
 };
 use crate::platform::Platform;
 use crate::progress::{Progress, STEP, Stage};
@@ -332,8 +333,19 @@ async fn plan(request: &BuildRequest, library: Library) -> Result<(Plan, Content
     Ok((plan, contents))
 }
 
+/// The contents of a payload, which its importer will find whole.
 fn contents(plan: &Plan) -> Result<Contents, PayloadError> {
-    Contents::without(&plan.images, &plan.blob_sizes(), plan.required.clone(), plan.missing.clone())
+    let (required, missing) = (plan.required.clone(), plan.missing.clone());
+    let contents = Contents::without(&plan.images, &plan.blob_sizes(), required, missing)?;
+    let manifests = plan.images.iter().flat_map(ImagePlan::all_manifests);
+    let bytes_of: HashMap<&Digest, &Bytes> =
+        manifests.map(|manifest| (&manifest.digest, &manifest.bytes)).collect();
+    let manifest =
+        |digest: &Digest| Ok(bytes_of.get(digest).map(|bytes| (*bytes).clone()).unwrap_or_default());
+    match contents.bill().check_manifests(manifest) {
+        Err(PayloadError::Corrupt(why)) => Err(PayloadError::Unsound(why)),
+        checked => checked.map(|_| contents),
+    }
 }
 
 /// Who fetches layers from outside of registries, where that is wanted and may be needed.

@@ -245,6 +245,20 @@ mod tests {
         Plan::new(Resolved { images, already_transferred, missing: Vec::new(), reads: BTreeMap::new() }, &[])
     }
 
+    #[test]
+    fn no_payload_is_begun_that_its_importer_would_refuse() {
+        let child = Digest::sha256(b"a child that is not there");
+        let index = format!(r#"{{"manifests":[{{"digest":"{child}","size":1}}]}}"#);
+        let mut broken = image("broken", &[("c", 1)]);
+        broken.digest = Digest::sha256(index.as_bytes());
+        broken.manifests[0] =
+            ManifestPlan { digest: broken.digest.clone(), media_type: "m".into(), bytes: index.into() };
+        let refused = super::super::contents(&plan(vec![broken], vec![]).unwrap()).unwrap_err();
+        assert_eq!(refused.reason(), Reason::UnsupportedImage);
+        assert!(refused.to_string().contains(child.as_str()), "{refused}");
+        super::super::contents(&plan(vec![image("whole", &[("c", 1)])], vec![]).unwrap()).unwrap();
+    }
+
     fn digests(names: &[&str]) -> Vec<Digest> {
         names.iter().map(|name| Digest::sha256(name.as_bytes())).collect()
     }

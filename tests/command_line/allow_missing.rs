@@ -4,13 +4,17 @@ use serde_json::{Value, json};
 
 use crate::image::{Image, Layer, Types};
 use crate::program::{Program, charon};
+use crate::proxy::{Misdeed, Proxy};
 use crate::registry::{Registry, Software};
 
 with_each_registry!(
     images_that_cannot_be_had_are_left_out_and_told_of_on_both_sides,
     where_none_can_be_had_the_build_fails,
     a_registry_that_does_not_answer_or_a_base_that_is_gone_fails_the_build,
+    what_is_a_manifest_and_an_index_at_once_is_refused_and_the_image_beside_it_arrives,
 );
+
+const ALWAYS: usize = usize::MAX;
 
 fn source(software: Software) -> Registry {
     let source = Registry::start(software);
@@ -21,8 +25,11 @@ fn source(software: Software) -> Registry {
 }
 
 fn make(source: &Registry, images: &str, options: &[&str]) -> Program {
-    let make = charon(["make-payload", images, "-q", "-i", "-r", source.host(), "--allow-missing"]);
-    make.arguments(options)
+    make_from(source.host(), images).arguments(options)
+}
+
+fn make_from(host: &str, images: &str) -> Program {
+    charon(["make-payload", images, "-q", "-i", "-r", host, "--allow-missing"])
 }
 
 fn images_that_cannot_be_had_are_left_out_and_told_of_on_both_sides(software: Software) {
@@ -90,4 +97,30 @@ fn a_registry_that_does_not_answer_or_a_base_that_is_gone_fails_the_build(softwa
     let refused = make(&source, &images, &[]).run().ended_with(1);
     assert!(refused.stderr.contains("does not speak TLS"), "{}", refused.stderr);
     assert!(refused.stdout.is_empty());
+}
+
+/// Registries of today do not take such a manifest: it is served before one.
+fn what_is_a_manifest_and_an_index_at_once_is_refused_and_the_image_beside_it_arrives(software: Software) {
+    let source = source(software);
+    let image = Image::new(Types::Oci, &[Layer::new("both", 1000)]);
+    image.push(&source, "both:1");
+    let mut both: Value = serde_json::from_slice(&image.manifest).unwrap();
+    let child =
+        json!({"mediaType": Types::Oci.manifest(), "digest": image.digest, "size": image.manifest.len()});
+    both["manifests"] = json!([child]);
+    let proxy = Proxy::before(&source);
+    for method in ["HEAD", "GET"] {
+        let both = both.to_string().into_bytes();
+        proxy.does(Misdeed::Serve(Types::Oci.manifest(), both), method, "/both/manifests/1", ALWAYS);
+    }
+    let refused =
+        charon(["make-payload", "both:1,ferry:1", "-q", "-i", "-r", proxy.host()]).run().ended_with(1);
+    assert!(refused.stdout.is_empty());
+    assert!(refused.stderr.starts_with("error: both:1: sha256:"), "{}", refused.stderr);
+    assert!(refused.stderr.contains("it has both manifests and a config or layers"), "{}", refused.stderr);
+
+    let made = make_from(proxy.host(), "both:1,ferry:1").run().succeeded();
+    let target = Registry::start(software);
+    let pushed = charon(["push-payload", "-q", "-i", "-r", target.host()]).fed(made.stdout).run().succeeded();
+    assert_eq!(pushed.text(), "ferry:1\n");
 }
