@@ -204,6 +204,10 @@ pub(super) struct Found {
     pub(super) manifests: Vec<ManifestPlan>,
     /// What its indexes name.
     pub(super) indexes: Vec<ManifestContent>,
+    /// The digests of these manifests.
+    taken: HashSet<Digest>,
+    /// Indexes of which nothing is wanted: how often they are named does not matter.
+    declined: HashSet<Digest>,
 }
 
 pub(super) struct Resolver<'a> {
@@ -328,9 +332,11 @@ impl Resolver<'_> {
                     self.check_foreign_layers(reference, &content).await?;
                 }
             } else if !self.visit_children(reference, &content, choice, depth, found).await? {
+                found.declined.insert(manifest.digest);
                 return Ok(false);
             }
             let Manifest { digest, media_type, bytes } = manifest;
+            found.taken.insert(digest.clone());
             found.manifests.push(ManifestPlan { digest, media_type, bytes });
             found.indexes.extend(Some(content).filter(ManifestContent::is_index));
             Ok(true)
@@ -352,8 +358,13 @@ impl Resolver<'_> {
         let mut is_wanted = choice.is_open() || index.children.is_empty();
         let mut left_out = HashSet::new();
         for (child, verdict) in index.children.iter().zip(choice.children(index)) {
-            if found.manifests.iter().any(|known| known.digest == child.digest) {
+            // Where all is known no registry is waited for, and others want to run, too.
+            tokio::task::yield_now().await;
+            if found.taken.contains(&child.digest) {
                 is_wanted = true;
+                continue;
+            }
+            if found.declined.contains(&child.digest) {
                 continue;
             }
             // What is attested of an image that turned out not to be wanted is not wanted either.
