@@ -5,6 +5,7 @@ mod choice;
 mod dry_run;
 mod fetch;
 mod journal;
+mod missing;
 mod object;
 mod plan;
 mod referrers;
@@ -41,7 +42,7 @@ pub use dry_run::{Amount, BuildPlan, dry_run};
 use fetch::Fetch;
 use journal::{Journal, Notes};
 use plan::{BlobPlan, Plan};
-use resolve::Library;
+use resolve::ManifestCache;
 
 /// Bytes are gathered until there are so many: a write to a file costs a hop to another thread.
 const WRITE_BUFFER: usize = 1 << 20;
@@ -233,7 +234,6 @@ pub async fn build(request: BuildRequest, progress: &Arc<Progress>) -> Result<Bu
         have,
         old,
         foreign: foreign(request.foreign_layers, &plan)?,
-        registries: request.registries,
         progress: Arc::clone(progress),
     };
 
@@ -299,7 +299,7 @@ async fn plan_file(
     let journal =
         if notes.is_some() { Journal::go_on(&path) } else { Journal::begin(&path, &request.run, None) };
     // A journal that cannot be written is told of when the payload cannot be either.
-    let planned = plan(request, Library { manifests, journal: journal.ok() }).await;
+    let planned = plan(request, ManifestCache { manifests, journal: journal.ok() }).await;
     if planned.as_ref().is_err_and(|error| error.reason().class() == Class::Wait) {
         // What may pass comes again, and need not read again what was read.
         target.keep_journal();
@@ -326,9 +326,14 @@ fn known_manifests(notes: Option<&Notes>, remains: Option<&Remains>) -> HashMap<
 }
 
 /// Resolves all names, and plans the payload.
-async fn plan(request: &BuildRequest, library: Library) -> Result<(Plan, Contents), BuildError> {
-    let resolved = resolve::resolve(request, library).await.map_err(BuildError::Images)?;
-    let plan = Plan::new(resolved, &request.bases).map_err(BuildError::Images)?;
+async fn plan(request: &BuildRequest, cache: ManifestCache) -> Result<(Plan, Contents), BuildError> {
+    let resolved = resolve::resolve(request, cache).await.map_err(BuildError::Images)?;
+    let planned = if request.allow_missing {
+        missing::plan(request, resolved).await
+    } else {
+        Plan::new(resolved, &request.bases, &request.registries)
+    };
+    let plan = planned.map_err(BuildError::Images)?;
     let contents = contents(&plan)?;
     Ok((plan, contents))
 }
@@ -371,7 +376,7 @@ fn adopt(
     if run != request.run || *payload != remains.digest {
         return None;
     }
-    let plan = Plan::of_remains(remains)?;
+    let plan = Plan::of_remains(remains, &request.registries)?;
     let contents = contents(&plan).ok()?;
     if *contents.digest() != remains.digest {
         return None;
@@ -393,16 +398,16 @@ fn set_aside(target: &mut FileTarget, remains: Remains, size: u64) -> Result<Opt
 }
 
 async fn build_stream(request: BuildRequest, progress: &Arc<Progress>) -> Result<BuildReport, BuildError> {
-    let (plan, contents) = plan(&request, Library::default()).await?;
+    let (plan, contents) = plan(&request, ManifestCache::default()).await?;
     progress.enter(Stage::Checking);
-    check_sizes(&plan, &request.registries).await?;
+    check_sizes(&plan, &request).await?;
     expect(&plan, progress);
     let report = report(&plan, &contents);
     if let Output::Stream(stream) = request.output {
         let foreign = foreign(request.foreign_layers, &plan)?;
         let out = BufWriter::with_capacity(WRITE_BUFFER, stream);
         let writer = PayloadWriter::begin(&contents, out).await?;
-        write(&plan, &request.registries, foreign.as_ref(), progress, writer).await?;
+        write(&plan, foreign.as_ref(), progress, writer).await?;
     }
     info!("Wrote the payload, {} bytes, payload digest {}", report.size, report.digest);
     Ok(report)
@@ -410,11 +415,14 @@ async fn build_stream(request: BuildRequest, progress: &Arc<Progress>) -> Result
 
 /// What has gone into a stream cannot be taken back: that a manifest lies about the size of a blob
 /// is to be known before. (A blob's registry may not tell; then its bytes will.)
-async fn check_sizes(plan: &Plan, registries: &HashMap<Host, Registry>) -> Result<(), BuildError> {
+async fn check_sizes(plan: &Plan, request: &BuildRequest) -> Result<(), BuildError> {
+    if request.allow_missing {
+        // All blobs were asked for when it was planned.
+        return Ok(());
+    }
     let large = plan.blobs.iter().filter(|blob| blob.size > ASKED_ABOVE);
-    let asked = large.filter_map(|blob| Some((blob, registries.get(&blob.host)?)));
-    let told = futures::stream::iter(asked).map(async |(blob, registry)| {
-        let told = registry.blob_size(&blob.repository, &blob.digest).await;
+    let told = futures::stream::iter(large).map(async |blob| {
+        let told = blob.origin.registry.blob_size(&blob.origin.repository, &blob.digest).await;
         (blob, told.ok().flatten())
     });
     let told: Vec<(&BlobPlan, Option<u64>)> = told.buffered(ASKED_AT_ONCE).collect().await;
@@ -457,7 +465,6 @@ pub(crate) fn missing_failure(missing: &MissingImage) -> Failure {
 /// Writes a payload in sequence, from the next blob of `writer` on.
 async fn write<S: Sink>(
     plan: &Plan,
-    registries: &HashMap<Host, Registry>,
     foreign: Option<&Foreign>,
     progress: &Progress,
     mut writer: PayloadWriter<'_, S>,
@@ -467,14 +474,12 @@ async fn write<S: Sink>(
     let done = plan.blobs.iter().take_while(|blob| Some(&blob.digest) != next).count();
     // While one blob is written, the beginnings of the next ones are on their way.
     let bodies = plan.blobs.iter().enumerate().skip(done).map(|(index, blob)| {
-        let registry = registries.get(&blob.host).ok_or_else(|| unknown_host(&blob.host))?;
         let from = if index == done { have } else { 0 };
-        let mut body = source::blob_ahead(blob, from..blob.size, registry, foreign);
+        let mut body = source::blob_ahead(blob, from..blob.size, foreign);
         let begun = tokio::spawn(async move { (body.next().await, body) });
-        Ok::<_, BuildError>((index, blob, AbortOnDropHandle::new(begun)))
+        (index, blob, AbortOnDropHandle::new(begun))
     });
-    let bodies = futures::stream::iter(bodies).map(async |next| {
-        let (index, blob, begun) = next?;
+    let bodies = futures::stream::iter(bodies).map(async |(index, blob, begun)| {
         let failed = |error: JoinError| PayloadError::Io { doing: "fetching", source: error.into() };
         let (first, rest) = begun.await.map_err(failed)?;
         Ok::<_, BuildError>((index, blob, futures::stream::iter(first).chain(rest)))
@@ -482,7 +487,8 @@ async fn write<S: Sink>(
     let mut bodies = std::pin::pin!(bodies.buffered(BLOBS_AHEAD));
     while let Some(next) = bodies.next().await {
         let (index, blob, body) = next?;
-        info!(target: STEP, "[{}/{}] Pulling {}/{}", index + 1, plan.blobs.len(), blob.repository, blob.digest);
+        let (count, repository) = (plan.blobs.len(), &blob.origin.repository);
+        info!(target: STEP, "[{}/{count}] Pulling {repository}/{}", index + 1, blob.digest);
         let written = writer.blob(body, |bytes| progress.moved(bytes)).await;
         written.map_err(|error| match error {
             BlobError::Payload(error) => error.into(),
@@ -502,9 +508,4 @@ fn blob_failures(
 ) -> Vec<Failure> {
     let images = plan.images_with(digest).map(|image| image.reference.written());
     images.map(|image| Failure::new(image, reason, format!("{image}: {error}")).caused_by(error)).collect()
-}
-
-fn unknown_host(host: &Host) -> BuildError {
-    let message = format!("no access to {host} was given");
-    BuildError::Images(vec![Failure::new(host.as_str(), Reason::InvalidSpec, message)])
 }

@@ -4,7 +4,7 @@ use std::collections::{BTreeMap, HashMap};
 use std::sync::Arc;
 
 use super::journal::Notes;
-use super::resolve::Library;
+use super::resolve::ManifestCache;
 use super::{BuildError, BuildRequest, Output, adopt, known_manifests, missing_failure, plan};
 use crate::digest::Digest;
 use crate::payload::Remains;
@@ -86,7 +86,7 @@ pub async fn dry_run(request: &BuildRequest, progress: &Arc<Progress>) -> Result
         adopted
     } else {
         let manifests = known_manifests(notes.as_ref(), remains.as_ref());
-        plan(request, Library { manifests, journal: None }).await?
+        plan(request, ManifestCache { manifests, journal: None }).await?
     };
     // What the notes say holds for the payload that they were made of, which may be another one with the same blobs.
     let theirs = [Some(contents.digest()), remains.as_ref().map(|remains| &remains.digest)];

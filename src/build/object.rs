@@ -30,11 +30,11 @@ pub(super) async fn build(
     let noted = left.as_ref().map(|left| (left.run(), left.payload()));
     let (plan, contents) = match super::adopt(&request, noted, remains.as_ref()) {
         Some(adopted) => adopted,
-        None => super::plan(&request, super::Library::default()).await?,
+        None => super::plan(&request, super::ManifestCache::default()).await?,
     };
     drop(remains);
     progress.enter(Stage::Checking);
-    super::check_sizes(&plan, &request.registries).await?;
+    super::check_sizes(&plan, &request).await?;
     super::expect(&plan, progress);
 
     let is_same = left.as_ref().is_some_and(|left| left.payload() == contents.digest());
@@ -108,8 +108,7 @@ impl Transfer<'_> {
             }
         };
         let foreign = super::foreign(self.request.foreign_layers, self.plan)?;
-        let registries = &self.request.registries;
-        let written = super::write(self.plan, registries, foreign.as_ref(), self.progress, writer).await?;
+        let written = super::write(self.plan, foreign.as_ref(), self.progress, writer).await?;
         self.progress.enter(Stage::Finishing);
         written.0.finish().await?;
         if self.request.spares_other_files {

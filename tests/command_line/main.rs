@@ -50,5 +50,6 @@ mod proxies;
 mod rate_limits;
 mod referrers;
 mod right_to_push;
+mod shared_blobs;
 mod terminal;
 mod worker;

@@ -10,6 +10,7 @@ use tempfile::TempDir;
 use crate::front::Front;
 use crate::image::{Image, Layer, Types, digest};
 use crate::program::{Ended, Program, charon, crane_digest, tool};
+use crate::proxy::{Misdeed, Proxy};
 use crate::registry::{Registry, Software};
 
 /// Proves each of the sentences between registries that list referrers by themselves and such that do not.
@@ -599,4 +600,53 @@ fn a_build_that_goes_on_lists_nothing_again() {
     let told: Value = serde_json::from_str(&told).unwrap();
     let referrers = told["bill"]["images"][0]["referrers"].as_array().unwrap();
     assert_eq!((referrers.len(), referrers[0]["digest"].as_str()), (1, Some(sbom.as_str())));
+}
+
+#[test]
+fn what_lies_beyond_eight_referrers_of_one_another_is_left_out_and_told() {
+    let sides = Sides::new(Software::Olareg, Software::Distribution3);
+    image("a").push(&sides.source, "ferry:1");
+    let mut name = "ferry:1".to_owned();
+    for depth in 1..=9 {
+        if depth == 9 {
+            let made = charon(["make-payload", "ferry:1", "-q", "-i", "-r", sides.source.host()]).run();
+            assert_eq!(made.succeeded().stderr, "", "all eight are carried");
+        }
+        name = format!("ferry@{}", sides.attach(&sides.source, &name, "sbom.json"));
+    }
+    let made = charon(["make-payload", "ferry:1", "-q", "-i", "-r", sides.source.host()]).run().succeeded();
+    assert!(made.stderr.starts_with("warning: ferry:1: what refers to sha256:"), "{}", made.stderr);
+    assert_eq!(made.stderr.lines().count(), 1, "{}", made.stderr);
+    sides.push(&made.stdout).succeeded();
+}
+
+/// Registries of today take no such manifest any more: it is served before one. Blobs are optional in it.
+#[test]
+fn an_artifact_manifest_without_blobs_is_carried_with_its_image() {
+    let sides = Sides::new(Software::Distribution3, Software::Distribution3);
+    let image = image("a");
+    image.push(&sides.source, "ferry:1");
+    let media_type = "application/vnd.oci.artifact.manifest.v1+json";
+    let artifact = json!({
+        "mediaType": media_type, "artifactType": "application/x.note", "subject": described(&image),
+    });
+    let (bytes, artifact_digest) = (artifact.to_string(), digest(artifact.to_string().as_bytes()));
+    let proxy = Proxy::before(&sides.source);
+    let served = Misdeed::Serve(media_type, bytes.into_bytes());
+    proxy.does(served, "GET", &format!("/manifests/{artifact_digest}"), usize::MAX);
+    let fallback = image.digest.replace(':', "-");
+    let list = json!({"schemaVersion": 2, "mediaType": Types::Oci.index(), "manifests": [
+        {"mediaType": media_type, "digest": artifact_digest, "size": artifact.to_string().len()},
+    ]});
+    let served = Misdeed::Serve(Types::Oci.index(), list.to_string().into_bytes());
+    for method in ["HEAD", "GET"] {
+        proxy.does(served.clone(), method, &format!("/manifests/{fallback}"), usize::MAX);
+    }
+    let file = sides.folder.path().join("payload.zip");
+    let made = charon(["make-payload", "ferry:1", "-q", "-i", "-r", proxy.host(), "-f"]).arguments([&file]);
+    made.run().succeeded();
+    charon(["verify"]).arguments([&file]).run().succeeded();
+    let told = charon(["inspect", "--json"]).arguments([&file]).run().succeeded().text();
+    let told: Value = serde_json::from_str(&told).unwrap();
+    assert_eq!(told["bill"]["images"][0]["referrers"][0]["digest"], artifact_digest, "{told}");
 }
