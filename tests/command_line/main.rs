@@ -29,6 +29,7 @@ mod artifacts;
 mod bases;
 mod broken_uploads;
 mod carrying;
+mod counted;
 mod credential_helpers;
 mod dry_runs;
 mod failing_builds;
