@@ -25,6 +25,7 @@ use crate::storage::{ObjectAccess, StorageError};
 // The docstrings are the help that people read at a terminal.
 #[allow(clippy::doc_markdown)]
 #[derive(Debug, Args)]
+#[allow(clippy::struct_excessive_bools)] // each is an option
 pub(super) struct PushPayload {
     /// The payload: a file, or an object such as s3://BUCKET/KEY; standard input if it is not given
     #[arg(short, long, value_name = "FILE")]

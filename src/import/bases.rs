@@ -15,12 +15,12 @@ use crate::payload::Bill;
 pub(super) struct Bases {
     /// Those of the images that had brought a blob.
     sources: HashMap<Digest, IndexSet<String>>,
-    /// Those that this payload writes, and those that whoever imports it named.
+    /// Those that this payload writes, and those that whoever imports it gave.
     elsewhere: IndexSet<String>,
 }
 
 impl Bases {
-    pub(super) fn new(bill: &Bill, names: &Names, targets: &[Target], named: Vec<String>) -> Self {
+    pub(super) fn new(bill: &Bill, names: &Names, targets: &[Target], given: Vec<String>) -> Self {
         let sources = bill.required.iter().map(|required| {
             let repositories = required.sources.iter().filter_map(|source| {
                 let (reference, own) = (source.parsed().ok()?, source.far_name().ok()?);
@@ -29,7 +29,7 @@ impl Bases {
             (required.digest.clone(), repositories.collect())
         });
         let written = targets.iter().map(|target| target.repository.clone());
-        Self { sources: sources.collect(), elsewhere: written.chain(named).collect() }
+        Self { sources: sources.collect(), elsewhere: written.chain(given).collect() }
     }
 
     /// Where a blob may be, the likeliest first.

@@ -49,6 +49,7 @@ mod payload_file;
 mod platforms;
 mod proxies;
 mod rate_limits;
+mod referrer_lists;
 mod referrers;
 mod right_to_push;
 mod shared_blobs;
