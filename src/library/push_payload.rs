@@ -30,6 +30,8 @@ pub struct PushPayload {
     pub no_digest_tags: bool,
     /// What becomes of an index that the registry refuses because images of it were left out.
     pub sparse_index: SparseIndex,
+    /// Ask for every blob of images whose tags are right already, too, and push what the registry has lost of them.
+    pub deep: bool,
     /// The payload digest that the payload must have.
     pub expected_digest: Option<Digest>,
     /// How the registry is reached.
@@ -113,6 +115,7 @@ async fn request(
         base_repositories: options.base_repositories.clone(),
         tag_digests: !options.no_digest_tags,
         sparse_index: options.sparse_index,
+        deep: options.deep,
         strict: options.strict,
     })
 }

@@ -153,6 +153,7 @@ async fn run_import(
         tag_digests: work.tag_digests,
         sparse_index: work.sparse_index,
         strict: work.strict,
+        deep: false,
     };
     let outcome = match import(request, progress).await {
         Ok(report) => imported(&report, &work.registry),
@@ -172,7 +173,7 @@ async fn run_import(
 }
 
 fn imported(report: &ImportReport, registry: &str) -> Outcome {
-    for image in report.images.iter().filter(|image| image.failure.is_none()) {
+    for image in report.images.iter().filter(|image| image.fate.failure().is_none()) {
         info!("{} is whole as {registry}/{}", image.name, image.target);
     }
     let failures: Vec<Failure> = report.failures();
