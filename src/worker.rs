@@ -21,7 +21,7 @@ use crate::digest::Digest;
 use crate::progress::Progress;
 use crate::reason::Reason;
 use crate::reference::ReferenceError;
-use crate::registry::{RegistryError, settle_uploads};
+use crate::registry::{RegistryError, Traffic};
 use crate::storage::StorageError;
 use contract::{
     CONTRACT_VERSION, OBJECT_STORE_SECRETS, Outcome, PAYLOAD_MOUNT, PROGRESS_PORT, REGISTRY_SECRETS,
@@ -94,11 +94,12 @@ pub struct Worker {
 impl Worker {
     /// Does the attempt; gives the process' exit code.
     pub async fn run(self) -> u8 {
+        let traffic = Traffic::default();
         let outcome = tokio::select! {
-            outcome = self.attempt() => outcome,
+            outcome = self.attempt(&traffic) => outcome,
             () = terminated() => {
                 warn!("told to stop; the next attempt goes on with what is there");
-                settle_uploads().await;
+                traffic.settle().await;
                 return TERMINATED;
             }
         };
@@ -117,7 +118,7 @@ impl Worker {
         outcome.reason.exit_code()
     }
 
-    async fn attempt(&self) -> Outcome {
+    async fn attempt(&self, traffic: &Traffic) -> Outcome {
         let bytes = match tokio::fs::read(&self.config).await {
             Ok(bytes) => bytes,
             Err(error) => {
@@ -148,7 +149,7 @@ impl Worker {
             registry_secrets: &self.registry_secrets,
             object_store_secrets: &self.object_store_secrets,
         };
-        let outcome = Box::pin(run::run(&config, &folders, &progress)).await;
+        let outcome = Box::pin(run::run(&config, &folders, traffic, &progress)).await;
         Outcome { run_id: config.run_id, input_digest, ..outcome }
     }
 }

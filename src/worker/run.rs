@@ -17,7 +17,7 @@ use crate::payload::Base;
 use crate::progress::Progress;
 use crate::reason::{self, Failure, Reason};
 use crate::reference::{Endpoint, Host, Reference};
-use crate::registry::{Access, DockerConfig, Registry, Traffic};
+use crate::registry::{Access, DockerConfig, Logins, Registry, Traffic};
 
 /// Where a worker finds what is mounted for it.
 pub(super) struct Folders<'a> {
@@ -30,8 +30,12 @@ pub(super) struct Folders<'a> {
 }
 
 /// Does the work of a run configuration.
-pub(super) async fn run(config: &RunConfig, folders: &Folders<'_>, progress: &Arc<Progress>) -> Outcome {
-    let traffic = Traffic::default();
+pub(super) async fn run(
+    config: &RunConfig,
+    folders: &Folders<'_>,
+    traffic: &Traffic,
+    progress: &Arc<Progress>,
+) -> Outcome {
     // What is mounted is read from a disk.
     let (given, secrets, counted) =
         (config.registries.clone(), folders.registry_secrets.to_owned(), traffic.clone());
@@ -43,9 +47,9 @@ pub(super) async fn run(config: &RunConfig, folders: &Folders<'_>, progress: &Ar
     };
     let outcome = match &config.work {
         Work::Build(work) => {
-            Box::pin(run_build(&config.run_id, work, registries, &traffic, folders, progress)).await
+            Box::pin(run_build(&config.run_id, work, registries, traffic, folders, progress)).await
         }
-        Work::Import(work) => Box::pin(run_import(work, registries, &traffic, folders, progress)).await,
+        Work::Import(work) => Box::pin(run_import(work, registries, traffic, folders, progress)).await,
     };
     outcome.unwrap_or_else(Outcome::from)
 }
@@ -218,7 +222,7 @@ fn registries(
         let endpoint: Option<Endpoint> = given.endpoint.as_deref().map(str::parse).transpose()?;
         let folder = secrets.join(index.to_string());
         let credentials = match secret(&folder, ".dockerconfigjson")? {
-            None => None,
+            None => Logins::default(),
             Some(json) => {
                 let config = DockerConfig::parse(&json).map_err(|error| {
                     Refusal::new(
@@ -226,15 +230,16 @@ fn registries(
                         format!("the pull secret of {host} cannot be read: {error}"),
                     )
                 })?;
-                // The host that is contacted goes before the one that it stands for.
-                let contacted = endpoint.as_ref().and_then(|endpoint| config.credentials(endpoint.host()));
-                let found = contacted.or_else(|| config.credentials(&host)).ok_or_else(|| {
-                    Refusal::new(
-                        Reason::InvalidSpec,
-                        format!("the pull secret of {host} has no entry for {host}; add one to its auths"),
-                    )
-                })?;
-                Some(found)
+                // Credentials of the host that a mirror stands for are not the mirror's to see.
+                let contacted = endpoint.as_ref().map_or(&host, Endpoint::host);
+                let found = config.credentials(contacted);
+                if found.is_empty() && config.credentials(&host).is_empty() {
+                    let message = format!(
+                        "the pull secret of {host} has no entry for {contacted}; add one to its auths"
+                    );
+                    return Err(Refusal::new(Reason::InvalidSpec, message));
+                }
+                found
             }
         };
         let identity = match (secret(&folder, "tls.crt")?, secret(&folder, "tls.key")?) {
