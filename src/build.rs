@@ -3,6 +3,7 @@
 mod base;
 mod choice;
 mod dry_run;
+mod earlier;
 mod fetch;
 mod file;
 mod journal;
@@ -30,7 +31,6 @@ use crate::registry::{Foreign, Registry, RegistryError};
 use crate::storage::{StorageError, StoredObject};
 pub use base::{BaseError, open_base};
 pub use dry_run::{Amount, BuildPlan, dry_run};
-use left::adopt;
 use plan::Plan;
 use resolve::Library;
 use stream::{check_sizes, write};

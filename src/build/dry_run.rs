@@ -3,8 +3,9 @@
 use std::collections::BTreeMap;
 use std::sync::Arc;
 
+use super::earlier::Earlier;
 use super::file::needs;
-use super::left::Left;
+use super::left::{Had, Left};
 use super::resolve::Library;
 use super::{BuildError, BuildRequest, Output, blocking, missing_failure, plan};
 use crate::digest::Digest;
@@ -24,7 +25,7 @@ pub struct BuildPlan {
     pub images: usize,
     /// The blobs that it carries.
     pub carried: Amount,
-    /// What of those an earlier attempt left in the partial file: it is hashed again, and not fetched.
+    /// What of those an earlier attempt left, in the partial file or in parts of an object: it is not fetched again.
     pub there: Amount,
     /// The blobs that it leaves to the far side.
     pub left_out: Amount,
@@ -75,7 +76,7 @@ pub async fn dry_run(
     progress: &Arc<Progress>,
 ) -> Result<BuildPlan, BuildError> {
     progress.enter(Stage::Resolving);
-    let (look, left) = match output {
+    let (look, left, upload) = match output {
         Output::File(path) => {
             let path = path.clone();
             let look = move || {
@@ -83,24 +84,31 @@ pub async fn dry_run(
                 let left = Left::read(look.partial.as_ref(), &look.journal);
                 Ok((look, left))
             };
-            blocking(look).await.map(|(look, left)| (Some(look), Some(left)))?
+            let (look, left) = blocking(look).await?;
+            (Some(look), left, None)
         }
-        Output::Object(_) | Output::Stream(_) => (None, None),
+        Output::Object(object) => {
+            let Earlier { left, upload } = Earlier::beside(object).await?;
+            (None, left, upload)
+        }
+        Output::Stream(_) => (None, Left::default(), None),
     };
-    let adopted = left.as_ref().and_then(|left| left.adopt(request));
-    let (plan, contents) = if let Some(adopted) = adopted {
-        adopted
-    } else {
-        let manifests = left.as_ref().map(Left::manifests).unwrap_or_default();
-        plan(request, Library { manifests, journal: None }).await?
+    let (plan, contents) = match left.adopt(request) {
+        Some(adopted) => adopted,
+        None => plan(request, Library { manifests: left.manifests(), journal: None }).await?,
     };
-    let had = left.map(|left| left.had(contents.digest()));
+    let had = match upload.filter(|upload| upload.payload() == contents.digest()) {
+        Some(upload) => Had { have: contents.blobs_up_to(upload.uploaded()), elsewhere: None },
+        None if look.is_some() => left.had(contents.digest()),
+        // Of another payload's parts nothing can be taken.
+        None => Had::default(),
+    };
     Ok(BuildPlan {
         digest: contents.digest().clone(),
         size: contents.layout().total_size(),
         images: plan.images.len(),
         carried: plan.blobs.iter().map(|blob| blob.size).collect(),
-        there: had.iter().flat_map(|had| had.of(&plan.blobs)).collect(),
+        there: had.of(&plan.blobs).collect(),
         left_out: plan.required.iter().map(|blob| blob.size).collect(),
         missing: plan.missing.iter().map(missing_failure).collect(),
         manifests: plan.reads,

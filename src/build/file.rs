@@ -76,9 +76,9 @@ pub(super) async fn build(
             // It may have been put there meanwhile.
             check_replaceable(&path)?;
         }
-        // First: where the payload is, there its bill is, too, whenever this is cut short.
-        base::keep_bill(&path, &bill);
         target.finish()?;
+        // A bill alone is a base: there must be none of a payload that never was whole.
+        base::keep_bill(&path, &bill);
         Ok(path)
     };
     let path = blocking(finish).await?;
@@ -93,9 +93,9 @@ fn check_replaceable(path: &Path) -> Result<(), StorageError> {
         Ok(file) if file.metadata().map_err(failed)?.is_file() => {
             let file = LocalFile::new(Arc::new(file)).map_err(failed)?;
             let is_ours = is_payload(&file).map_err(failed)?;
-            if is_ours { Ok(()) } else { Err(StorageError::NotOurs(path.to_owned())) }
+            if is_ours { Ok(()) } else { Err(StorageError::NotOurs(path.display().to_string())) }
         }
-        Ok(_) => Err(StorageError::NotOurs(path.to_owned())),
+        Ok(_) => Err(StorageError::NotOurs(path.display().to_string())),
         Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(()),
         Err(error) => Err(failed(error)),
     }

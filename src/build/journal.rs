@@ -4,13 +4,14 @@
 
 use std::collections::HashMap;
 use std::fs::{self, File, OpenOptions};
-use std::io::{self, BufRead, BufReader, Write};
+use std::io::{self, BufRead, BufReader, Read, Seek, Write};
 use std::os::unix::fs::OpenOptionsExt;
 use std::path::Path;
 
 use base64::Engine;
 use base64::engine::general_purpose::STANDARD;
 use bytes::Bytes;
+use rustix::fs::{MemfdFlags, memfd_create};
 use serde::{Deserialize, Serialize};
 
 use crate::digest::Digest;
@@ -84,10 +85,14 @@ impl Notes {
     pub(super) fn read(path: &Path) -> Option<Self> {
         let file = OpenOptions::new().read(true).custom_flags(NO_DETOUR).open(path).ok()?;
         file.metadata().ok().filter(|found| found.is_file() && found.len() < JOURNAL_LIMIT)?;
-        let mut reader = BufReader::new(file);
+        Self::parse(BufReader::new(file))
+    }
+
+    /// The same of one that is no file.
+    pub(super) fn parse(mut reader: impl BufRead) -> Option<Self> {
         let mut next = || {
             let mut line = Vec::new();
-            let length = io::Read::take(&mut reader, LINE_LIMIT).read_until(b'\n', &mut line).ok()?;
+            let length = (&mut reader).take(LINE_LIMIT).read_until(b'\n', &mut line).ok()?;
             (length > 0).then_some(line)
         };
         let Head { run, payload } = serde_json::from_slice(&next()?).ok()?;
@@ -136,6 +141,20 @@ impl Journal {
         let mut file = OpenOptions::new().create_new(true).write(true).open(path)?;
         append(&mut file, &Head { run: run.to_owned(), payload: payload.cloned() })?;
         Ok(Self { file })
+    }
+
+    /// Begins a journal in memory; what is given with it tells what it holds by then.
+    pub(super) fn in_memory(run: &str) -> io::Result<(Self, impl FnOnce() -> io::Result<Vec<u8>>)> {
+        let mut file = File::from(memfd_create("journal", MemfdFlags::CLOEXEC)?);
+        let mut same = file.try_clone()?;
+        append(&mut file, &Head { run: run.to_owned(), payload: None })?;
+        let told = move || {
+            let mut bytes = Vec::new();
+            same.rewind()?;
+            same.read_to_end(&mut bytes)?;
+            Ok(bytes)
+        };
+        Ok((Self { file }, told))
     }
 
     /// Goes on with the journal that is there.

@@ -1,4 +1,4 @@
-//! What an earlier attempt left of a payload file, and what of that counts.
+//! What an earlier attempt left of a payload, and what of that counts.
 
 use std::collections::HashMap;
 use std::fs::File;
@@ -16,14 +16,16 @@ use crate::read_at::{LocalFile, ReadAt as _};
 use crate::registry::Manifest;
 
 /// What an earlier attempt left: of this run or of another one that wrote the same file.
-#[derive(Debug)]
+#[derive(Debug, Default)]
 pub(super) struct Left {
-    notes: Option<Notes>,
-    remains: Option<Remains>,
+    /// What it noted.
+    pub(super) notes: Option<Notes>,
+    /// The payload's beginning.
+    pub(super) remains: Option<Remains>,
 }
 
 /// What of the blobs of a payload is there.
-#[derive(Debug)]
+#[derive(Debug, Default)]
 pub(super) struct Had {
     /// How many bytes of each, by what was noted.
     pub(super) have: HashMap<Digest, u64>,
@@ -57,10 +59,20 @@ impl Left {
         self.notes.is_some()
     }
 
-    /// The plan of an earlier attempt of the same run.
+    /// The plan of an earlier attempt of the same run: no registry is asked what a tag means, since it could mean
+    /// something else by now.
     pub(super) fn adopt(&self, request: &BuildRequest) -> Option<(Plan, Contents)> {
-        let notes = self.notes.as_ref()?;
-        adopt(request, Some((&notes.run, notes.payload.as_ref()?)), self.remains.as_ref())
+        let (notes, remains) = (self.notes.as_ref()?, self.remains.as_ref()?);
+        if notes.run != request.run || *notes.payload.as_ref()? != remains.digest {
+            return None;
+        }
+        let plan = Plan::of_remains(remains)?;
+        let contents = contents(&plan).ok()?;
+        if *contents.digest() != remains.digest {
+            return None;
+        }
+        info!("Going on with what an earlier attempt left of payload {}", contents.digest());
+        Some((plan, contents))
     }
 
     /// The manifests that it had read.
@@ -90,24 +102,4 @@ impl Left {
         };
         Had { have, elsewhere }
     }
-}
-
-/// Takes over the plan of an earlier attempt of the same run, from what it left: no registry is
-/// asked what a tag means, since it could mean something else by now.
-pub(super) fn adopt(
-    request: &BuildRequest,
-    noted: Option<(&str, &Digest)>,
-    remains: Option<&Remains>,
-) -> Option<(Plan, Contents)> {
-    let ((run, payload), remains) = (noted?, remains?);
-    if run != request.run || *payload != remains.digest {
-        return None;
-    }
-    let plan = Plan::of_remains(remains)?;
-    let contents = contents(&plan).ok()?;
-    if *contents.digest() != remains.digest {
-        return None;
-    }
-    info!("Going on with what an earlier attempt left of payload {}", contents.digest());
-    Some((plan, contents))
 }

@@ -26,8 +26,15 @@ const DEFAULT_JOB_TTL: i32 = 86_400;
 const SHORTEST_JOB_TTL: i32 = 60;
 
 /// What is written beside a payload is called so, and may not be another payload.
-const TAKEN_SUFFIXES: [&str; 6] =
-    [".partial", ".partial.journal", ".report.json", ".report.partial", ".bill.json", ".bill.partial"];
+const TAKEN_SUFFIXES: [&str; 7] = [
+    ".partial",
+    ".partial.journal",
+    ".partial.manifests",
+    ".report.json",
+    ".report.partial",
+    ".bill.json",
+    ".bill.partial",
+];
 
 /// A wish, checked.
 #[derive(Clone, Debug, PartialEq)]
@@ -208,7 +215,7 @@ pub(super) fn build(spec: &PayloadBuildSpec) -> Result<Valid, Invalid> {
             object_store: place.object(),
         }),
         registries: registries(spec.registries.as_deref().unwrap_or_default())?,
-        bases: bases(spec, &place)?,
+        bases: bases(spec)?,
         place,
         worker: spec.worker.clone().unwrap_or_default(),
         backoff_limit: spec.backoff_limit.unwrap_or(DEFAULT_BACKOFF_LIMIT),
@@ -281,7 +288,7 @@ fn job_ttl(seconds: Option<i32>) -> i32 {
 }
 
 /// The names of the builds that a build is built upon, each once.
-fn bases(spec: &PayloadBuildSpec, place: &Place) -> Result<Vec<String>, Invalid> {
+fn bases(spec: &PayloadBuildSpec) -> Result<Vec<String>, Invalid> {
     let far = spec.already_transferred.as_ref();
     let bases = far.and_then(|far| far.payloads.as_deref()).unwrap_or_default();
     let names: Vec<String> = bases.iter().map(|base| base.name.clone()).collect();
@@ -291,11 +298,6 @@ fn bases(spec: &PayloadBuildSpec, place: &Place) -> Result<Vec<String>, Invalid>
                 "spec.alreadyTransferred.payloads names {name:?} twice; once is enough"
             )));
         }
-    }
-    if !names.is_empty() && !matches!(place, Place::Claim(_)) {
-        return Err(Invalid(
-            "spec.alreadyTransferred.payloads are looked for in the claim of spec.output, which is an object store; name the images instead".into(),
-        ));
     }
     Ok(names)
 }

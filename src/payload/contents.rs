@@ -6,8 +6,9 @@ use serde::Serialize;
 use super::bill::{
     Bill, BillEntry, BillFile, BillImage, BillManifest, EntryKind, FORMAT_VERSION, MissingImage, Required,
 };
+use super::layout::BEFORE_ENTRIES;
 use super::referrers::ReferrerPlan;
-use super::{Layout, PayloadError, base, descriptor};
+use super::{Layout, LayoutEntry, PayloadError, base, descriptor};
 use crate::digest::Digest;
 use crate::platform::Platform;
 use crate::reference::{FarName, Reference};
@@ -187,6 +188,16 @@ impl Contents {
             beginning.extend_from_slice(bytes);
         }
         beginning.into()
+    }
+
+    /// How many bytes of each blob stand in front of `end` in the payload.
+    pub(crate) fn blobs_up_to(&self, end: u64) -> HashMap<Digest, u64> {
+        let entries = self.bill.entries.iter().zip(&self.layout.entries()[BEFORE_ENTRIES..]);
+        let blobs = entries.filter(|(entry, _)| entry.kind == EntryKind::Blob);
+        let have = |(entry, place): (&BillEntry, &LayoutEntry)| {
+            (entry.digest.clone(), end.saturating_sub(place.data_offset()).min(entry.size))
+        };
+        blobs.map(have).collect()
     }
 
     /// What is in memory of the layout's entry `index`; `None`: a blob.

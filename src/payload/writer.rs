@@ -151,8 +151,10 @@ impl<'a, S: Sink> PayloadWriter<'a, S> {
             writer.position = from;
             writer.blob = Some(InBlob { hasher, crc: crc32fast::Hasher::new_with_initial(sums.crc), have });
         }
-        // The directory, which may be written in part, comes when all blobs are done.
-        let is_behind = writer.position < from && writer.next_blob().is_some();
+        // Of a blob that is not begun, the header may be written, in part or whole. The directory, which may be written in
+        // part, comes when all blobs are done.
+        let is_begun = writer.blob.is_some() || writer.next_blob().is_none();
+        let is_behind = !is_begun && from > writer.data_offset();
         if is_behind || from > contents.layout().total_size() {
             return Err(contradiction());
         }

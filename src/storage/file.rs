@@ -42,10 +42,26 @@ pub enum StorageError {
     #[error("{} is being written by another charon; wait for it, or choose another name", .0.display())]
     Busy(PathBuf),
     /// What has the final name was not written by Charon.
+    #[error("{0} is no payload of charon's, and is not replaced; move it away, or choose another name")]
+    NotOurs(String),
+    /// What lies beside an object is no journal that this program reads.
     #[error(
-        "{} is no payload of charon's, and is not replaced; move it away, or choose another name", .0.display()
+        "{0} is no journal that this charon reads; let the charon that wrote it come to its end, or remove it"
     )]
-    NotOurs(PathBuf),
+    NotAJournal(String),
+    /// A small object that is not small.
+    #[error("{0} has more than {1} bytes, which nothing of charon's has; remove it")]
+    TooLong(String, usize),
+    /// The store ended an object early.
+    #[error("{location} ended early: {missing} bytes at {at} did not come; try again")]
+    Short {
+        /// The object.
+        location: String,
+        /// How many bytes.
+        missing: u64,
+        /// From where on.
+        at: u64,
+    },
     /// The payload does not fit.
     #[error(
         "{} has no room for the payload: it has {} bytes, and what lies beside it up to {}; {room} are free; make room or choose another volume",
@@ -107,11 +123,11 @@ impl StorageError {
             Self::Io { source, .. } => source.into(),
             Self::Busy(_) | Self::Overtaken(_) | Self::UploadGone(_) => Reason::StorageBusy,
             Self::NoFile(_) => Reason::InvalidSpec,
-            Self::NotOurs(_) => Reason::OutputConflict,
+            Self::NotOurs(_) | Self::NotAJournal(_) | Self::TooLong(..) => Reason::OutputConflict,
             Self::Full { .. } => Reason::StorageFull,
             Self::SourceNotFound(_) | Self::ObjectNotFound(_) => Reason::SourceNotFound,
             Self::Object { reason, .. } => *reason,
-            Self::SourceChanged(_) => Reason::SourceIncomplete,
+            Self::SourceChanged(_) | Self::Short { .. } => Reason::SourceIncomplete,
         }
     }
 

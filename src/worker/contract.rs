@@ -127,7 +127,7 @@ pub struct ObjectStore {
 pub struct BasePayload {
     /// The name of the `PayloadBuild`.
     pub name: String,
-    /// The payload's path below [`PAYLOAD_MOUNT`].
+    /// The payload's path below [`PAYLOAD_MOUNT`], or its key, where this build goes into an object: in the same bucket.
     pub path: String,
     /// The payload digest that it, or the bill that stayed behind of it, must have.
     pub digest: Digest,

@@ -8,6 +8,7 @@ use std::sync::Arc;
 use bytes::Bytes;
 use secrecy::SecretString;
 use tokio::io::AsyncReadExt as _;
+use url::Url;
 
 use super::Refusal;
 use super::contract::{ObjectStore, Provider};
@@ -17,7 +18,7 @@ use crate::object_location::ObjectLocation;
 use crate::read_at::ReadAt;
 use crate::reason::Reason;
 use crate::storage::{
-    self, Location, ObjectAccess, ObjectKeys, ObjectSource, StorageError, StoredObject, beside, write_beside,
+    ObjectAccess, ObjectKeys, StorageError, StoredObject, StoredPayload, beside, write_beside,
 };
 
 /// Where a payload lies.
@@ -60,11 +61,14 @@ impl Place {
 
     /// Opens the payload.
     pub(super) async fn open(&self) -> Result<Arc<dyn ReadAt>, StorageError> {
+        self.payload().open().await
+    }
+
+    /// The same as where a payload is.
+    pub(super) fn payload(&self) -> StoredPayload {
         match self {
-            Self::File { path, .. } => {
-                storage::open(&Location::File(path.clone()), &ObjectAccess::default()).await
-            }
-            Self::Object(object) => Ok(Arc::new(ObjectSource::open(object.clone()).await?)),
+            Self::File { path, .. } => StoredPayload::File(path.clone()),
+            Self::Object(object) => StoredPayload::Object(object.clone()),
         }
     }
 
@@ -105,7 +109,7 @@ impl fmt::Display for Place {
 }
 
 /// A payload's path below the mount, which it may not leave.
-pub(super) fn payload_path(payloads: &Path, path: &str) -> Result<PathBuf, Refusal> {
+fn payload_path(payloads: &Path, path: &str) -> Result<PathBuf, Refusal> {
     let stays = Path::new(path).components().all(|part| matches!(part, Component::Normal(_)));
     if path.is_empty() || !stays {
         return Err(Refusal::new(
@@ -126,8 +130,12 @@ fn stored_object(given: &ObjectStore, secrets: &Path) -> Result<StoredObject, Re
         return Err(Refusal::new(Reason::SecretNotFound, message));
     }
     let keys = if given.credentials { Some(keys(given.provider, &location, secrets)?) } else { None };
-    let access =
-        ObjectAccess { endpoint: given.endpoint.clone(), region: given.region.clone(), keys, ca_pem };
+    let endpoint = given.endpoint.as_deref().map(Url::parse).transpose().map_err(|error| {
+        let endpoint = given.endpoint.as_deref().unwrap_or_default();
+        let message = format!("the endpoint {endpoint:?} of {location} is no URL: {error}");
+        Refusal::new(Reason::InvalidSpec, message)
+    })?;
+    let access = ObjectAccess { endpoint, region: given.region.clone(), keys, ca_pem };
     Ok(StoredObject::new(location, &access)?)
 }
 
@@ -146,11 +154,15 @@ fn keys(provider: Provider, location: &ObjectLocation, secrets: &Path) -> Result
         optional(key)?.ok_or_else(missing)
     };
     Ok(match provider {
-        Provider::S3 | Provider::Azure => ObjectKeys::Pair {
+        Provider::S3 => ObjectKeys::S3 {
             access: required("accesskey")?,
             secret: SecretString::from(required("secretkey")?),
             session_token: optional("sessiontoken")?.map(SecretString::from),
         },
-        Provider::Gcs => ObjectKeys::ServiceAccount(SecretString::from(required("serviceaccount")?)),
+        Provider::Azure => ObjectKeys::Azure {
+            account: required("accesskey")?,
+            key: SecretString::from(required("secretkey")?),
+        },
+        Provider::Gcs => ObjectKeys::Gcs(SecretString::from(required("serviceaccount")?)),
     })
 }

@@ -6,10 +6,10 @@ use tracing::{info, warn};
 
 use super::Refusal;
 use super::contract::{
-    BasePayload, BuildWork, FAILURES_LIMIT, Image, ImportResult, ImportWork, Outcome, PayloadSummary,
-    RegistryAccess, Rewritten, RunConfig, Work,
+    BasePayload, BuildWork, FAILURES_LIMIT, Image, ImportResult, ImportWork, ObjectStore, Outcome,
+    PayloadSummary, RegistryAccess, Rewritten, RunConfig, Work,
 };
-use super::place::{Place, payload_path};
+use super::place::Place;
 use super::report::{self, Report};
 use crate::build::{BaseError, BuildRequest, ImageRequest, build, open_base};
 use crate::import::{ImportReport, ImportRequest, Source, import};
@@ -76,7 +76,7 @@ async fn run_build(
     }
     let images = images(&work.images)?;
     let already_transferred = references(&work.already_transferred)?;
-    let bases = bases(&work.bases, folders).await?;
+    let bases = bases(work, folders).await?;
     for reference in images.iter().map(|image| &image.reference).chain(&already_transferred) {
         if !registries.contains_key(reference.host()) {
             let access = Access::default();
@@ -299,14 +299,15 @@ fn references(names: &[String]) -> Result<Vec<Reference>, Refusal> {
     names.iter().map(|name| Ok(Reference::parse(name, &Host::docker_hub())?)).collect()
 }
 
-/// The bills of earlier payloads.
-async fn bases(bases: &[BasePayload], folders: &Folders<'_>) -> Result<Vec<Base>, Refusal> {
+/// The bills of earlier payloads, in the volume or in the bucket that this one goes into.
+async fn bases(work: &BuildWork, folders: &Folders<'_>) -> Result<Vec<Base>, Refusal> {
     let mut found = Vec::new();
-    for base in bases {
-        let path = payload_path(folders.payloads, &base.path)?;
+    for base in &work.bases {
+        let object = work.object_store.clone().map(|object| ObjectStore { key: base.path.clone(), ..object });
+        let place = Place::new(&base.path, object.as_ref(), folders)?;
         let refused =
             |error: BaseError| Refusal::new(error.reason(), format!("PayloadBuild {:?}: {error}", base.name));
-        found.push(open_base(&path, Some(&base.digest)).await.map_err(refused)?);
+        found.push(open_base(&place.payload(), Some(&base.digest)).await.map_err(refused)?);
     }
     Ok(found)
 }

@@ -46,13 +46,13 @@ impl Source {
 }
 
 /// The value of a line of a plan.
-fn line<'a>(plan: &'a str, name: &str) -> &'a str {
+pub(crate) fn line<'a>(plan: &'a str, name: &str) -> &'a str {
     let found = plan.lines().find_map(|line| line.strip_prefix(name));
     found.unwrap_or_else(|| panic!("no {name} in {plan}")).trim()
 }
 
 /// The bytes that a line of a plan tells.
-fn bytes(plan: &str, name: &str) -> u64 {
+pub(crate) fn bytes(plan: &str, name: &str) -> u64 {
     let line = line(plan, name);
     let (_, bytes) = line.rsplit_once('(').unwrap();
     bytes.split(' ').next().unwrap().parse().unwrap()

@@ -106,6 +106,17 @@ fn a_build_that_is_killed_leaves_nothing_under_the_final_name_and_the_next_one_s
 }
 
 #[test]
+fn a_payload_that_cannot_have_its_name_in_the_end_leaves_no_bill_behind() {
+    let stalled = Stalled::new();
+    let build = stalled.in_the_middle();
+    // Somebody takes the name meanwhile.
+    fs::create_dir(&stalled.payload).unwrap();
+    stalled.gate.open();
+    build.end().ended_with(1);
+    assert!(!names(stalled.folder.path()).contains(&"payload.zip.bill.json".to_owned()));
+}
+
+#[test]
 fn a_build_that_was_killed_goes_on_in_the_middle_of_a_blob_and_gives_the_same_bytes() {
     let stalled = Stalled::new();
     let build = stalled.in_the_middle();

@@ -20,6 +20,8 @@ mod front;
 mod gate;
 #[path = "../support/s3.rs"]
 mod s3;
+#[path = "../support/s3s.rs"]
+mod s3s;
 mod token_service;
 
 mod access;
@@ -52,5 +54,6 @@ mod rate_limits;
 mod referrers;
 mod right_to_push;
 mod scratch;
+mod stores;
 mod terminal;
 mod worker;

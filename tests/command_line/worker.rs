@@ -101,7 +101,7 @@ impl Pod {
 }
 
 /// What the Secret of a store holds, where the pod has it; and an object of the store.
-fn opened(pod: &Pod, store: &S3, key: &str) -> Value {
+pub(crate) fn opened(pod: &Pod, store: &S3, key: &str) -> Value {
     let secrets = pod.folder.path().join("object-store");
     fs::create_dir_all(&secrets).unwrap();
     fs::write(secrets.join("accesskey"), ACCESS).unwrap();
@@ -226,6 +226,49 @@ fn a_build_replaces_no_object_that_is_no_payload_and_says_what_a_store_refuses()
     );
     fs::remove_file(pod.folder.path().join("object-store/secretkey")).unwrap();
     assert_eq!(builds(&object).reason, Reason::SecretNotFound);
+}
+
+#[test]
+fn a_store_behind_a_private_authority_is_reached_with_the_mounted_certificate() {
+    let source = source(Software::Distribution3, &["ferry:1"]);
+    let (pod, folder) = (Pod::new(), tempfile::tempdir().unwrap());
+    let [certificate, key] = crate::objects::certificate(folder.path());
+    let store = S3::with_certificate(&certificate, &key);
+    let mut object = opened(&pod, &store, "app.zip");
+    object["endpoint"] = json!(format!("https://{}", store.host()));
+    let images = json!([{ "name": source.name("ferry:1") }]);
+    let builds = |object: &Value| {
+        pod.works("run", &json!({ "build": { "images": images, "objectStore": object } }), &source)
+    };
+    let refused = builds(&object);
+    assert_eq!(refused.reason, Reason::InvalidSpec);
+    assert!(refused.message.contains("certSecretRef"), "{}", refused.message);
+    fs::copy(certificate, pod.folder.path().join("object-store/ca.crt")).unwrap();
+    object["certificates"] = json!(true);
+    let built = builds(&object);
+    assert_eq!(built.reason, Reason::Succeeded, "{}", built.message);
+    object["endpoint"] = json!("store");
+    let refused = builds(&object);
+    assert_eq!(refused.reason, Reason::InvalidSpec);
+    assert!(
+        refused.message.contains("the endpoint \"store\" of s3://transfer/app.zip is no URL"),
+        "{}",
+        refused.message
+    );
+}
+
+#[test]
+fn a_session_token_goes_to_the_store_with_every_request() {
+    let (source, store) = (source(Software::Distribution3, &["ferry:1"]), S3::start());
+    let (pod, proxy) = (Pod::new(), Proxy::to(store.host()));
+    let mut object = opened(&pod, &store, "app.zip");
+    object["endpoint"] = json!(format!("http://{}", proxy.host()));
+    fs::write(pod.folder.path().join("object-store/sessiontoken"), "passing\n").unwrap();
+    let images = json!([{ "name": source.name("ferry:1") }]);
+    pod.works("run", &json!({ "build": { "images": images, "objectStore": object } }), &source);
+    let seen = proxy.seen();
+    assert!(!seen.is_empty());
+    assert!(seen.iter().all(|request| request.header("x-amz-security-token") == Some("passing")));
 }
 
 /// How often a registry was asked for something of a repository.
