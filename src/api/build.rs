@@ -3,8 +3,9 @@
 use kube::{CustomResource, KubeSchema};
 use serde::{Deserialize, Serialize};
 
-use super::shared::{Claim, ObjectStore, RegistryAccess, Worker};
+use super::shared::{Claim, ObjectStore, RegistryAccess};
 use super::status::Status;
+use super::worker::Worker;
 
 /// The payload that is wanted.
 #[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize, CustomResource, KubeSchema)]

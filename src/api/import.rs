@@ -4,8 +4,9 @@ use kube::{CustomResource, KubeSchema};
 use serde::{Deserialize, Serialize};
 
 use super::schema;
-use super::shared::{Claim, ObjectStore, SecretRef, Worker};
+use super::shared::{Claim, ObjectStore, SecretRef};
 use super::status::Status;
+use super::worker::Worker;
 use crate::platform::SparseIndex;
 use crate::reference::Naming;
 

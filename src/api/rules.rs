@@ -114,6 +114,17 @@ fn cases() -> Vec<Case> {
             vec![(json!({ "nvidia.com/gpu": 1 }), words)],
         )
     };
+    let labels = || {
+        let words = "a worker's labels charon.dev/*";
+        let taken = ["charon.dev/uid", "batch.kubernetes.io/a", "job-name", "app.kubernetes.io/managed-by"];
+        let refused = taken.map(|key| (json!({ "team": "a", key: "b" }), words));
+        (vec![json!({ "team": "a", "charon.dev": "b", "app.kubernetes.io/part-of": "c" })], refused.into())
+    };
+    let annotations = || {
+        let words = "a worker's annotations charon.dev/*";
+        let refused = ["charon.dev/run", "batch.kubernetes.io/a"].map(|key| (json!({ key: "b" }), words));
+        (vec![json!({ "a.example/job-name": "a b" })], refused.into())
+    };
     let users = || {
         (
             vec![json!(1), json!(65532)],
@@ -246,6 +257,10 @@ fn cases() -> Vec<Case> {
     ];
     for kind in ["PayloadBuild", "PayloadImport"] {
         cases.push(case(kind, "/worker/serviceAccountName", names("name of a ServiceAccount")));
+        cases.push(case(kind, "/worker/priorityClassName", names("name of a PriorityClass")));
+        cases.push(case(kind, "/worker/imagePullSecrets/0/name", names("name of a Secret")));
+        cases.push(case(kind, "/worker/podMetadata/labels", labels()));
+        cases.push(case(kind, "/worker/podMetadata/annotations", annotations()));
         cases.push(case(kind, "/timeout", timeouts()));
         cases.push(case(kind, "/worker/securityContext/runAsUser", users()));
         cases.push(case(kind, "/worker/resources/requests", amounts("a worker requests cpu")));

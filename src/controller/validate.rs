@@ -3,10 +3,13 @@
 //! The schema has refused most of what is wrong already; what it cannot say, or what an older or
 //! relaxed schema let through, is told here. Whatever comes out can be turned into a Job.
 
+mod worker;
+
 use std::collections::HashMap;
 use std::fmt;
 use std::time::Duration;
 
+use k8s_openapi::api::core::v1::Affinity;
 use serde_json::{Value, json};
 
 use crate::api::{
@@ -44,6 +47,8 @@ pub(super) struct Valid {
     pub identity: Value,
     /// The pod's settings.
     pub worker: Worker,
+    /// What the pod's settings say of nodes and neighbours.
+    pub affinity: Option<Affinity>,
     /// How often a pod may fail.
     pub backoff_limit: i32,
     /// How long the run may take.
@@ -186,6 +191,7 @@ pub(super) fn build(spec: &PayloadBuildSpec) -> Result<Valid, Invalid> {
             "spec.output.{field} {name:?} ends in {suffix}, which is for files beside payloads; choose another name"
         )));
     }
+    let worker = spec.worker.clone().unwrap_or_default();
     Ok(Valid {
         identity: json!({
             "images": spec.images,
@@ -210,7 +216,8 @@ pub(super) fn build(spec: &PayloadBuildSpec) -> Result<Valid, Invalid> {
         registries: registries(spec.registries.as_deref().unwrap_or_default())?,
         bases: bases(spec, &place)?,
         place,
-        worker: spec.worker.clone().unwrap_or_default(),
+        affinity: worker::checked(&worker)?,
+        worker,
         backoff_limit: spec.backoff_limit.unwrap_or(DEFAULT_BACKOFF_LIMIT),
         timeout: timeout(spec.timeout.as_deref())?,
         job_ttl: job_ttl(spec.ttl_seconds_after_finished),
@@ -249,6 +256,7 @@ pub(super) fn import(spec: &PayloadImportSpec) -> Result<Valid, Invalid> {
         sparse_index: spec.registry.sparse_index.unwrap_or_default(),
         strict: spec.strict.unwrap_or(false),
     };
+    let worker = spec.worker.clone().unwrap_or_default();
     Ok(Valid {
         identity: json!({
             "source": place.identity(),
@@ -268,7 +276,8 @@ pub(super) fn import(spec: &PayloadImportSpec) -> Result<Valid, Invalid> {
         registries: vec![registry(&target, "spec.registry")?],
         place,
         bases: Vec::new(),
-        worker: spec.worker.clone().unwrap_or_default(),
+        affinity: worker::checked(&worker)?,
+        worker,
         backoff_limit: spec.backoff_limit.unwrap_or(DEFAULT_BACKOFF_LIMIT),
         timeout: timeout(spec.timeout.as_deref())?,
         job_ttl: job_ttl(spec.ttl_seconds_after_finished),

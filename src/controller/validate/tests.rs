@@ -211,3 +211,40 @@ fn a_timeout_is_the_sum_of_its_parts() {
         assert_eq!(timeout(Some(text)).unwrap(), Some(Duration::from_secs(seconds)));
     }
 }
+
+#[test]
+fn a_pods_own_labels_are_not_the_users_to_set_and_a_misspelt_affinity_is_not_left_out() {
+    let term =
+        |field: &str| json!({ "nodeSelectorTerms": [{ field: [{ "key": "a", "operator": "Exists" }] }] });
+    let node = |field: &str, terms: Value| json!({ "affinity": { "nodeAffinity": { field: terms } } });
+    let required = "requiredDuringSchedulingIgnoredDuringExecution";
+    for (worker, words) in [
+        (
+            json!({ "podMetadata": { "labels": { "charon.dev/uid": "a" } } }),
+            "podMetadata.labels has \"charon.dev/uid\"",
+        ),
+        (json!({ "podMetadata": { "labels": { "job-name": "a" } } }), "job-name"),
+        (json!({ "podMetadata": { "labels": { "app.kubernetes.io/managed-by": "a" } } }), "managed-by"),
+        (
+            json!({ "podMetadata": { "annotations": { "batch.kubernetes.io/a": "a" } } }),
+            "podMetadata.annotations",
+        ),
+        (
+            node("required", term("matchExpressions")),
+            "spec.worker.affinity.nodeAffinity.required is no field",
+        ),
+        (
+            node(required, term("matchExpression")),
+            "nodeSelectorTerms[0].matchExpression is no field of a pod's affinity",
+        ),
+        (node(required, json!([])), "spec.worker.affinity cannot be read"),
+    ] {
+        let refused = build_of(with(spec(), "worker", worker.clone())).unwrap_err();
+        assert!(refused.contains(words), "{worker}: {refused}");
+    }
+    let right = node(required, term("matchExpressions"));
+    assert!(import_of(with(import_spec(), "worker", right)).unwrap().affinity.is_some());
+    let others =
+        json!({ "podMetadata": { "labels": { "app": "job-name" }, "annotations": { "job-name": "a" } } });
+    build_of(with(spec(), "worker", others)).unwrap();
+}
