@@ -22,8 +22,8 @@ use crate::progress::Progress;
 use crate::reason::Reason;
 use crate::registry::settle_uploads;
 use contract::{
-    CONTRACT_VERSION, OBJECT_STORE_SECRETS, Outcome, PAYLOAD_MOUNT, PROGRESS_PORT, REGISTRY_SECRETS,
-    RUN_CONFIG_PATH, RunConfig,
+    CONTRACT_VERSION, OBJECT_STORE_SECRETS, Outcome, PAYLOAD_MOUNT, PROGRESS_PORT, PROXY_SECRETS,
+    REGISTRY_SECRETS, RUN_CONFIG_PATH, RunConfig,
 };
 
 /// Why a run came to nothing before its engine began.
@@ -47,6 +47,9 @@ pub struct Worker {
     /// The folder with the object store's credentials and certificates
     #[arg(long, default_value = OBJECT_STORE_SECRETS)]
     object_store_secrets: PathBuf,
+    /// The folder with the proxy's address and credentials
+    #[arg(long, default_value = PROXY_SECRETS)]
+    proxy_secrets: PathBuf,
     /// Where the outcome goes
     #[arg(long, default_value = "/dev/termination-log")]
     termination_log: PathBuf,
@@ -111,6 +114,7 @@ impl Worker {
             payloads: &self.payloads,
             registry_secrets: &self.registry_secrets,
             object_store_secrets: &self.object_store_secrets,
+            proxy_secrets: &self.proxy_secrets,
         };
         let outcome = Box::pin(run::run(&config, &folders, &progress)).await;
         Outcome { run_id: config.run_id, input_digest, ..outcome }

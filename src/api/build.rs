@@ -3,7 +3,7 @@
 use kube::{CustomResource, KubeSchema};
 use serde::{Deserialize, Serialize};
 
-use super::shared::{Claim, ObjectStore, RegistryAccess};
+use super::shared::{Claim, ObjectStore, RegistryAccess, SecretRef};
 use super::status::Status;
 use super::worker::Worker;
 
@@ -82,6 +82,11 @@ pub struct PayloadBuildSpec {
     #[schemars(length(max = 32))]
     #[x_kube(merge_strategy = ListMerge::Map(vec!["host".into()]))]
     pub registries: Option<Vec<RegistryAccess>>,
+    /// A Secret of a proxy that registries and the object store are reached by: address, such as
+    /// <http://proxy.corp:3128>, and perhaps username, password and noProxy, a list of hosts that are reached
+    /// without it. Absent: no proxy.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub proxy_secret_ref: Option<SecretRef>,
     /// The pod that does the work.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub worker: Option<Worker>,

@@ -67,6 +67,11 @@ pub struct PayloadImportSpec {
     /// Push nothing unless everything can be pushed. Absent: false, and images that are whole are pushed.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub strict: Option<bool>,
+    /// A Secret of a proxy that registries and the object store are reached by: address, such as
+    /// <http://proxy.corp:3128>, and perhaps username, password and noProxy, a list of hosts that are reached
+    /// without it. Absent: no proxy.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub proxy_secret_ref: Option<SecretRef>,
     /// The pod that does the work.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub worker: Option<Worker>,

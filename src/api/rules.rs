@@ -261,6 +261,7 @@ fn cases() -> Vec<Case> {
         cases.push(case(kind, "/worker/imagePullSecrets/0/name", names("name of a Secret")));
         cases.push(case(kind, "/worker/podMetadata/labels", labels()));
         cases.push(case(kind, "/worker/podMetadata/annotations", annotations()));
+        cases.push(case(kind, "/proxySecretRef/name", names("name of a Secret")));
         cases.push(case(kind, "/timeout", timeouts()));
         cases.push(case(kind, "/worker/securityContext/runAsUser", users()));
         cases.push(case(kind, "/worker/resources/requests", amounts("a worker requests cpu")));

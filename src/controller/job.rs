@@ -22,8 +22,8 @@ use crate::api::{ObjectStore, SecretRef, Toleration};
 use crate::digest::Digest;
 use crate::object_location::Provider;
 use crate::worker::contract::{
-    CONTRACT_VERSION, OBJECT_STORE_SECRETS, PAYLOAD_MOUNT, PROGRESS_PORT, REGISTRY_SECRETS, RUN_ANNOTATION,
-    RUN_CONFIG_PATH, RunConfig,
+    CONTRACT_VERSION, OBJECT_STORE_SECRETS, PAYLOAD_MOUNT, PROGRESS_PORT, PROXY_SECRETS, REGISTRY_SECRETS,
+    RUN_ANNOTATION, RUN_CONFIG_PATH, RunConfig,
 };
 
 /// The worker's container.
@@ -80,6 +80,7 @@ pub(super) fn plan(
         nonce: run_id::nonce(&subject.uid, run_id, attempt),
         work: valid.work.clone(),
         registries: valid.registries.iter().map(|registry| registry.access.clone()).collect(),
+        proxy: valid.proxy.clone(),
     };
     let config = serde_json::to_string(&config).expect("a run configuration is plain data");
     if config.len() > RUN_CONFIG_LIMIT {
@@ -285,7 +286,7 @@ fn placed(valid: &Valid, defaults: &WorkerDefaults) -> PodSpec {
 }
 
 /// All that a worker is told, and the folder where it looks for that: the run configuration, which
-/// lives and dies with the pod as its annotation, and the Secrets of the registries. One volume for
+/// lives and dies with the pod as its annotation, and the Secrets of registries, store and proxy. One volume for
 /// all, since nothing can be mounted inside another read-only one.
 fn settings_volume(valid: &Valid) -> (Volume, &'static str) {
     let (folder, file) = RUN_CONFIG_PATH.rsplit_once('/').expect("it is an absolute path");
@@ -311,7 +312,14 @@ fn settings_volume(valid: &Valid) -> (Volume, &'static str) {
         Place::Claim(_) => Vec::new(),
         Place::Object(object) => store_sources(below(OBJECT_STORE_SECRETS), object),
     };
-    let secrets = registries.chain(store);
+    let proxy = valid.proxy.iter().flat_map(|name| {
+        let folder = below(PROXY_SECRETS);
+        [
+            secret_source(folder, name, &["address"], false),
+            secret_source(folder, name, &["username", "password", "noProxy"], true),
+        ]
+    });
+    let secrets = registries.chain(store).chain(proxy);
     let volume = Volume {
         name: "settings".into(),
         projected: Some(ProjectedVolumeSource {
@@ -507,6 +515,23 @@ mod tests {
             pod(json!({ "nodeSelector": { "disk": "fast" }, "tolerations": [], "imagePullSecrets": [] }));
         assert_eq!(own["nodeSelector"], json!({ "disk": "fast" }));
         assert_eq!((&own["tolerations"], &own["imagePullSecrets"]), (&Value::Null, &Value::Null));
+    }
+
+    #[test]
+    fn a_proxy_is_known_to_the_pod_by_its_secret_alone() {
+        let job = job_of(&build(json!({ "proxySecretRef": { "name": "way-out" } })));
+        let pod = serde_json::to_value(job.spec.unwrap().template.spec).unwrap();
+        let source = |keys: &[&str], optional: bool| {
+            let item = |key: &&str| json!({ "key": key, "path": format!("proxy/{key}") });
+            let items: Vec<Value> = keys.iter().map(item).collect();
+            json!({ "secret": { "name": "way-out", "items": items, "optional": optional } })
+        };
+        let sources = pod["volumes"][0]["projected"]["sources"].as_array().unwrap();
+        assert_eq!(
+            sources[1..],
+            [source(&["address"], false), source(&["username", "password", "noProxy"], true)]
+        );
+        assert_eq!(pod["containers"][0]["env"], Value::Null);
     }
 
     #[test]

@@ -258,6 +258,7 @@ mod tests {
             json!({ "registries": [{ "host": "docker.io", "endpoint": "mirror.corp/dockerhub" }] }),
             json!({ "worker": { "securityContext": { "runAsUser": 1 } } }),
             json!({ "worker": { "nodeSelector": { "a": "b" }, "podMetadata": { "labels": { "a": "b" } } } }),
+            json!({ "proxySecretRef": { "name": "way-out" } }),
             json!({ "backoffLimit": 1 }),
             json!({ "timeout": "1h" }),
             json!({ "suspend": true }),

@@ -39,6 +39,8 @@ pub(super) struct Valid {
     pub work: Work,
     /// How registries are reached, an import's target first.
     pub registries: Vec<Registry>,
+    /// The Secret of the proxy that they and the object store are reached by.
+    pub proxy: Option<String>,
     /// Where the payload goes or lies.
     pub place: Place,
     /// The builds whose payloads this one is built upon; the worker is told of them once they are there.
@@ -216,6 +218,7 @@ pub(super) fn build(spec: &PayloadBuildSpec) -> Result<Valid, Invalid> {
         registries: registries(spec.registries.as_deref().unwrap_or_default())?,
         bases: bases(spec, &place)?,
         place,
+        proxy: spec.proxy_secret_ref.as_ref().map(|secret| secret.name.clone()),
         affinity: worker::checked(&worker)?,
         worker,
         backoff_limit: spec.backoff_limit.unwrap_or(DEFAULT_BACKOFF_LIMIT),
@@ -276,6 +279,7 @@ pub(super) fn import(spec: &PayloadImportSpec) -> Result<Valid, Invalid> {
         registries: vec![registry(&target, "spec.registry")?],
         place,
         bases: Vec::new(),
+        proxy: spec.proxy_secret_ref.as_ref().map(|secret| secret.name.clone()),
         affinity: worker::checked(&worker)?,
         worker,
         backoff_limit: spec.backoff_limit.unwrap_or(DEFAULT_BACKOFF_LIMIT),

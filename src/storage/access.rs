@@ -16,6 +16,7 @@ use url::Url;
 
 use super::{StorageError, refusal};
 use crate::object_location::{ObjectLocation, Provider};
+use crate::proxy::Proxy;
 
 /// For a connection to be made.
 const CONNECT: Duration = Duration::from_secs(10);
@@ -34,6 +35,8 @@ pub struct ObjectAccess {
     pub keys: Option<ObjectKeys>,
     /// Certificate authorities, as PEM, that are trusted beside the system's.
     pub ca_pem: Option<Vec<u8>>,
+    /// What it is reached by, instead of the proxy that the environment names.
+    pub proxy: Option<Proxy>,
 }
 
 /// What to sign in with.
@@ -176,6 +179,7 @@ fn once() -> RetryConfig {
 #[derive(Debug)]
 struct Connector {
     authorities: Vec<reqwest::Certificate>,
+    proxy: Option<reqwest::Proxy>,
 }
 
 impl Connector {
@@ -190,7 +194,9 @@ impl Connector {
                 }
             },
         };
-        Ok(Self { authorities })
+        let proxy = access.proxy.as_ref().map(Proxy::for_client).transpose();
+        let proxy = proxy.map_err(|error| format!("its proxy cannot be used: {error}"))?;
+        Ok(Self { authorities, proxy })
     }
 }
 
@@ -204,9 +210,13 @@ impl HttpConnector for Connector {
             .http1_only()
             .connect_timeout(CONNECT)
             .read_timeout(IDLE)
-            .tls_certs_merge(self.authorities.clone())
-            .build();
+            .tls_certs_merge(self.authorities.clone());
+        let client = match &self.proxy {
+            Some(proxy) => client.proxy(proxy.clone()),
+            None => client,
+        };
         let client = client
+            .build()
             .map_err(|error| object_store::Error::Generic { store: "HTTP", source: Box::new(error) })?;
         Ok(HttpClient::new(client))
     }

@@ -30,6 +30,8 @@ pub const PAYLOAD_MOUNT: &str = "/payload";
 pub const REGISTRY_SECRETS: &str = "/etc/charon/registries";
 /// The credentials of the object store, and its authorities' `ca.crt`, are mounted here.
 pub const OBJECT_STORE_SECRETS: &str = "/etc/charon/object-store";
+/// The proxy's `address`, and perhaps `username`, `password` and `noProxy`, are mounted here.
+pub const PROXY_SECRETS: &str = "/etc/charon/proxy";
 /// The port where the worker answers `GET /progress`.
 pub const PROGRESS_PORT: u16 = 8080;
 /// An outcome is never longer than this: Kubernetes cuts a termination message at 4096 bytes.
@@ -55,6 +57,10 @@ pub struct RunConfig {
     /// How registries are reached; an import's first one is its target.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub registries: Vec<RegistryAccess>,
+    /// The Secret of the proxy that registries and the object store are reached by, if one was named: its `address`
+    /// must be mounted.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub proxy: Option<String>,
 }
 
 /// The two kinds of work.
@@ -405,6 +411,7 @@ mod tests {
                 insecure: false,
                 certificates: None,
             }],
+            proxy: Some("proxy".into()),
         };
         let text = serde_json::to_string(&config).unwrap();
         assert_eq!(serde_json::from_str::<RunConfig>(&text).unwrap(), config);

@@ -14,6 +14,7 @@ use super::contract::{ObjectStore, Provider};
 use super::run::{Folders, secret};
 use crate::build::Output;
 use crate::object_location::ObjectLocation;
+use crate::proxy::Proxy;
 use crate::read_at::ReadAt;
 use crate::reason::Reason;
 use crate::storage::{
@@ -30,15 +31,16 @@ pub(super) enum Place {
 }
 
 impl Place {
-    /// The place that a run configuration names: `path` in the volume, or an object.
+    /// The place that a run configuration names: `path` in the volume, or an object, which may be reached by `proxy`.
     pub(super) fn new(
         path: &str,
         object: Option<&ObjectStore>,
         folders: &Folders<'_>,
+        proxy: Option<&Proxy>,
     ) -> Result<Self, Refusal> {
         match object {
             None => Ok(Self::File { path: payload_path(folders.payloads, path)?, shown: path.to_owned() }),
-            Some(object) => Ok(Self::Object(stored_object(object, folders.object_store_secrets)?)),
+            Some(object) => Ok(Self::Object(stored_object(object, folders.object_store_secrets, proxy)?)),
         }
     }
 
@@ -113,7 +115,11 @@ pub(super) fn payload_path(payloads: &Path, path: &str) -> Result<PathBuf, Refus
 }
 
 /// The object, with what the mounted Secrets hold.
-fn stored_object(given: &ObjectStore, secrets: &Path) -> Result<StoredObject, Refusal> {
+fn stored_object(
+    given: &ObjectStore,
+    secrets: &Path,
+    proxy: Option<&Proxy>,
+) -> Result<StoredObject, Refusal> {
     let location = ObjectLocation::new(given.provider, &given.bucket, &given.key);
     let location = location.map_err(|error| (Reason::InvalidSpec, error.to_string()))?;
     let ca_pem = secret(secrets, "ca.crt")?;
@@ -122,8 +128,13 @@ fn stored_object(given: &ObjectStore, secrets: &Path) -> Result<StoredObject, Re
         return Err((Reason::SecretNotFound, message));
     }
     let keys = if given.credentials { Some(keys(given.provider, &location, secrets)?) } else { None };
-    let access =
-        ObjectAccess { endpoint: given.endpoint.clone(), region: given.region.clone(), keys, ca_pem };
+    let access = ObjectAccess {
+        endpoint: given.endpoint.clone(),
+        region: given.region.clone(),
+        keys,
+        ca_pem,
+        proxy: proxy.cloned(),
+    };
     StoredObject::new(location, &access).map_err(|error| (error.reason(), error.to_string()))
 }
 

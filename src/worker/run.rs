@@ -2,6 +2,7 @@ use std::collections::HashMap;
 use std::path::Path;
 use std::sync::Arc;
 
+use secrecy::{ExposeSecret, SecretString};
 use tracing::{info, warn};
 
 use super::contract::{
@@ -15,6 +16,7 @@ use crate::build::{BaseError, BuildRequest, ImageRequest, build, open_base};
 use crate::import::{ImportReport, ImportRequest, Source, import};
 use crate::payload::Base;
 use crate::progress::Progress;
+use crate::proxy::Proxy;
 use crate::reason::{self, Failure, Reason};
 use crate::reference::{Endpoint, Host, Reference};
 use crate::registry::{Access, DockerConfig, Registry, Traffic};
@@ -27,22 +29,36 @@ pub(super) struct Folders<'a> {
     pub(super) registry_secrets: &'a Path,
     /// What opens the object store.
     pub(super) object_store_secrets: &'a Path,
+    /// What tells of the proxy.
+    pub(super) proxy_secrets: &'a Path,
+}
+
+/// How registries and stores are reached.
+struct Way {
+    traffic: Traffic,
+    proxy: Option<Proxy>,
 }
 
 /// Does the work of a run configuration.
 pub(super) async fn run(config: &RunConfig, folders: &Folders<'_>, progress: &Arc<Progress>) -> Outcome {
-    let traffic = Traffic::default();
-    let registries = match registries(&config.registries, folders.registry_secrets, &traffic) {
-        Ok(registries) => registries,
-        Err((reason, message)) => return failed(reason, message),
-    };
-    let outcome = match &config.work {
-        Work::Build(work) => {
-            Box::pin(run_build(&config.run_id, work, registries, &traffic, folders, progress)).await
-        }
-        Work::Import(work) => Box::pin(run_import(work, registries, &traffic, folders, progress)).await,
-    };
+    let outcome = work(config, folders, progress).await;
     outcome.unwrap_or_else(|(reason, message)| failed(reason, message))
+}
+
+async fn work(
+    config: &RunConfig,
+    folders: &Folders<'_>,
+    progress: &Arc<Progress>,
+) -> Result<Outcome, Refusal> {
+    let proxy = config.proxy.as_deref().map(|name| proxy(name, folders.proxy_secrets)).transpose()?;
+    let way = Way { traffic: Traffic::default(), proxy };
+    let registries = registries(&config.registries, folders.registry_secrets, &way)?;
+    match &config.work {
+        Work::Build(work) => {
+            Box::pin(run_build(&config.run_id, work, registries, &way, folders, progress)).await
+        }
+        Work::Import(work) => Box::pin(run_import(work, registries, &way, folders, progress)).await,
+    }
 }
 
 /// For how long the registries want to be left alone before the next attempt.
@@ -55,11 +71,11 @@ async fn run_build(
     run_id: &str,
     work: &BuildWork,
     mut registries: HashMap<Host, Registry>,
-    traffic: &Traffic,
+    way: &Way,
     folders: &Folders<'_>,
     progress: &Arc<Progress>,
 ) -> Result<Outcome, Refusal> {
-    let place = Place::new(&work.path, work.object_store.as_ref(), folders)?;
+    let place = Place::new(&work.path, work.object_store.as_ref(), folders, way.proxy.as_ref())?;
     if let Some((payload, failures)) = report::already_present(&place, run_id).await {
         let message = format!("{place} lies there already, as this run had written it");
         let failures_total = count(failures.len());
@@ -72,7 +88,7 @@ async fn run_build(
     for reference in images.iter().map(|image| &image.reference).chain(&already_transferred) {
         if !registries.contains_key(reference.host()) {
             let access = Access::default();
-            let client = client(reference.host().clone(), access, traffic)?;
+            let client = client(reference.host().clone(), access, way)?;
             registries.insert(reference.host().clone(), client);
         }
     }
@@ -133,16 +149,16 @@ async fn run_build(
 async fn run_import(
     work: &ImportWork,
     mut registries: HashMap<Host, Registry>,
-    traffic: &Traffic,
+    way: &Way,
     folders: &Folders<'_>,
     progress: &Arc<Progress>,
 ) -> Result<Outcome, Refusal> {
     let host: Host = work.registry.parse().map_err(invalid)?;
     let registry = match registries.remove(&host) {
         Some(registry) => registry,
-        None => client(host, Access::default(), traffic)?,
+        None => client(host, Access::default(), way)?,
     };
-    let place = Place::new(&work.path, work.object_store.as_ref(), folders)?;
+    let place = Place::new(&work.path, work.object_store.as_ref(), folders, way.proxy.as_ref())?;
     let source = place.open().await.map_err(|error| (error.reason(), error.to_string()))?;
     let request = ImportRequest {
         source: Source::At(source),
@@ -217,7 +233,7 @@ fn imported(report: &ImportReport, registry: &str) -> Outcome {
 fn registries(
     accesses: &[RegistryAccess],
     secrets: &Path,
-    traffic: &Traffic,
+    way: &Way,
 ) -> Result<HashMap<Host, Registry>, Refusal> {
     let mut registries = HashMap::new();
     for (index, given) in accesses.iter().enumerate() {
@@ -262,9 +278,15 @@ fn registries(
             );
             return Err((Reason::SecretNotFound, message));
         }
-        let access =
-            Access { insecure: given.insecure, endpoint, credentials, ca_pem, identity_pem: identity };
-        registries.insert(host.clone(), client(host, access, traffic)?);
+        let access = Access {
+            insecure: given.insecure,
+            endpoint,
+            credentials,
+            ca_pem,
+            identity_pem: identity,
+            ..Access::default()
+        };
+        registries.insert(host.clone(), client(host, access, way)?);
     }
     Ok(registries)
 }
@@ -279,8 +301,31 @@ pub(super) fn secret(folder: &Path, key: &str) -> Result<Option<Vec<u8>>, Refusa
     }
 }
 
-fn client(host: Host, access: Access, traffic: &Traffic) -> Result<Registry, Refusal> {
-    Registry::with_traffic(host, access, traffic).map_err(|error| (error.reason(), error.to_string()))
+/// The proxy that the mounted Secret `name` tells of.
+fn proxy(name: &str, secrets: &Path) -> Result<Proxy, Refusal> {
+    let text = |key: &str| -> Result<Option<SecretString>, Refusal> {
+        let Some(bytes) = secret(secrets, key)? else { return Ok(None) };
+        let text = String::from_utf8(bytes).map_err(|_| {
+            (Reason::InvalidSpec, format!("the proxy's Secret {name:?} has a {key} that is no text"))
+        })?;
+        // Who writes a Secret with echo puts a line's end behind it.
+        Ok(Some(SecretString::from(text.trim_end_matches(['\r', '\n']))))
+    };
+    let missing = || (Reason::SecretNotFound, format!("the proxy's Secret {name:?} has no address; add it"));
+    let address = text("address")?.ok_or_else(missing)?;
+    let (username, password, no_proxy) = (text("username")?, text("password")?, text("noProxy")?);
+    let open = |text: &'_ Option<SecretString>| text.as_ref().map(|text| text.expose_secret().to_owned());
+    let (username, no_proxy) = (open(&username), open(&no_proxy));
+    Proxy::new(address.expose_secret(), username.as_deref(), password.as_ref(), no_proxy.as_deref()).map_err(
+        |error| {
+            (Reason::InvalidSpec, format!("the address in the proxy's Secret {name:?} is wrong: {error}"))
+        },
+    )
+}
+
+fn client(host: Host, access: Access, way: &Way) -> Result<Registry, Refusal> {
+    let access = Access { proxy: way.proxy.clone(), ..access };
+    Registry::with_traffic(host, access, &way.traffic).map_err(|error| (error.reason(), error.to_string()))
 }
 
 fn images(images: &[Image]) -> Result<Vec<ImageRequest>, Refusal> {

@@ -52,3 +52,4 @@ mod referrers;
 mod right_to_push;
 mod terminal;
 mod worker;
+mod worker_proxies;

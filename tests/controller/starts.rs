@@ -2,7 +2,7 @@
 
 use charon::api::{PayloadBuild, Status};
 use charon::reason::Reason;
-use k8s_openapi::api::core::v1::{Pod, ResourceQuota};
+use k8s_openapi::api::core::v1::{Pod, ResourceQuota, Secret};
 use kube::api::{DeleteParams, PostParams};
 use serde_json::{Value, json};
 
@@ -46,6 +46,32 @@ async fn a_missing_secret_is_named_until_it_is_there() {
     assert_eq!(brief(&status, "Reconciling"), "True/Progressing");
     world.ends_for(&pod, Reason::Succeeded).await;
     world.until_ready::<PayloadBuild>("app", "True", "Succeeded").await;
+}
+
+#[tokio::test]
+async fn a_missing_secret_of_a_proxy_is_waited_for_by_its_name_and_nothing_of_it_is_in_the_job() {
+    let world = World::new("proxy").await;
+    let secret = json!({ "metadata": { "name": "way-out" }, "stringData": { "password": "obolus" } });
+    let secret: Secret = serde_json::from_value(secret).unwrap();
+    world.api().create(&PostParams::default(), &secret).await.unwrap();
+    let mut spec = build_spec("python:3");
+    spec["proxySecretRef"] = json!({ "name": "way-out" });
+    world.create::<PayloadBuild>("app", spec).await;
+    let job = world.job_of_attempt::<PayloadBuild>("app", 1).await;
+    assert!(!serde_json::to_string(&job).unwrap().contains("obolus"));
+    let pod = world.pod_of(&job).await;
+    world.bind(&pod).await;
+    world.waits(&pod, "ContainerCreating", "").await;
+    let why =
+        "MountVolume.SetUp failed for volume \"settings\" : references non-existent secret key: address";
+    world.event(&pod, "FailedMount", why).await;
+    is_held_up(&world, "app", Reason::SecretNotFound, "secret key: address").await;
+    world.is_gone(&pod).await;
+    let pod = world.pod_of(&job).await;
+    world.bind(&pod).await;
+    world.waits(&pod, "ContainerCreating", "").await;
+    world.event(&pod, "FailedMount", "MountVolume.SetUp failed : secret \"way-out\" not found").await;
+    is_held_up(&world, "app", Reason::SecretNotFound, "Secret \"way-out\"; create it").await;
 }
 
 #[tokio::test]
