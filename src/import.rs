@@ -26,7 +26,7 @@ pub use crate::platform::SparseIndex;
 use crate::progress::{Progress, Stage};
 use crate::read_at::ReadAt;
 use crate::reason::{self, Failure, Reason};
-pub use crate::reference::Naming;
+pub use crate::reference::{Naming, TagPolicy};
 use crate::registry::{Registry, RegistryError};
 use deliver::{ASKED_AT_ONCE, Delivery};
 pub use dry_run::{Fate, ImportPlan, PlannedImage, dry_run};
@@ -54,6 +54,8 @@ pub struct ImportRequest {
     pub sparse_index: SparseIndex,
     /// Push nothing unless everything can be pushed.
     pub strict: bool,
+    /// What becomes of tags that are there already and point to something else.
+    pub tag_policy: TagPolicy,
 }
 
 /// Where a payload is read from.
@@ -98,6 +100,8 @@ pub struct ImportedImage {
     /// The digest that it has there instead of its own: its index was written anew without the images
     /// that had been left out, since the registry refused it as it was.
     pub rewritten: Option<Digest>,
+    /// Its tag was there and points to something else, and was to be kept: nothing of the image was pushed.
+    pub is_kept: bool,
     /// Why it is not whole there, if it is not.
     pub failure: Option<Failure>,
     /// It was declared to be there as a whole, and is not: nothing of it is in the payload.
@@ -279,6 +283,7 @@ pub async fn import(request: ImportRequest, progress: &Arc<Progress>) -> Result<
             name: target.name.clone(),
             target: target.far_name(),
             rewritten: target.rewritten_root().cloned(),
+            is_kept: matches!(target.state, State::Kept),
             failure: target.failure().cloned().or_else(|| target.missing_base()),
             is_absent_base: target.missing_base().is_some(),
         })
@@ -296,6 +301,7 @@ struct Opened {
     targets: Vec<Target>,
     delivery: Arc<Delivery>,
     base_repositories: Vec<String>,
+    tag_policy: TagPolicy,
 }
 
 impl Opened {
@@ -321,17 +327,18 @@ impl Opened {
         let manifest = |digest: &Digest| payload.manifest(digest);
         let targets = target::targets(&bill, &names, request.sparse_index, manifest)?;
         let delivery = Arc::new(Delivery::new(request.registry, Arc::clone(progress)));
-        let base_repositories = request.base_repositories;
-        Ok(Self { payload, digest, size, bill, names, targets, delivery, base_repositories })
+        let (base_repositories, tag_policy) = (request.base_repositories, request.tag_policy);
+        Ok(Self { payload, digest, size, bill, names, targets, delivery, base_repositories, tag_policy })
     }
 
     /// Finds out, before anything is written, what is there already and whether all is there that the
     /// payload requires.
     async fn check(&mut self) -> Result<(), ImportError> {
-        let Self { bill, names, targets, delivery, base_repositories, .. } = self;
+        let Self { bill, names, targets, delivery, base_repositories, tag_policy, .. } = self;
+        let policy = *tag_policy;
         let written: Vec<String> = targets.iter().map(|target| target.repository.clone()).collect();
         let asked = targets.iter_mut().filter(|target| !target.has_failed());
-        let asked = futures::stream::iter(asked).map(|target| check_presence(target, delivery));
+        let asked = futures::stream::iter(asked).map(|target| check_presence(target, delivery, policy));
         asked.buffer_unordered(ASKED_AT_ONCE).try_collect::<()>().await?;
 
         let wanted = targets.iter_mut().filter(|target| target.is_wanted());
@@ -352,7 +359,11 @@ fn by_repository(targets: &mut [Target]) -> impl Iterator<Item = Vec<&mut Target
 }
 
 /// Whether an image is there already.
-async fn check_presence(target: &mut Target, delivery: &Delivery) -> Result<(), ImportError> {
+async fn check_presence(
+    target: &mut Target,
+    delivery: &Delivery,
+    policy: TagPolicy,
+) -> Result<(), ImportError> {
     let asked = target.asked();
     match delivery.manifest_digest(&target.repository, &asked).await {
         Ok(Some(found)) if target.root.as_ref().is_none_or(|root| *root == found) => {
@@ -367,7 +378,21 @@ async fn check_presence(target: &mut Target, delivery: &Delivery) -> Result<(), 
             warn!("{} was declared already transferred, but {host}/{repository} has no {asked}", target.name);
             target.state = State::AbsentBase;
         }
-        Ok(_) => {}
+        Ok(Some(found)) => match policy {
+            TagPolicy::Overwrite => {}
+            TagPolicy::KeepExisting => {
+                info!("Keeping {}, which is {found} in the destination registry", target.far_name());
+                target.state = State::Kept;
+            }
+            TagPolicy::Fail => {
+                let (host, name) = (delivery.host(), target.far_name());
+                let why = format!(
+                    "{host}/{name} is there already, and is {found}; delete that tag, give the image another name (spec.images[].as), or choose another tagPolicy"
+                );
+                target.fail(Reason::TagConflict, &why);
+            }
+        },
+        Ok(None) => {}
         Err(error) => target.fail_or(error)?,
     }
     Ok(())

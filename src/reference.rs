@@ -174,6 +174,18 @@ pub enum Naming {
     WithHost,
 }
 
+/// What becomes of a tag that is at the far side already and points to something else.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub enum TagPolicy {
+    /// It points to the payload's image afterwards.
+    #[default]
+    Overwrite,
+    /// It stays as it is, and the image is not pushed.
+    KeepExisting,
+    /// It stays as it is, and the image fails.
+    Fail,
+}
+
 /// A name of an image's own at the far side: `repository[:tag]`. Without a tag it keeps the image's.
 #[derive(Clone, Debug, PartialEq, Eq, Hash)]
 pub struct FarName {

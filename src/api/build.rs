@@ -193,4 +193,8 @@ pub struct Output {
     /// An object of a store. It is there when it is whole, not before.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub object_store: Option<ObjectStore>,
+    /// Whether the sha256 of the whole file is told, in status.payload.fileDigest and, as sha256sum checks it, in
+    /// <path>.sha256: the payload is read once more. Absent: false.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub file_digest: Option<bool>,
 }

@@ -100,6 +100,11 @@ pub(super) fn sparse_index(_: &mut SchemaGenerator) -> Schema {
     json_schema!({ "type": "string", "maxLength": 16, "enum": ["Keep", "Rewrite"] })
 }
 
+/// What becomes of a tag that is there.
+pub(super) fn tag_policy(_: &mut SchemaGenerator) -> Schema {
+    json_schema!({ "type": "string", "maxLength": 16, "enum": ["Overwrite", "KeepExisting", "Fail"] })
+}
+
 /// Amounts of resources by their names. Kubernetes takes a number or a text with a suffix.
 pub(super) fn quantities(_: &mut SchemaGenerator) -> Schema {
     json_schema!({

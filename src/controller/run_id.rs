@@ -205,6 +205,14 @@ mod tests {
         ] {
             found.push(of_import(registry(fields), None));
         }
+        for asked in [true, false] {
+            let place = json!({ "claimName": "transfer", "path": "app.zip" });
+            let output = json!({ "persistentVolumeClaim": place, "fileDigest": asked });
+            found.push(of_build(build(json!({ "output": output })), None));
+        }
+        for policy in ["Overwrite", "KeepExisting", "Fail"] {
+            found.push(of_import(import(json!({ "tagPolicy": policy })), None));
+        }
         found.extend(GOLDEN.map(str::to_owned));
         let distinct: std::collections::BTreeSet<_> = found.iter().collect();
         assert_eq!(distinct.len(), found.len());

@@ -29,8 +29,15 @@ const DEFAULT_JOB_TTL: i32 = 86_400;
 const SHORTEST_JOB_TTL: i32 = 60;
 
 /// What is written beside a payload is called so, and may not be another payload.
-const TAKEN_SUFFIXES: [&str; 6] =
-    [".partial", ".partial.journal", ".report.json", ".report.partial", ".bill.json", ".bill.partial"];
+const TAKEN_SUFFIXES: [&str; 7] = [
+    ".partial",
+    ".partial.journal",
+    ".report.json",
+    ".report.partial",
+    ".bill.json",
+    ".bill.partial",
+    ".sha256",
+];
 
 /// A wish, checked.
 #[derive(Clone, Debug, PartialEq)]
@@ -194,6 +201,8 @@ pub(super) fn build(spec: &PayloadBuildSpec) -> Result<Valid, Invalid> {
         )));
     }
     let worker = spec.worker.clone().unwrap_or_default();
+    let mut output_identity = place.identity();
+    output_identity["fileDigest"] = json!(output.file_digest);
     Ok(Valid {
         identity: json!({
             "images": spec.images,
@@ -202,7 +211,7 @@ pub(super) fn build(spec: &PayloadBuildSpec) -> Result<Valid, Invalid> {
             "foreignLayers": spec.foreign_layers,
             "allowMissing": spec.allow_missing,
             "referrers": spec.referrers,
-            "output": place.identity(),
+            "output": output_identity,
             "trigger": spec.trigger,
         }),
         work: Work::Build(BuildWork {
@@ -214,6 +223,7 @@ pub(super) fn build(spec: &PayloadBuildSpec) -> Result<Valid, Invalid> {
             referrers: spec.referrers.unwrap_or(true),
             path: place.path(),
             object_store: place.object(),
+            file_digest: spec.output.file_digest.unwrap_or(false),
         }),
         registries: registries(spec.registries.as_deref().unwrap_or_default())?,
         bases: bases(spec, &place)?,
@@ -258,6 +268,7 @@ pub(super) fn import(spec: &PayloadImportSpec) -> Result<Valid, Invalid> {
         tag_digests: spec.registry.tag_digests.unwrap_or(true),
         sparse_index: spec.registry.sparse_index.unwrap_or_default(),
         strict: spec.strict.unwrap_or(false),
+        tag_policy: spec.tag_policy.unwrap_or_default(),
     };
     let worker = spec.worker.clone().unwrap_or_default();
     Ok(Valid {
@@ -273,6 +284,7 @@ pub(super) fn import(spec: &PayloadImportSpec) -> Result<Valid, Invalid> {
                 "sparseIndex": spec.registry.sparse_index,
             },
             "strict": spec.strict,
+            "tagPolicy": spec.tag_policy,
             "trigger": spec.trigger,
         }),
         work: Work::Import(work),

@@ -62,7 +62,7 @@ pub async fn dry_run(request: ImportRequest, progress: &Arc<Progress>) -> Result
         fate: match (&target.state, target.missing_base()) {
             (_, Some(failure)) => Fate::AbsentBase(failure),
             (State::Failed(failure), None) => Fate::Failed(failure.clone()),
-            (State::Present, None) => Fate::Present,
+            (State::Present | State::Kept, None) => Fate::Present,
             (State::Wanted | State::Pushed | State::AbsentBase, None) => Fate::Push,
         },
     });

@@ -119,6 +119,8 @@ pub(super) enum State {
     Wanted,
     /// It is there, with its tag.
     Present,
+    /// Something else has its tag there, and keeps it.
+    Kept,
     /// It was declared to be there as a whole, and is not.
     AbsentBase,
     /// It was pushed.

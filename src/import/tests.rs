@@ -104,6 +104,7 @@ async fn blobs_that_a_registry_only_says_it_has_are_uploaded_without_asking_once
         tag_digests: true,
         sparse_index: SparseIndex::Keep,
         strict: true,
+        tag_policy: TagPolicy::Overwrite,
     };
     let report = import(request, &Arc::default()).await.unwrap();
     assert!(report.failures().is_empty(), "{:?}", report.failures());

@@ -6,7 +6,7 @@ use tokio_util::sync::CancellationToken;
 
 use super::{Error, RegistryOptions, unless_cancelled};
 use crate::digest::Digest;
-use crate::import::{self, ImportPlan, ImportReport, ImportRequest, Naming, Source, SparseIndex};
+use crate::import::{self, ImportPlan, ImportReport, ImportRequest, Naming, Source, SparseIndex, TagPolicy};
 use crate::progress::Progress;
 use crate::reference::is_repository;
 use crate::storage::{self, Location, ObjectAccess};
@@ -108,5 +108,6 @@ async fn request(
         tag_digests: !options.no_digest_tags,
         sparse_index: options.sparse_index,
         strict: options.strict,
+        tag_policy: TagPolicy::Overwrite,
     })
 }

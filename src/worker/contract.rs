@@ -15,7 +15,7 @@ pub use crate::object_location::Provider;
 pub use crate::platform::SparseIndex;
 pub use crate::progress::Stage;
 pub use crate::reason::Failure;
-pub use crate::reference::Naming;
+pub use crate::reference::{Naming, TagPolicy};
 
 /// The version of this contract. A worker refuses another one.
 pub const CONTRACT_VERSION: u32 = 1;
@@ -100,6 +100,9 @@ pub struct BuildWork {
     /// The object that the payload goes into, if it is not a file.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub object_store: Option<ObjectStore>,
+    /// Whether the sha256 of the whole file is told.
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub file_digest: bool,
 }
 
 /// An object of a store, and how that is reached.
@@ -192,6 +195,9 @@ pub struct ImportWork {
     /// Push nothing unless everything can be pushed.
     #[serde(default)]
     pub strict: bool,
+    /// What becomes of tags that are there already and point to something else.
+    #[serde(default)]
+    pub tag_policy: TagPolicy,
 }
 
 fn yes() -> bool {
@@ -255,6 +261,9 @@ pub struct PayloadSummary {
     /// The payload digest: the sha256 of the bill's bytes. docker-charon's payloads have none.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub digest: Option<Digest>,
+    /// The sha256 of the whole file, where it was asked for.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub file_digest: Option<Digest>,
     /// The file's size.
     pub size_bytes: u64,
     /// The payload format's version.
@@ -275,6 +284,9 @@ pub struct ImportResult {
     pub images: u32,
     /// Images that are not.
     pub images_failed: u32,
+    /// Images whose tags were kept as they were.
+    #[serde(default)]
+    pub images_kept: u32,
     /// Blobs that were uploaded.
     pub blobs_pushed: u32,
     /// Blobs that were mounted from another repository.
@@ -404,6 +416,7 @@ mod tests {
                 referrers: true,
                 path: "out/app.zip".into(),
                 object_store: None,
+                file_digest: true,
             }),
             registries: vec![RegistryAccess {
                 host: "docker.io".into(),

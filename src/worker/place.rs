@@ -7,12 +7,14 @@ use std::path::{Component, Path, PathBuf};
 use std::sync::Arc;
 
 use bytes::Bytes;
+use futures::StreamExt as _;
 use secrecy::SecretString;
 
 use super::Refusal;
 use super::contract::{ObjectStore, Provider};
 use super::run::{Folders, secret};
 use crate::build::Output;
+use crate::digest::Digest;
 use crate::object_location::ObjectLocation;
 use crate::proxy::Proxy;
 use crate::read_at::ReadAt;
@@ -69,6 +71,29 @@ impl Place {
         }
     }
 
+    /// The payload's name without the folders before it.
+    pub(super) fn file_name(&self) -> &str {
+        let name = match self {
+            Self::File { shown, .. } => shown,
+            Self::Object(object) => &object.location().key,
+        };
+        name.rsplit('/').next().unwrap_or(name)
+    }
+
+    /// The sha256 of the whole file.
+    pub(super) async fn file_digest(&self) -> Result<Digest, Refusal> {
+        let source = self.open().await.map_err(|error| (error.reason(), error.to_string()))?;
+        let mut hasher = Digest::sha256(b"").hasher();
+        let mut bytes = source.stream(0..source.size());
+        while let Some(chunk) = bytes.next().await {
+            let chunk = chunk.map_err(|error| {
+                (Reason::from(&error), format!("cannot read {self} once more for its sha256: {error}"))
+            })?;
+            hasher.update(&chunk);
+        }
+        Ok(hasher.finish())
+    }
+
     /// Reads what lies beside the payload under its name and `suffix`, if it has no more than `limit` bytes.
     pub(super) async fn read_beside(&self, suffix: &str, limit: usize) -> Option<Bytes> {
         match self {
@@ -89,6 +114,19 @@ impl Place {
                 written.map_err(|error| StorageError::io("write", &beside(path, suffix), error))
             }
             Self::Object(object) => object.beside(suffix)?.write(bytes).await,
+        }
+    }
+
+    /// Removes what lies beside the payload.
+    pub(super) async fn remove_beside(&self, suffix: &str) -> Result<(), StorageError> {
+        match self {
+            Self::File { path, .. } => match fs::remove_file(beside(path, suffix)) {
+                Err(error) if error.kind() != std::io::ErrorKind::NotFound => {
+                    Err(StorageError::io("remove", &beside(path, suffix), error))
+                }
+                _ => Ok(()),
+            },
+            Self::Object(object) => object.beside(suffix)?.remove().await,
         }
     }
 }

@@ -108,13 +108,15 @@ async fn run_build(
     };
     Ok(match Box::pin(build(request, progress)).await {
         Ok(built) => {
+            let file_digest = if work.file_digest { Some(place.file_digest().await?) } else { None };
             // The payload is whole without it: the price is that it may be built again.
-            if let Err(error) = Report::leave(&place, run_id).await {
+            if let Err(error) = Report::leave(&place, run_id, file_digest.clone()).await {
                 warn!("cannot report on {place}: {error}");
             }
             Outcome {
                 payload: Some(PayloadSummary {
                     digest: Some(built.digest.clone()),
+                    file_digest,
                     size_bytes: built.size,
                     format_version: built.format_version,
                     images: count(built.images),
@@ -170,6 +172,7 @@ async fn run_import(
         tag_digests: work.tag_digests,
         sparse_index: work.sparse_index,
         strict: work.strict,
+        tag_policy: work.tag_policy,
     };
     let outcome = match import(request, progress).await {
         Ok(report) => imported(&report, &work.registry),
@@ -190,10 +193,12 @@ async fn run_import(
 
 fn imported(report: &ImportReport, registry: &str) -> Outcome {
     for image in report.images.iter().filter(|image| image.failure.is_none()) {
-        info!("{} is whole as {registry}/{}", image.name, image.target);
+        let what = if image.is_kept { "is not pushed: another image keeps" } else { "is whole as" };
+        info!("{} {what} {registry}/{}", image.name, image.target);
     }
     let failures: Vec<Failure> = report.failures();
-    let whole = report.images.len() - failures.len();
+    let kept = report.images.iter().filter(|image| image.is_kept).count();
+    let whole = report.images.len() - failures.len() - kept;
     let rewritten = report.images.iter().filter_map(|image| {
         let digest = image.rewritten.clone()?;
         Some(Rewritten { image: image.name.clone(), digest })
@@ -216,6 +221,7 @@ fn imported(report: &ImportReport, registry: &str) -> Outcome {
         result: Some(ImportResult {
             images: count(whole),
             images_failed: count(failures.len()),
+            images_kept: count(kept),
             blobs_pushed: report.counts.blobs_pushed,
             blobs_mounted: report.counts.blobs_mounted,
             blobs_present: report.counts.blobs_present,

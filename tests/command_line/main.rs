@@ -52,4 +52,5 @@ mod referrers;
 mod right_to_push;
 mod terminal;
 mod worker;
+mod worker_fields;
 mod worker_proxies;

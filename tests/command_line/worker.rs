@@ -61,7 +61,7 @@ impl Pod {
     }
 
     /// Runs a worker with `work`; its exit code is the one of its outcome.
-    fn works(&self, run: &str, work: &Value, registry: &Registry) -> Outcome {
+    pub(crate) fn works(&self, run: &str, work: &Value, registry: &Registry) -> Outcome {
         self.works_with(run, work, &json!([{ "host": registry.host(), "insecure": true }]))
     }
 
@@ -83,11 +83,11 @@ impl Pod {
         outcome
     }
 
-    fn builds(&self, run: &str, images: &Value, path: &str, registry: &Registry) -> Outcome {
+    pub(crate) fn builds(&self, run: &str, images: &Value, path: &str, registry: &Registry) -> Outcome {
         self.works(run, &json!({ "build": { "images": images, "path": path } }), registry)
     }
 
-    fn imports(&self, fields: &Value, path: &str, registry: &Registry) -> Outcome {
+    pub(crate) fn imports(&self, fields: &Value, path: &str, registry: &Registry) -> Outcome {
         let mut import = json!({ "path": path, "registry": registry.host() });
         import.as_object_mut().unwrap().extend(fields.as_object().unwrap().clone());
         self.works("import", &json!({ "import": import }), registry)
@@ -186,7 +186,7 @@ fn asked_for(registry: &Registry, repository: &str) -> usize {
     registry.requests().iter().filter(|request| request.contains(repository)).count()
 }
 
-fn source(software: Software, names: &[&str]) -> Registry {
+pub(crate) fn source(software: Software, names: &[&str]) -> Registry {
     let source = Registry::start(software);
     for name in names {
         Image::new(Types::Docker, &[Layer::new(name, 100)]).push(&source, name);

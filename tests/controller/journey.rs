@@ -35,6 +35,7 @@ async fn a_build_becomes_ready_and_tells_what_it_made() {
         referrers: true,
         path: "out/app.zip".into(),
         object_store: None,
+        file_digest: false,
     };
     assert_eq!(config(&pod).work, Work::Build(work));
 

@@ -47,6 +47,7 @@ fn a_build_becomes_work_with_the_defaults_filled_in() {
         referrers: true,
         path: "out/app.zip".into(),
         object_store: None,
+        file_digest: false,
     };
     assert_eq!(valid.work, Work::Build(work));
     assert_eq!((valid.backoff_limit, valid.timeout), (6, None));
