@@ -19,7 +19,10 @@ mod status;
 #[allow(unreachable_pub)]
 mod worker;
 
-pub use build::{AlreadyTransferred, BuildImage, BuildRef, Output, PayloadBuild, PayloadBuildSpec};
+pub use build::{
+    AlreadyTransferred, BuildImage, BuildRef, ConfigMapKeyRef, ImagesFrom, Output, PayloadBuild,
+    PayloadBuildSpec,
+};
 pub use import::{PayloadImport, PayloadImportSpec, Source, TargetRegistry};
 pub use schema::{CRD_FILES, crds, crds_yaml};
 pub use shared::{Claim, ObjectStore, RegistryAccess, SecretRef};

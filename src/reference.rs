@@ -1,11 +1,14 @@
 //! Image references: what people write, where it is read, and its name at the far side.
 
+mod clash;
+
 use std::fmt;
 use std::str::FromStr;
 
 use serde::{Deserialize, Serialize};
 
 use crate::digest::{Digest, DigestError};
+pub use clash::Clash;
 
 /// A registry's host, with a port where one was written.
 ///

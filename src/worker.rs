@@ -4,6 +4,7 @@
 //! message and the exit code.
 
 pub mod contract;
+mod list;
 mod place;
 mod report;
 mod run;
@@ -22,8 +23,8 @@ use crate::progress::Progress;
 use crate::reason::Reason;
 use crate::registry::settle_uploads;
 use contract::{
-    CONTRACT_VERSION, OBJECT_STORE_SECRETS, Outcome, PAYLOAD_MOUNT, PROGRESS_PORT, PROXY_SECRETS,
-    REGISTRY_SECRETS, RUN_CONFIG_PATH, RunConfig,
+    CONTRACT_VERSION, IMAGES_LIST, OBJECT_STORE_SECRETS, Outcome, PAYLOAD_MOUNT, PROGRESS_PORT,
+    PROXY_SECRETS, REGISTRY_SECRETS, RUN_CONFIG_PATH, RunConfig,
 };
 
 /// Why a run came to nothing before its engine began.
@@ -50,6 +51,9 @@ pub struct Worker {
     /// The folder with the proxy's address and credentials
     #[arg(long, default_value = PROXY_SECRETS)]
     proxy_secrets: PathBuf,
+    /// The list of images
+    #[arg(long, default_value = IMAGES_LIST)]
+    images_list: PathBuf,
     /// Where the outcome goes
     #[arg(long, default_value = "/dev/termination-log")]
     termination_log: PathBuf,
@@ -115,6 +119,7 @@ impl Worker {
             registry_secrets: &self.registry_secrets,
             object_store_secrets: &self.object_store_secrets,
             proxy_secrets: &self.proxy_secrets,
+            images_list: &self.images_list,
         };
         let outcome = Box::pin(run::run(&config, &folders, &progress)).await;
         Outcome { run_id: config.run_id, input_digest, ..outcome }

@@ -47,11 +47,19 @@ use super::worker::Worker;
     )
 )]
 #[serde(rename_all = "camelCase")]
+#[x_kube(
+    validation = Rule::new("has(self.images) || has(self.imagesFrom)")
+        .message("spec must have images, imagesFrom, or both")
+)]
 pub struct PayloadBuildSpec {
-    /// The images to carry.
+    /// The images to carry. They, imagesFrom, or both must be there.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
     #[schemars(length(min = 1, max = 1000))]
     #[x_kube(merge_strategy = ListMerge::Map(vec!["image".into()]))]
     pub images: Vec<BuildImage>,
+    /// More images to carry, for long lists.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub images_from: Option<ImagesFrom>,
     /// The platforms that are carried of each image, such as linux/amd64. Absent: all that it has.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     #[schemars(length(min = 1, max = 16), inner(length(min = 1, max = 64)))]
@@ -115,6 +123,35 @@ pub struct PayloadBuildSpec {
     #[serde(default, skip_serializing_if = "Option::is_none")]
     #[schemars(length(max = 256))]
     pub trigger: Option<String>,
+}
+
+/// Where a list of images is.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize, KubeSchema)]
+#[serde(rename_all = "camelCase")]
+pub struct ImagesFrom {
+    /// A key of a ConfigMap that holds one image a line, as docker pull takes it; empty lines and those that begin
+    /// with # are skipped. It is read when a worker of the run begins; a change of it asks for no run.
+    pub config_map_key_ref: ConfigMapKeyRef,
+}
+
+/// A key of a `ConfigMap` of the resource's namespace.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize, KubeSchema)]
+#[serde(rename_all = "camelCase")]
+pub struct ConfigMapKeyRef {
+    /// The ConfigMap's name.
+    #[schemars(length(min = 1, max = 253))]
+    #[x_kube(
+        validation = Rule::new("self.matches('^[a-z0-9]([-a-z0-9.]*[a-z0-9])?$')")
+            .message("name must be the name of a ConfigMap: lowercase letters, digits, '-' and '.'")
+    )]
+    pub name: String,
+    /// The key.
+    #[schemars(length(min = 1, max = 253))]
+    #[x_kube(
+        validation = Rule::new("self.matches('^[-._a-zA-Z0-9]+$')")
+            .message("key must be a key of a ConfigMap: letters, digits, '-', '_' and '.'")
+    )]
+    pub key: String,
 }
 
 /// One image.

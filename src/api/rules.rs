@@ -67,6 +67,13 @@ fn cases() -> Vec<Case> {
             vec![(json!("A"), what), (json!("-a"), what), (json!("a/b"), what), (json!("a."), what)],
         )
     };
+    let config_map_keys = || {
+        let (name, key) = ("name of a ConfigMap", "key must be a key of a ConfigMap");
+        (
+            vec![json!({ "name": "a-1.b", "key": "images_1.txt" })],
+            vec![(json!({ "name": "A", "key": "list" }), name), (json!({ "name": "a", "key": "a/b" }), key)],
+        )
+    };
     let hosts = || {
         let words = "without a scheme and without a path";
         (
@@ -179,6 +186,18 @@ fn cases() -> Vec<Case> {
                 ],
             ),
         ),
+        case(
+            "PayloadBuild",
+            "",
+            (
+                vec![json!({
+                    "imagesFrom": { "configMapKeyRef": { "name": "images", "key": "list" } },
+                    "output": build()["output"],
+                })],
+                vec![(json!({ "output": build()["output"] }), "spec must have images, imagesFrom, or both")],
+            ),
+        ),
+        case("PayloadBuild", "/imagesFrom/configMapKeyRef", config_map_keys()),
         case("PayloadBuild", "/platforms", platforms("platforms must be os/architecture")),
         case("PayloadBuild", "/images/0/platforms", platforms("an image's platforms must be")),
         case("PayloadBuild", "/output", (vec![], places("output"))),

@@ -8,10 +8,10 @@ use k8s_openapi::api::batch::v1::{
 };
 use k8s_openapi::api::core;
 use k8s_openapi::api::core::v1::{
-    Capabilities, Container, ContainerPort, DownwardAPIProjection, DownwardAPIVolumeFile, KeyToPath,
-    LocalObjectReference, ObjectFieldSelector, PersistentVolumeClaimVolumeSource, PodSecurityContext,
-    PodSpec, PodTemplateSpec, ProjectedVolumeSource, SeccompProfile, SecretProjection, SecurityContext,
-    Volume, VolumeMount, VolumeProjection,
+    Capabilities, ConfigMapProjection, Container, ContainerPort, DownwardAPIProjection,
+    DownwardAPIVolumeFile, KeyToPath, LocalObjectReference, ObjectFieldSelector,
+    PersistentVolumeClaimVolumeSource, PodSecurityContext, PodSpec, PodTemplateSpec, ProjectedVolumeSource,
+    SeccompProfile, SecretProjection, SecurityContext, Volume, VolumeMount, VolumeProjection,
 };
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::{ObjectMeta, OwnerReference};
 
@@ -22,8 +22,8 @@ use crate::api::{ObjectStore, SecretRef, Toleration};
 use crate::digest::Digest;
 use crate::object_location::Provider;
 use crate::worker::contract::{
-    CONTRACT_VERSION, OBJECT_STORE_SECRETS, PAYLOAD_MOUNT, PROGRESS_PORT, PROXY_SECRETS, REGISTRY_SECRETS,
-    RUN_ANNOTATION, RUN_CONFIG_PATH, RunConfig,
+    BuildWork, CONTRACT_VERSION, IMAGES_LIST, OBJECT_STORE_SECRETS, PAYLOAD_MOUNT, PROGRESS_PORT,
+    PROXY_SECRETS, REGISTRY_SECRETS, RUN_ANNOTATION, RUN_CONFIG_PATH, RunConfig, Work,
 };
 
 /// The worker's container.
@@ -85,7 +85,7 @@ pub(super) fn plan(
     let config = serde_json::to_string(&config).expect("a run configuration is plain data");
     if config.len() > RUN_CONFIG_LIMIT {
         return Err(Invalid(format!(
-            "the image names take {} KiB, and a pod can be given {}; divide them into several payloads",
+            "the image names take {} KiB, and a pod can be given {}; list them in a ConfigMap (spec.imagesFrom), or divide them into several payloads",
             config.len().div_ceil(1024),
             RUN_CONFIG_LIMIT / 1024
         )));
@@ -286,7 +286,7 @@ fn placed(valid: &Valid, defaults: &WorkerDefaults) -> PodSpec {
 }
 
 /// All that a worker is told, and the folder where it looks for that: the run configuration, which
-/// lives and dies with the pod as its annotation, and the Secrets of registries, store and proxy. One volume for
+/// lives and dies with the pod as its annotation, the Secrets of registries, store and proxy, and the list of images. One volume for
 /// all, since nothing can be mounted inside another read-only one.
 fn settings_volume(valid: &Valid) -> (Volume, &'static str) {
     let (folder, file) = RUN_CONFIG_PATH.rsplit_once('/').expect("it is an absolute path");
@@ -319,7 +319,23 @@ fn settings_volume(valid: &Valid) -> (Volume, &'static str) {
             secret_source(folder, name, &["username", "password", "noProxy"], true),
         ]
     });
-    let secrets = registries.chain(store).chain(proxy);
+    let list = match &valid.work {
+        Work::Build(BuildWork { images_from: Some(list), .. }) => Some(list),
+        Work::Build(_) | Work::Import(_) => None,
+    };
+    let list = list.map(|list| VolumeProjection {
+        config_map: Some(ConfigMapProjection {
+            name: list.config_map.clone(),
+            items: Some(vec![KeyToPath {
+                key: list.key.clone(),
+                path: below(IMAGES_LIST).into(),
+                mode: None,
+            }]),
+            optional: Some(false),
+        }),
+        ..VolumeProjection::default()
+    });
+    let secrets = registries.chain(store).chain(proxy).chain(list);
     let volume = Volume {
         name: "settings".into(),
         projected: Some(ProjectedVolumeSource {
@@ -515,6 +531,18 @@ mod tests {
             pod(json!({ "nodeSelector": { "disk": "fast" }, "tolerations": [], "imagePullSecrets": [] }));
         assert_eq!(own["nodeSelector"], json!({ "disk": "fast" }));
         assert_eq!((&own["tolerations"], &own["imagePullSecrets"]), (&Value::Null, &Value::Null));
+    }
+
+    #[test]
+    fn a_list_of_images_is_the_pods_to_read() {
+        let from = json!({ "configMapKeyRef": { "name": "images", "key": "list.txt" } });
+        let job = job_of(&build(json!({ "imagesFrom": from })));
+        let pod = serde_json::to_value(job.spec.unwrap().template.spec).unwrap();
+        let item = json!({ "key": "list.txt", "path": "images/list" });
+        assert_eq!(
+            pod["volumes"][0]["projected"]["sources"].as_array().unwrap()[1..],
+            [json!({ "configMap": { "name": "images", "items": [item], "optional": false } })]
+        );
     }
 
     #[test]

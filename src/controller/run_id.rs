@@ -205,6 +205,11 @@ mod tests {
         ] {
             found.push(of_import(registry(fields), None));
         }
+        for key in ["a", "b"] {
+            let from = json!({ "configMapKeyRef": { "name": "images", "key": key } });
+            found.push(of_build(build(json!({ "imagesFrom": from })), None));
+            found.push(of_build(json!({ "imagesFrom": from, "output": build(json!({}))["output"] }), None));
+        }
         for asked in [true, false] {
             let place = json!({ "claimName": "transfer", "path": "app.zip" });
             let output = json!({ "persistentVolumeClaim": place, "fileDigest": asked });

@@ -13,12 +13,13 @@ use k8s_openapi::api::core::v1::Affinity;
 use serde_json::{Value, json};
 
 use crate::api::{
-    BuildImage, Claim, ObjectStore, PayloadBuildSpec, PayloadImportSpec, RegistryAccess, Worker,
+    BuildImage, Claim, ConfigMapKeyRef, ObjectStore, PayloadBuildSpec, PayloadImportSpec, RegistryAccess,
+    Worker,
 };
 use crate::digest::Digest;
 use crate::object_location::ObjectLocation;
 use crate::platform::{Platform, PlatformError};
-use crate::reference::{Endpoint, FarName, Host, Reference};
+use crate::reference::{Clash, Endpoint, FarName, Host, Reference};
 use crate::worker::contract::{self, BuildWork, ImportWork, Work};
 
 /// How often a pod may fail if the spec does not say.
@@ -184,8 +185,8 @@ impl fmt::Display for Place {
 /// Checks the spec of a `PayloadBuild`.
 pub(super) fn build(spec: &PayloadBuildSpec) -> Result<Valid, Invalid> {
     let names: Vec<String> = spec.images.iter().map(|image| image.image.clone()).collect();
-    if names.is_empty() {
-        return Err(Invalid("spec.images is empty; name at least one image".into()));
+    if names.is_empty() && spec.images_from.is_none() {
+        return Err(Invalid("spec has neither images nor imagesFrom; name at least one image".into()));
     }
     let far = spec.already_transferred.as_ref().and_then(|far| far.images.clone()).unwrap_or_default();
     let references = references(&names, |index| format!("spec.images[{index}].image"))?;
@@ -205,7 +206,8 @@ pub(super) fn build(spec: &PayloadBuildSpec) -> Result<Valid, Invalid> {
     output_identity["fileDigest"] = json!(output.file_digest);
     Ok(Valid {
         identity: json!({
-            "images": spec.images,
+            "images": (!spec.images.is_empty()).then_some(&spec.images),
+            "imagesFrom": spec.images_from,
             "platforms": spec.platforms,
             "alreadyTransferred": spec.already_transferred,
             "foreignLayers": spec.foreign_layers,
@@ -216,6 +218,7 @@ pub(super) fn build(spec: &PayloadBuildSpec) -> Result<Valid, Invalid> {
         }),
         work: Work::Build(BuildWork {
             images: images(spec)?,
+            images_from: images_from(spec)?,
             already_transferred: far,
             bases: Vec::new(),
             foreign_layers: spec.foreign_layers.unwrap_or(false),
@@ -347,6 +350,14 @@ fn images(spec: &PayloadBuildSpec) -> Result<Vec<contract::Image>, Invalid> {
     spec.images.iter().enumerate().map(image).collect()
 }
 
+/// The list that the worker is to read, whose images are carried for the platforms of all.
+fn images_from(spec: &PayloadBuildSpec) -> Result<Option<contract::ImageList>, Invalid> {
+    let Some(from) = &spec.images_from else { return Ok(None) };
+    let platforms = platforms(spec.platforms.as_deref(), "spec.platforms")?.unwrap_or_default();
+    let ConfigMapKeyRef { name, key } = from.config_map_key_ref.clone();
+    Ok(Some(contract::ImageList { config_map: name, key, platforms }))
+}
+
 fn platforms(names: Option<&[String]>, field: &str) -> Result<Option<Vec<Platform>>, Invalid> {
     let refused = |error: PlatformError| Invalid(format!("{field}: {error}"));
     names.map(|names| names.iter().map(|name| name.parse().map_err(refused)).collect()).transpose()
@@ -363,25 +374,13 @@ fn far_names(spec: &PayloadBuildSpec) -> Result<Vec<Option<FarName>>, Invalid> {
 
 /// Refuses two images that would have one name where they arrive.
 fn distinct_at_the_far_side(references: &[Reference], own: &[Option<FarName>]) -> Result<(), Invalid> {
-    let mut names: HashMap<String, &Reference> = HashMap::new();
-    for (reference, own) in references.iter().zip(own) {
-        // Without a tag, the far side gets one that is made of the digest.
-        let tag = own.as_ref().and_then(FarName::tag).or(reference.tag());
-        let tag = tag.unwrap_or_else(|| reference.tag_or_digest());
-        let repository = own.as_ref().map_or(reference.far_repository(), FarName::repository);
-        let name = format!("{repository}:{tag}");
-        match names.get(&name) {
-            Some(first) if first.to_string() != reference.to_string() => {
-                return Err(Invalid(format!(
-                    "spec.images has {} and {}, which would both arrive as {name}; give one of them another name by its field as",
-                    first.written(),
-                    reference.written()
-                )));
-            }
-            _ => names.insert(name, reference),
-        };
+    let images = references.iter().zip(own.iter().map(Option::as_ref));
+    match Clash::among(images) {
+        Some(clash) => {
+            Err(Invalid(format!("spec.images has {clash}; give one of them another name by its field as")))
+        }
+        None => Ok(()),
     }
-    Ok(())
 }
 
 /// The claim, if its path stays in the volume. The schema has the same rules.

@@ -30,6 +30,8 @@ pub const PAYLOAD_MOUNT: &str = "/payload";
 pub const REGISTRY_SECRETS: &str = "/etc/charon/registries";
 /// The credentials of the object store, and its authorities' `ca.crt`, are mounted here.
 pub const OBJECT_STORE_SECRETS: &str = "/etc/charon/object-store";
+/// The list of images is mounted here.
+pub const IMAGES_LIST: &str = "/etc/charon/images/list";
 /// The proxy's `address`, and perhaps `username`, `password` and `noProxy`, are mounted here.
 pub const PROXY_SECRETS: &str = "/etc/charon/proxy";
 /// The port where the worker answers `GET /progress`.
@@ -78,7 +80,11 @@ pub enum Work {
 #[serde(rename_all = "camelCase", deny_unknown_fields)]
 pub struct BuildWork {
     /// The images, as written in the spec.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub images: Vec<Image>,
+    /// A list of more images, mounted at [`IMAGES_LIST`].
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub images_from: Option<ImageList>,
     /// Images that the far side has, as written in the spec.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub already_transferred: Vec<String>,
@@ -140,6 +146,19 @@ pub struct BasePayload {
     pub path: String,
     /// The payload digest that it, or the bill that stayed behind of it, must have.
     pub digest: Digest,
+}
+
+/// A list of images, one a line.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase", deny_unknown_fields)]
+pub struct ImageList {
+    /// The `ConfigMap` that it is in.
+    pub config_map: String,
+    /// The key there.
+    pub key: String,
+    /// The platforms that are carried of each of its images; none: all that it has.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub platforms: Vec<Platform>,
 }
 
 /// An image to carry, as written in the spec.
@@ -409,6 +428,11 @@ mod tests {
             nonce: "n".into(),
             work: Work::Build(BuildWork {
                 images: vec!["python:3".into()],
+                images_from: Some(ImageList {
+                    config_map: "images".into(),
+                    key: "list".into(),
+                    platforms: vec![],
+                }),
                 already_transferred: vec![],
                 bases: vec![],
                 foreign_layers: false,

@@ -6,13 +6,14 @@ use secrecy::{ExposeSecret, SecretString};
 use tracing::{info, warn};
 
 use super::contract::{
-    BasePayload, BuildWork, FAILURES_LIMIT, Image, ImportResult, ImportWork, Outcome, PayloadSummary,
+    BasePayload, BuildWork, FAILURES_LIMIT, ImportResult, ImportWork, Outcome, PayloadSummary,
     RegistryAccess, Rewritten, RunConfig, Work,
 };
+use super::list::images;
 use super::place::{Place, payload_path};
 use super::report::{self, Report};
 use super::{Refusal, failed};
-use crate::build::{BaseError, BuildRequest, ImageRequest, build, open_base};
+use crate::build::{BaseError, BuildRequest, build, open_base};
 use crate::import::{ImportReport, ImportRequest, Source, import};
 use crate::payload::Base;
 use crate::progress::Progress;
@@ -31,6 +32,8 @@ pub(super) struct Folders<'a> {
     pub(super) object_store_secrets: &'a Path,
     /// What tells of the proxy.
     pub(super) proxy_secrets: &'a Path,
+    /// The list of images.
+    pub(super) images_list: &'a Path,
 }
 
 /// How registries and stores are reached.
@@ -82,7 +85,7 @@ async fn run_build(
         let outcome = failed(Reason::AlreadyPresent, message);
         return Ok(Outcome { payload: Some(payload), failures, failures_total, ..outcome });
     }
-    let images = images(&work.images)?;
+    let images = images(work, folders.images_list)?;
     let already_transferred = references(&work.already_transferred)?;
     let bases = bases(&work.bases, folders).await?;
     for reference in images.iter().map(|image| &image.reference).chain(&already_transferred) {
@@ -332,17 +335,6 @@ fn proxy(name: &str, secrets: &Path) -> Result<Proxy, Refusal> {
 fn client(host: Host, access: Access, way: &Way) -> Result<Registry, Refusal> {
     let access = Access { proxy: way.proxy.clone(), ..access };
     Registry::with_traffic(host, access, &way.traffic).map_err(|error| (error.reason(), error.to_string()))
-}
-
-fn images(images: &[Image]) -> Result<Vec<ImageRequest>, Refusal> {
-    let request = |image: &Image| {
-        Ok(ImageRequest {
-            reference: Reference::parse(&image.name, &Host::docker_hub())?,
-            far_name: image.far_name.as_deref().map(str::parse).transpose()?,
-            platforms: image.platforms.clone(),
-        })
-    };
-    images.iter().map(|image| request(image).map_err(invalid)).collect()
 }
 
 fn references(names: &[String]) -> Result<Vec<Reference>, Refusal> {

@@ -76,7 +76,7 @@ impl Pod {
         let places = ["--config", &config, "--payloads", &payloads, "--registry-secrets", &secrets];
         let worker = charon(["worker", "--termination-log", &log, "--progress-port", "0"]).arguments(places);
         let worker = worker.arguments(["--object-store-secrets", &at("object-store")]);
-        let worker = worker.arguments(["--proxy-secrets", &at("proxy")]);
+        let worker = worker.arguments(["--proxy-secrets", &at("proxy"), "--images-list", &at("list")]);
         let ended = worker.run();
         let outcome: Outcome = serde_json::from_slice(&fs::read(log).unwrap()).unwrap();
         ended.ended_with(outcome.reason.exit_code().into());

@@ -110,3 +110,61 @@ fn the_sha256_of_a_whole_object_lies_beside_it_too() {
     assert_eq!(pod.works("plain", &work(false), &source).reason, Reason::Succeeded);
     assert!(!folder.join("app.zip.sha256").exists());
 }
+
+#[test]
+fn a_list_of_images_is_carried_with_those_that_are_named_each_once() {
+    let source = source(Software::Distribution3, &["ferry:1", "styx:1", "oar:1"]);
+    let pod = Pod::new();
+    let [ferry, styx, oar] = ["ferry:1", "styx:1", "oar:1"].map(|name| source.name(name));
+    let from = json!({ "configMap": "images", "key": "list.txt" });
+    let works = |list: &str, images: &Value, path: &str| {
+        fs::write(pod.at("list"), list).unwrap();
+        let work = json!({ "build": { "images": images, "imagesFrom": from, "path": path } });
+        pod.works(path, &work, &source)
+    };
+    let list = format!("# the crossing\n\n  {styx}  \r\n{ferry}\n{styx}\n#{oar}");
+    let renamed = json!([{ "name": ferry, "as": "boat:2" }]);
+    let built = works(&list, &renamed, "app.zip");
+    assert_eq!((built.reason, built.payload.map(|payload| payload.images)), (Reason::Succeeded, Some(2)));
+    let target = Registry::start(Software::Distribution3);
+    assert_eq!(pod.imports(&json!({}), "app.zip", &target).reason, Reason::Succeeded);
+    assert_eq!(
+        (target.tags("styx"), target.tags("boat"), target.tags("ferry")),
+        (vec!["1".into()], vec!["2".into()], vec![])
+    );
+    assert_eq!(works(&styx, &json!([]), "alone.zip").payload.unwrap().images, 1);
+
+    let clash = format!("{oar}\nelsewhere.example/oar:1");
+    for (list, words) in [
+        ("# nothing\n", "\"list.txt\" of ConfigMap \"images\" names no image"),
+        ("a\nB", "line 2 of \"list.txt\" of ConfigMap \"images\": \"B\" is no image name"),
+        (clash.as_str(), "would both arrive as oar:1; name one of them in spec.images"),
+    ] {
+        let refused = works(list, &json!([]), "refused.zip");
+        assert_eq!(refused.reason, Reason::InvalidSpec, "{list}");
+        assert!(refused.message.contains(words), "{}", refused.message);
+    }
+    fs::remove_file(pod.at("list")).unwrap();
+    let work = json!({ "build": { "imagesFrom": from, "path": "refused.zip" } });
+    let missing = pod.works("refused.zip", &work, &source);
+    assert_eq!((missing.reason, missing.reason.exit_code()), (Reason::ConfigMapNotFound, 76));
+}
+
+#[test]
+fn a_run_that_knows_what_it_carries_keeps_to_that_when_its_list_changes_between_two_attempts() {
+    let source = source(Software::Distribution3, &["ferry:1", "styx:1"]);
+    let gate = crate::proxy::Proxy::before(&source);
+    let pod = Pod::new();
+    let registries = json!([{ "host": gate.host(), "insecure": true }]);
+    let from = json!({ "configMap": "images", "key": "list" });
+    let works = |list: &str| {
+        fs::write(pod.at("list"), list).unwrap();
+        let work = json!({ "build": { "imagesFrom": from, "path": "app.zip" } });
+        pod.works_with("run", &work, &registries)
+    };
+    let [ferry, styx] = ["ferry:1", "styx:1"].map(|name| format!("{}/{name}", gate.host()));
+    gate.does(crate::proxy::Misdeed::pause("429 Too Many Requests", 4000), "GET", "/blobs/", 1);
+    assert_eq!(works(&ferry).reason, Reason::RateLimited);
+    let built = works(&format!("{ferry}\n{styx}"));
+    assert_eq!((built.reason, built.payload.map(|payload| payload.images)), (Reason::Succeeded, Some(1)));
+}

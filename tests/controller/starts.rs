@@ -75,6 +75,25 @@ async fn a_missing_secret_of_a_proxy_is_waited_for_by_its_name_and_nothing_of_it
 }
 
 #[tokio::test]
+async fn a_missing_list_of_images_is_named_until_it_is_there() {
+    let world = World::new("list").await;
+    let mut spec = build_spec("python:3");
+    spec.as_object_mut().unwrap().remove("images");
+    spec["imagesFrom"] = json!({ "configMapKeyRef": { "name": "images", "key": "list" } });
+    world.create::<PayloadBuild>("app", spec).await;
+    let job = world.job_of_attempt::<PayloadBuild>("app", 1).await;
+    let pod = world.pod_of(&job).await;
+    world.bind(&pod).await;
+    world.waits(&pod, "ContainerCreating", "").await;
+    world.event(&pod, "FailedMount", "MountVolume.SetUp failed : configmap \"images\" not found").await;
+    is_held_up(&world, "app", Reason::ConfigMapNotFound, "ConfigMap \"images\"; create it").await;
+    world.works(&pod, "127.0.7.7").await;
+    world.until_ready::<PayloadBuild>("app", "Unknown", "Progressing").await;
+    world.ends_for(&pod, Reason::Succeeded).await;
+    world.until_ready::<PayloadBuild>("app", "True", "Succeeded").await;
+}
+
+#[tokio::test]
 async fn a_worker_that_cannot_be_placed_or_pulled_says_why() {
     let world = World::new("placed").await;
     let pod = with_pod(&world, "no-claim").await;

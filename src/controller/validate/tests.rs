@@ -40,6 +40,7 @@ fn a_build_becomes_work_with_the_defaults_filled_in() {
     let valid = build_of(spec()).unwrap();
     let work = BuildWork {
         images: vec!["python:3".into()],
+        images_from: None,
         already_transferred: vec![],
         bases: vec![],
         foreign_layers: false,
@@ -92,7 +93,7 @@ fn what_the_schema_cannot_see_is_refused_with_its_field() {
         with(spec(), "registries", hosts.map(|host| json!({ "host": host })).to_vec().into())
     };
     for (spec, words) in [
-        (images(&[]), "spec.images is empty"),
+        (images(&[]), "spec has neither images nor imagesFrom"),
         (images(&["a", "A"]), "spec.images[1].image: \"A\" is no image name"),
         (
             images(&["q.io/a:1", "g.io/a:1"]),
@@ -248,4 +249,20 @@ fn a_pods_own_labels_are_not_the_users_to_set_and_a_misspelt_affinity_is_not_lef
     let others =
         json!({ "podMetadata": { "labels": { "app": "job-name" }, "annotations": { "job-name": "a" } } });
     build_of(with(spec(), "worker", others)).unwrap();
+}
+
+#[test]
+fn a_list_of_images_is_the_workers_to_read_for_the_platforms_of_all() {
+    let mut list =
+        with(spec(), "imagesFrom", json!({ "configMapKeyRef": { "name": "images", "key": "list" } }));
+    list["platforms"] = json!(["linux/amd64"]);
+    list.as_object_mut().unwrap().remove("images");
+    let Work::Build(work) = build_of(list.clone()).unwrap().work else { panic!("a build builds") };
+    let found = work.images_from.unwrap();
+    assert_eq!((found.config_map.as_str(), found.key.as_str()), ("images", "list"));
+    assert_eq!(crate::platform::list(&found.platforms), "linux/amd64");
+    assert!(work.images.is_empty());
+    // Together with others, which are judged as ever.
+    list["images"] = json!([{ "image": "A" }]);
+    assert!(build_of(list).unwrap_err().contains("spec.images[0].image"));
 }
