@@ -16,7 +16,7 @@ mod schema;
 #[allow(unreachable_pub)]
 mod shared;
 mod status;
-#[allow(unreachable_pub)]
+#[allow(unreachable_pub, clippy::struct_field_names)] // an affinity's fields are named as a pod's are
 mod worker;
 
 pub use build::{

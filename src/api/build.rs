@@ -134,7 +134,7 @@ pub struct ImagesFrom {
     pub config_map_key_ref: ConfigMapKeyRef,
 }
 
-/// A key of a `ConfigMap` of the resource's namespace.
+/// A key of a ConfigMap of the resource's namespace.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize, KubeSchema)]
 #[serde(rename_all = "camelCase")]
 pub struct ConfigMapKeyRef {

@@ -79,7 +79,7 @@ pub struct Toleration {
     #[serde(default, skip_serializing_if = "Option::is_none")]
     #[schemars(schema_with = "schema::taint_effect")]
     pub effect: Option<String>,
-    /// For how long the taint NoExecute is borne. Absent: for ever.
+    /// For how long a taint that evicts is borne. Absent: for ever.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub toleration_seconds: Option<i64>,
 }

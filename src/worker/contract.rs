@@ -78,6 +78,7 @@ pub enum Work {
 /// A payload to write.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase", deny_unknown_fields)]
+#[allow(clippy::struct_excessive_bools)] // each is a choice of its own
 pub struct BuildWork {
     /// The images, as written in the spec.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]

@@ -63,11 +63,11 @@ fn forward(
         head.extend(byte);
     }
     let text = String::from_utf8_lossy(&head).into_owned();
-    let right = format!("basic {}", STANDARD.encode(format!("charon:{PASSWORD}")));
+    let right = format!("Basic {}", STANDARD.encode(format!("charon:{PASSWORD}")));
     let is_known = text.lines().any(|line| {
         let field =
             line.split_once(": ").filter(|(name, _)| name.eq_ignore_ascii_case("proxy-authorization"));
-        field.is_some_and(|(_, value)| value.to_ascii_lowercase() == right.to_ascii_lowercase())
+        field.is_some_and(|(_, value)| value == right)
     });
     let target = text.split(' ').nth(1).and_then(|url| url.strip_prefix("http://")).unwrap_or_default();
     let host = target.split('/').next().unwrap_or_default();
@@ -127,8 +127,9 @@ fn registries_and_the_object_store_are_reached_by_the_proxy_and_its_password() {
     });
 
     let registries = json!([{ "host": "near.example", "insecure": true }]);
-    let build = json!({ "build": { "images": [{ "name": "near.example/ferry:1" }], "objectStore": object } });
-    let built = pod.works_with("run", &work(build), &registries);
+    let images = json!([{ "name": "near.example/ferry:1" }]);
+    let run = work(json!({ "build": { "images": images, "objectStore": object } }));
+    let built = pod.works_with("run", &run, &registries);
     assert_eq!(built.reason, Reason::Succeeded, "{built:?}");
     assert!(store.file("app.zip").exists());
     let registries = json!([{ "host": "far.example", "insecure": true }]);
@@ -146,9 +147,10 @@ fn hosts_in_no_proxy_are_reached_without_it() {
     let (source, gateway, pod) = (source(), Gateway::to(&[]), Pod::new());
     let address = format!("http://{}", gateway.address);
     mount(&pod, &[("address", &address), ("noProxy", "other.example, 127.0.0.0/8\n")]);
-    let build = json!({ "build": { "images": [{ "name": source.name("ferry:1") }], "path": "app.zip" } });
+    let images = json!([{ "name": source.name("ferry:1") }]);
+    let run = work(json!({ "build": { "images": images, "path": "app.zip" } }));
     let registries = json!([{ "host": source.host(), "insecure": true }]);
-    let built = pod.works_with("run", &work(build), &registries);
+    let built = pod.works_with("run", &run, &registries);
     assert_eq!(built.reason, Reason::Succeeded, "{built:?}");
     assert_eq!(gateway.asked(), [""; 0]);
 }

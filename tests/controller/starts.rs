@@ -54,24 +54,22 @@ async fn a_missing_secret_of_a_proxy_is_waited_for_by_its_name_and_nothing_of_it
     let secret = json!({ "metadata": { "name": "way-out" }, "stringData": { "password": "obolus" } });
     let secret: Secret = serde_json::from_value(secret).unwrap();
     world.api().create(&PostParams::default(), &secret).await.unwrap();
-    let mut spec = build_spec("python:3");
-    spec["proxySecretRef"] = json!({ "name": "way-out" });
-    world.create::<PayloadBuild>("app", spec).await;
-    let job = world.job_of_attempt::<PayloadBuild>("app", 1).await;
-    assert!(!serde_json::to_string(&job).unwrap().contains("obolus"));
-    let pod = world.pod_of(&job).await;
-    world.bind(&pod).await;
-    world.waits(&pod, "ContainerCreating", "").await;
-    let why =
-        "MountVolume.SetUp failed for volume \"settings\" : references non-existent secret key: address";
-    world.event(&pod, "FailedMount", why).await;
-    is_held_up(&world, "app", Reason::SecretNotFound, "secret key: address").await;
-    world.is_gone(&pod).await;
-    let pod = world.pod_of(&job).await;
-    world.bind(&pod).await;
-    world.waits(&pod, "ContainerCreating", "").await;
-    world.event(&pod, "FailedMount", "MountVolume.SetUp failed : secret \"way-out\" not found").await;
-    is_held_up(&world, "app", Reason::SecretNotFound, "Secret \"way-out\"; create it").await;
+    for (name, why, words) in [
+        ("no-key", "references non-existent secret key: address", "secret key: address"),
+        ("no-secret", "secret \"way-out\" not found", "Secret \"way-out\"; create it"),
+    ] {
+        let mut spec = build_to("python:3", name);
+        spec["proxySecretRef"] = json!({ "name": "way-out" });
+        world.create::<PayloadBuild>(name, spec).await;
+        let job = world.job_of_attempt::<PayloadBuild>(name, 1).await;
+        assert!(!serde_json::to_string(&job).unwrap().contains("obolus"));
+        let pod = world.pod_of(&job).await;
+        world.bind(&pod).await;
+        world.waits(&pod, "ContainerCreating", "").await;
+        let why = format!("MountVolume.SetUp failed for volume \"settings\" : {why}");
+        world.event(&pod, "FailedMount", &why).await;
+        is_held_up(&world, name, Reason::SecretNotFound, words).await;
+    }
 }
 
 #[tokio::test]

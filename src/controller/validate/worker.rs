@@ -52,18 +52,15 @@ fn affinity(wanted: &impl serde::Serialize) -> Result<Affinity, Invalid> {
 fn first_lost(wanted: &Value, understood: &Value) -> Option<String> {
     match (wanted, understood) {
         (Value::Object(wanted), Value::Object(understood)) => {
-            let told = wanted.iter().filter(|(_, value)| !value.is_null());
-            told.filter_map(|(key, value)| match understood.get(key) {
+            let mut told = wanted.iter().filter(|(_, value)| !value.is_null());
+            told.find_map(|(key, value)| match understood.get(key) {
                 None => Some(format!(".{key}")),
                 Some(other) => first_lost(value, other).map(|path| format!(".{key}{path}")),
             })
-            .next()
         }
         (Value::Array(wanted), Value::Array(understood)) => {
-            let pairs = wanted.iter().zip(understood).enumerate();
-            let mut lost =
-                pairs.filter_map(|(index, (a, b))| first_lost(a, b).map(|path| format!("[{index}]{path}")));
-            lost.next()
+            let mut pairs = wanted.iter().zip(understood).enumerate();
+            pairs.find_map(|(index, (a, b))| first_lost(a, b).map(|path| format!("[{index}]{path}")))
         }
         _ => None,
     }
