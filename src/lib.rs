@@ -3,6 +3,8 @@
 //! [`make_payload`] and [`push_payload`] do what the commands of these names do; [`library`] has an example.
 //! ARCHITECTURE.md shows the house; each module is a room of it.
 
+#![forbid(unsafe_code)]
+
 pub mod api;
 pub mod build;
 pub mod cli;

@@ -23,7 +23,7 @@ use crate::build::{BaseError, BuildError};
 use crate::import::ImportError;
 use crate::reason::{Failure, Reason};
 use crate::reference::ReferenceError;
-use crate::registry::{DockerConfigError, RegistryError, settle_uploads};
+use crate::registry::{DockerConfigError, RegistryError};
 use crate::storage::StorageError;
 
 /// Why a payload was not made or not pushed.
@@ -89,9 +89,8 @@ async fn unless_cancelled<T, E: Into<Error>>(
     cancel: &CancellationToken,
     work: impl Future<Output = Result<T, E>>,
 ) -> Result<T, Error> {
-    if let Some(result) = cancel.run_until_cancelled(work).await {
-        return result.map_err(Into::into);
+    match cancel.run_until_cancelled(work).await {
+        Some(result) => result.map_err(Into::into),
+        None => Err(Error::Cancelled),
     }
-    settle_uploads().await;
-    Err(Error::Cancelled)
 }

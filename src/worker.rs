@@ -21,7 +21,7 @@ use tracing::{error, info, warn};
 use crate::digest::Digest;
 use crate::progress::Progress;
 use crate::reason::Reason;
-use crate::registry::settle_uploads;
+use crate::registry::Traffic;
 use contract::{
     CONTRACT_VERSION, IMAGES_LIST, OBJECT_STORE_SECRETS, Outcome, PAYLOAD_MOUNT, PROGRESS_PORT,
     PROXY_SECRETS, REGISTRY_SECRETS, RUN_CONFIG_PATH, RunConfig,
@@ -65,11 +65,12 @@ pub struct Worker {
 impl Worker {
     /// Does the attempt; gives the process' exit code.
     pub async fn run(self) -> u8 {
+        let traffic = Traffic::default();
         let outcome = tokio::select! {
-            outcome = self.attempt() => outcome,
+            outcome = self.attempt(&traffic) => outcome,
             () = terminated() => {
                 warn!("told to stop; the next attempt goes on with what is there");
-                settle_uploads().await;
+                traffic.settle().await;
                 return TERMINATED;
             }
         };
@@ -88,7 +89,7 @@ impl Worker {
         outcome.reason.exit_code()
     }
 
-    async fn attempt(&self) -> Outcome {
+    async fn attempt(&self, traffic: &Traffic) -> Outcome {
         let bytes = match tokio::fs::read(&self.config).await {
             Ok(bytes) => bytes,
             Err(error) => {
@@ -121,7 +122,7 @@ impl Worker {
             proxy_secrets: &self.proxy_secrets,
             images_list: &self.images_list,
         };
-        let outcome = Box::pin(run::run(&config, &folders, &progress)).await;
+        let outcome = Box::pin(run::run(&config, &folders, traffic, &progress)).await;
         Outcome { run_id: config.run_id, input_digest, ..outcome }
     }
 }

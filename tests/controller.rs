@@ -17,6 +17,8 @@ mod world;
 
 #[path = "controller/failures.rs"]
 mod failures;
+#[path = "controller/gitops.rs"]
+mod gitops;
 #[path = "controller/holds.rs"]
 mod holds;
 #[path = "controller/journey.rs"]

@@ -110,8 +110,8 @@ pub struct RegistryAccess {
     )]
     pub host: String,
     /// Where the registry is reached instead: a mirror, host or host:port, perhaps with a path, which goes in
-    /// front of every repository, such as mirror.corp/dockerhub. Credentials are looked up by the mirror's host
-    /// first. Absent: at its own host.
+    /// front of every repository, such as mirror.corp/dockerhub. Credentials are those of the mirror's own host
+    /// in the Secret. Absent: at its own host.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     #[schemars(length(min = 1, max = 512))]
     #[x_kube(

@@ -248,7 +248,10 @@ impl Resolver<'_> {
     fn unresolved(&mut self, reference: &Reference, error: &ResolveError) -> Unresolved {
         let (reason, message) = (error.reason(), error.to_string());
         // Docker Hub refuses to say anonymously whether an image exists: the next may.
-        let signs_in = self.registries.get(reference.host()).is_some_and(Registry::has_credentials);
+        let signs_in = self
+            .registries
+            .get(reference.host())
+            .is_some_and(|registry| registry.has_credentials(reference.repository()));
         let is_refused = reason == Reason::AuthenticationFailed;
         let is_closed = matches!(reason, Reason::RegistryUnavailable | Reason::RateLimited);
         if is_closed || (is_refused && signs_in) {

@@ -49,7 +49,7 @@ fn or_elsewhere(
     };
     let first_of =
         async move |mut own: BoxStream<'static, Result<Bytes, RegistryError>>| match own.next().await {
-            Some(Err(error)) if error.is_not_found() => foreign.blob_range(elsewhere, range).boxed(),
+            Some(Err(error)) if error.is_not_found() => foreign.blob(elsewhere, range.start).boxed(),
             first => stream::iter(first).chain(own).boxed(),
         };
     stream::once(first_of(own)).flatten().boxed()

@@ -45,7 +45,7 @@ pub(super) struct RegistryOptions {
     /// Ask no registry more often; as often as needed if it is not given
     #[arg(long, value_name = "NUMBER", help_heading = TRAFFIC)]
     requests_per_second: Option<NonZeroU32>,
-    /// Wait for registries that fail for so long in all, 90s or 2h [default: 30m]
+    /// Wait for registries that fail for so long in all, 90s or 2h [default: 30m, of which 15m for one, 30s for one that never answered]
     #[arg(long, value_name = "TIME", value_parser = time, help_heading = TRAFFIC)]
     retry_for: Option<Duration>,
 }
@@ -80,7 +80,7 @@ impl RegistryOptions {
         let credentials = self.credentials(&context.cancel()).await?;
         let mut traffic = Traffic::default();
         if let Some(parallel) = self.parallel {
-            traffic = traffic.blobs_at_once(parallel);
+            traffic = traffic.at_once(parallel);
         }
         if let Some(most) = self.requests_per_second {
             traffic = traffic.requests_per_second(most);

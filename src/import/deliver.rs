@@ -291,18 +291,8 @@ impl Delivery {
         body: impl Fn() -> S + Sync,
     ) -> Result<(), Why> {
         info!(target: STEP, "Pushing {repository}/{}", entry.digest);
-        self.upload(repository, &entry.digest, entry.size, body).await
-    }
-
-    async fn upload<S: Stream<Item = io::Result<Bytes>> + Send + 'static>(
-        &self,
-        repository: &str,
-        digest: &Digest,
-        size: u64,
-        body: impl Fn() -> S + Sync,
-    ) -> Result<(), Why> {
-        let pushed = self.registry.push_blob(repository, digest, size, body).await;
-        self.uploaded(repository, digest, size, pushed)
+        let pushed = self.registry.push_blob(repository, &entry.digest, entry.size, body).await;
+        self.uploaded(repository, &entry.digest, entry.size, pushed)
     }
 
     fn uploaded(
@@ -351,11 +341,13 @@ impl Delivery {
             self.known().counts.blobs_mounted += 1;
         } else {
             info!(target: STEP, "Copying {from}/{digest} to {to}");
+            let registry = self.registry.for_copying().await;
             let body = || {
-                let bytes = self.registry.blob(from, digest, size).map_err(io::Error::other);
+                let bytes = registry.blob(from, digest, size).map_err(io::Error::other);
                 Verified::new(bytes.boxed(), digest.clone())
             };
-            return self.upload(to, digest, size, body).await;
+            let pushed = registry.push_blob(to, digest, size, body).await;
+            return self.uploaded(to, digest, size, pushed);
         }
         self.learn(to, digest, true);
         Ok(())

@@ -76,7 +76,7 @@ impl RegistryOptions {
         let given = self.credentials.clone().filter(|_| is_meant);
         let credentials = match (given, &self.docker_config) {
             (None, Some(config)) => config.look_up(host).await?,
-            (given, _) => given,
+            (given, _) => given.into(),
         };
         Ok(Access { insecure: self.insecure && is_meant, credentials, ..Access::default() })
     }

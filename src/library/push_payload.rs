@@ -74,7 +74,13 @@ pub(crate) async fn push_source(
     source: impl Future<Output = Result<Source, Error>>,
 ) -> Result<ImportReport, Error> {
     let request = request(options, source).await?;
-    unless_cancelled(&options.cancel, Box::pin(import::import(request, &options.progress))).await
+    let registry = request.registry.clone();
+    let pushed =
+        unless_cancelled(&options.cancel, Box::pin(import::import(request, &options.progress))).await;
+    if matches!(pushed, Err(Error::Cancelled)) {
+        registry.settle().await;
+    }
+    pushed
 }
 
 /// Tells what pushing it would do.

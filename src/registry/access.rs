@@ -36,6 +36,40 @@ impl fmt::Debug for Credentials {
     }
 }
 
+/// What a host knows somebody by: for all of its repositories, or for those below some paths.
+#[derive(Clone, Debug, Default)]
+pub struct Logins {
+    /// Where nothing below fits.
+    pub(super) everywhere: Option<Credentials>,
+    /// Paths of repositories, and what opens them and all that is below.
+    pub(super) below: Vec<(String, Credentials)>,
+}
+
+impl Logins {
+    /// Whether there are none.
+    #[must_use]
+    pub fn is_empty(&self) -> bool {
+        self.everywhere.is_none() && self.below.is_empty()
+    }
+
+    /// What opens a repository: the longest path that it lies at or below goes first.
+    pub(super) fn of(&self, repository: &str) -> Option<&Credentials> {
+        let is_at_or_below = |path: &str| {
+            let rest = repository.strip_prefix(path);
+            rest.is_some_and(|rest| rest.is_empty() || rest.starts_with('/'))
+        };
+        let fitting = self.below.iter().filter(|(path, _)| is_at_or_below(path));
+        let longest = fitting.max_by_key(|(path, _)| path.len());
+        longest.map(|(_, credentials)| credentials).or(self.everywhere.as_ref())
+    }
+}
+
+impl From<Option<Credentials>> for Logins {
+    fn from(everywhere: Option<Credentials>) -> Self {
+        Self { everywhere, below: Vec::new() }
+    }
+}
+
 /// How a registry is reached.
 #[derive(Clone, Default)]
 pub struct Access {
@@ -43,8 +77,9 @@ pub struct Access {
     pub insecure: bool,
     /// Where it is reached, if not at its own host: a mirror.
     pub endpoint: Option<Endpoint>,
-    /// What to sign in with; without, the registry is asked anonymously.
-    pub credentials: Option<Credentials>,
+    /// What to sign in with; without, the registry is asked anonymously. Paths are those of repositories at the host that
+    /// is contacted.
+    pub credentials: Logins,
     /// Certificate authorities in PEM, beside those of the system.
     pub ca_pem: Option<Vec<u8>>,
     /// The client's certificate and its key in PEM.

@@ -20,7 +20,8 @@ impl Registry {
     /// The bytes `range` of a blob of `size` bytes, in order, as [`Registry::blob_range`] gives them, but several
     /// pieces at once, of which a few mebibytes are held.
     ///
-    /// The first piece comes alone, as it arrives: where the registry knows no ranges, the rest comes in one answer.
+    /// The first piece comes alone, as it arrives: where the registry knows no ranges, the rest comes in one answer. Where
+    /// only so many requests may be under way it is held whole, too: who is not read on yet keeps nobody waiting.
     #[must_use]
     pub fn blob_ahead(
         &self,
@@ -29,14 +30,23 @@ impl Registry {
         size: u64,
         range: Range<u64>,
     ) -> BoxStream<'static, Result<Bytes, RegistryError>> {
-        let all = self.blob_range(repository, digest, size, range.clone());
-        if range.end.saturating_sub(range.start) <= PIECE || self.lacks_ranges() {
-            return all.boxed();
-        }
         let blob =
             Blob { registry: self.clone(), repository: repository.to_owned(), digest: digest.clone(), size };
-        let first = blob.whole(range.start..range.start + PIECE);
-        let rest = range.start + PIECE..range.end;
+        let is_small = range.end.saturating_sub(range.start) <= PIECE;
+        if !self.is_narrow() && (is_small || self.lacks_ranges()) {
+            return blob.whole(range);
+        }
+        let piece = range.start..range.end.min(range.start + PIECE);
+        let rest = piece.end..range.end;
+        let first = if self.is_narrow() {
+            let blob = blob.clone();
+            stream::once(async move { blob.piece_by_itself(piece).await }).boxed()
+        } else {
+            blob.whole(piece)
+        };
+        if is_small {
+            return first;
+        }
         // Which of the two it is to be, is known when the first piece was there.
         let after =
             async move { if blob.registry.lacks_ranges() { blob.whole(rest) } else { blob.pieces(rest) } };
@@ -67,15 +77,16 @@ impl Blob {
         Ok(bytes.into())
     }
 
+    /// The same in a task of its own, so that it goes on while another one is written.
+    fn piece_by_itself(self, range: Range<u64>) -> impl Future<Output = Result<Bytes, RegistryError>> {
+        let task = AbortOnDropHandle::new(tokio::spawn(self.piece(range)));
+        async move { task.await.unwrap_or_else(|error| std::panic::resume_unwind(error.into_panic())) }
+    }
+
     fn pieces(&self, range: Range<u64>) -> BoxStream<'static, Result<Bytes, RegistryError>> {
         let (blob, end) = (self.clone(), range.end);
         let starts = stream::iter((range.start..end).step_by(usize::try_from(PIECE).unwrap_or(usize::MAX)));
-        let fetched = starts.map(move |start| {
-            let piece = blob.clone().piece(start..end.min(start + PIECE));
-            // In tasks of their own, so that they go on while one is written.
-            let task = AbortOnDropHandle::new(tokio::spawn(piece));
-            async move { task.await.unwrap_or_else(|error| std::panic::resume_unwind(error.into_panic())) }
-        });
+        let fetched = starts.map(move |start| blob.clone().piece_by_itself(start..end.min(start + PIECE)));
         fetched.buffered(AT_ONCE).boxed()
     }
 }

@@ -2,6 +2,7 @@
 
 use std::collections::HashMap;
 use std::fmt::Write as _;
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
 use base64::Engine as _;
@@ -11,16 +12,19 @@ use reqwest::StatusCode;
 use reqwest::header::{AUTHORIZATION, CONTENT_TYPE, HeaderValue};
 use secrecy::{ExposeSecret as _, SecretString};
 use serde::Deserialize;
-use tokio::sync::Mutex;
+use serde_json::Value;
+use tokio::sync::{Mutex as AsyncMutex, OwnedMutexGuard};
 use tokio::time::Instant;
 use url::Url;
 
-use super::access::Credentials;
+use super::access::{Credentials, Logins};
 use super::client::{Call, Registry, Reply, SMALL_BODY, authority};
 use super::error::{RegistryError, plain};
 
 /// A token that says nothing of its life lives so long (token specification, `expires_in`).
-const TOKEN_LIFE: u64 = 60;
+const TOKEN_LIFE: Duration = Duration::from_mins(1);
+/// No token is trusted to live longer.
+const LONGEST_TOKEN_LIFE: Duration = Duration::from_hours(24);
 /// A token is left so long before it ends.
 const TOKEN_MARGIN: Duration = Duration::from_secs(10);
 
@@ -39,6 +43,12 @@ impl Scopes {
 
     pub(super) fn mount(repository: &str, from: &str) -> Self {
         Self(vec![format!("repository:{repository}:pull,push"), format!("repository:{from}:pull")])
+    }
+
+    /// The repository that is asked.
+    fn repository(&self) -> &str {
+        let first = self.0.first().and_then(|scope| scope.strip_prefix("repository:")?.rsplit_once(':'));
+        first.map_or("", |(repository, _)| repository)
     }
 }
 
@@ -61,14 +71,18 @@ impl Challenge {
 
 /// What is known of a host's ways, and the tokens that it gave.
 pub(super) struct Auth {
-    credentials: Option<Credentials>,
-    known: Mutex<Known>,
+    logins: Logins,
+    /// What the host asked for last.
+    latest: Mutex<Option<Challenge>>,
+    by_scopes: Mutex<HashMap<Scopes, Arc<AsyncMutex<Known>>>>,
 }
 
+/// What is known of how to be allowed something. Locked while a token is asked for, so that many requests at once ask for
+/// one.
 #[derive(Default)]
 struct Known {
-    latest: Option<Challenge>,
-    by_scopes: HashMap<Scopes, (Challenge, Option<Token>)>,
+    challenge: Option<Challenge>,
+    token: Option<Token>,
 }
 
 struct Token {
@@ -77,12 +91,29 @@ struct Token {
 }
 
 impl Auth {
-    pub(super) fn new(credentials: Option<Credentials>) -> Self {
-        Self { credentials, known: Mutex::default() }
+    pub(super) fn new(logins: Logins) -> Self {
+        Self { logins, latest: Mutex::default(), by_scopes: Mutex::default() }
     }
 
-    pub(super) fn has_credentials(&self) -> bool {
-        self.credentials.is_some()
+    fn latest(&self) -> MutexGuard<'_, Option<Challenge>> {
+        self.latest.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    async fn known(&self, scopes: &Scopes) -> OwnedMutexGuard<Known> {
+        let known = {
+            let mut by_scopes = self.by_scopes.lock().unwrap_or_else(PoisonError::into_inner);
+            Arc::clone(by_scopes.entry(scopes.clone()).or_default())
+        };
+        known.lock_owned().await
+    }
+
+    pub(super) fn has_credentials(&self, repository: &str) -> bool {
+        self.logins.of(repository).is_some()
+    }
+
+    /// What the call's repository is opened with.
+    fn credentials(&self, call: &Call) -> Option<&Credentials> {
+        self.logins.of(call.scopes.repository())
     }
 
     /// What to send at once: nothing before the registry has asked for something.
@@ -91,16 +122,14 @@ impl Auth {
         registry: &Registry,
         call: &Call,
     ) -> Result<Option<HeaderValue>, RegistryError> {
-        let mut known = self.known.lock().await;
-        let challenge = match known.by_scopes.get(&call.scopes) {
-            Some((_, Some(token))) if token.ends > Instant::now() => return Ok(Some(token.header.clone())),
-            Some((challenge, _)) => challenge.clone(),
-            None => match &known.latest {
-                Some(challenge) => challenge.clone().for_another_repository(),
-                None => return Ok(None),
-            },
+        let mut known = self.known(&call.scopes).await;
+        if let Some(token) = known.token.as_ref().filter(|token| token.ends > Instant::now()) {
+            return Ok(Some(token.header.clone()));
+        }
+        let latest = || self.latest().clone().map(Challenge::for_another_repository);
+        let Some(challenge) = known.challenge.clone().or_else(latest) else {
+            return Ok(None);
         };
-        // The lock is kept meanwhile, so that many requests at once ask for one token.
         self.answer(registry, call, challenge, &mut known).await.map(Some)
     }
 
@@ -113,33 +142,30 @@ impl Auth {
         used: Option<&HeaderValue>,
         refused: RegistryError,
     ) -> Result<HeaderValue, RegistryError> {
-        let mut known = self.known.lock().await;
-        match known.by_scopes.get(&call.scopes) {
-            // Another request was faster, and what it got is not what was refused.
-            Some((_, Some(token))) if used != Some(&token.header) && token.ends > Instant::now() => {
-                return Ok(token.header.clone());
-            }
-            _ => {}
+        let mut known = self.known(&call.scopes).await;
+        // Another request was faster, and what it got is not what was refused.
+        let is_newer = |token: &&Token| used != Some(&token.header) && token.ends > Instant::now();
+        if let Some(token) = known.token.as_ref().filter(is_newer) {
+            return Ok(token.header.clone());
         }
-        known.by_scopes.remove(&call.scopes);
+        *known = Known::default();
         let Some(challenge) = choose(registry, call, &challenges)? else {
             return Err(self.failed(call, &refused));
         };
-        if challenge == Challenge::Basic && (self.credentials.is_none() || used.is_some()) {
+        if challenge == Challenge::Basic && (self.credentials(call).is_none() || used.is_some()) {
             return Err(self.failed(call, &refused));
         }
-        known.latest = Some(challenge.clone());
+        *self.latest() = Some(challenge.clone());
         self.answer(registry, call, challenge, &mut known).await
     }
 
     /// The error where what signing in had just given is refused, too.
     pub(super) fn denied(&self, call: &Call, given: &HeaderValue, refused: &RegistryError) -> RegistryError {
-        // Whoever got a token for an account has signed in: what it does not open is not the account's to push to.
+        // Whoever got a token for an account has signed in: what it does not open is not the account's. Docker Hub and
+        // others give one, and refuse it, for what does not exist.
         match refused {
             RegistryError::Refused { answer, .. }
-                if call.asked.pushes
-                    && self.credentials.is_some()
-                    && given.as_bytes().starts_with(b"Bearer ") =>
+                if self.credentials(call).is_some() && given.as_bytes().starts_with(b"Bearer ") =>
             {
                 RegistryError::Denied { asked: call.asked.clone(), problem: answer.to_string() }
             }
@@ -153,7 +179,7 @@ impl Auth {
             RegistryError::Refused { answer, .. } => answer.to_string(),
             other => other.to_string(),
         };
-        let advice = if self.credentials.is_some() {
+        let advice = if self.credentials(call).is_some() {
             "check the credentials for this registry and what they allow"
         } else {
             // Docker Hub and others answer so to those whom they do not know.
@@ -170,7 +196,7 @@ impl Auth {
         known: &mut Known,
     ) -> Result<HeaderValue, RegistryError> {
         match &challenge {
-            Challenge::Basic => match &self.credentials {
+            Challenge::Basic => match self.credentials(call) {
                 Some(Credentials::Password { username, password }) => Ok(basic(username, password)),
                 _ => Err(RegistryError::Authentication {
                     asked: call.asked.clone(),
@@ -182,7 +208,7 @@ impl Auth {
                 let token =
                     self.token(registry, call, realm, service.as_deref(), further_scope.as_deref()).await?;
                 let header = token.header.clone();
-                known.by_scopes.insert(call.scopes.clone(), (challenge, Some(token)));
+                *known = Known { challenge: Some(challenge), token: Some(token) };
                 Ok(header)
             }
         }
@@ -199,21 +225,22 @@ impl Auth {
         let further = further_scope.filter(|scope| !scope.is_empty());
         let scopes: Vec<&str> = call.scopes.0.iter().map(String::as_str).chain(further).collect();
         let mut url = realm.clone();
-        let request = if let Some(Credentials::IdentityToken(token)) = &self.credentials {
+        let client = registry.client(realm);
+        let request = if let Some(Credentials::IdentityToken(token)) = self.credentials(call) {
             // The token service takes it by OAuth 2 alone (RFC 6749, section 6).
             let mut form = url::form_urlencoded::Serializer::new(String::new());
             form.append_pair("grant_type", "refresh_token").append_pair("client_id", "charon");
             form.append_pair("refresh_token", token.expose_secret());
             form.append_pair("service", service.unwrap_or_default()).append_pair("scope", &scopes.join(" "));
-            let request = registry.client().post(url.clone()).body(form.finish());
+            let request = client.post(url.clone()).body(form.finish());
             request.header(CONTENT_TYPE, "application/x-www-form-urlencoded")
         } else {
             let mut query = url.query_pairs_mut();
             query.extend_pairs(service.map(|service| ("service", service)));
             query.extend_pairs(scopes.iter().map(|scope| ("scope", scope)));
             drop(query);
-            let request = registry.client().get(url.clone());
-            match &self.credentials {
+            let request = client.get(url.clone());
+            match self.credentials(call) {
                 Some(Credentials::Password { username, password }) => {
                     request.header(AUTHORIZATION, basic(username, password))
                 }
@@ -236,17 +263,17 @@ impl Auth {
             return Err(if is_about_credentials { self.failed(call, &refused) } else { refused });
         }
         let body = registry.capped(response, SMALL_BODY).await.map_err(|error| error.of(call, &url))?;
-        let unusable = || RegistryError::Protocol {
-            asked: call.asked.clone(),
-            problem: format!("the token service {} answered without a usable token", authority(&url)),
+        let unusable = || {
+            let service = authority(&url);
+            call.asked.protocol(format!("the token service {service} answered without a usable token"))
         };
         let answer: TokenAnswer = serde_json::from_slice(&body).map_err(|_| unusable())?;
-        let text =
-            answer.token.or(answer.access_token).filter(|text| !text.is_empty()).ok_or_else(unusable)?;
+        let texts = [answer.token, answer.access_token].into_iter().flatten();
+        let text = texts.into_iter().find(|text| !text.is_empty()).ok_or_else(unusable)?;
         let mut header = HeaderValue::try_from(format!("Bearer {text}")).map_err(|_| unusable())?;
         header.set_sensitive(true);
-        let life = answer.expires_in.filter(|seconds| *seconds > 0).unwrap_or(TOKEN_LIFE);
-        let life = Duration::from_secs(life.min(24 * 3600)).saturating_sub(TOKEN_MARGIN);
+        let life = answer.expires_in.as_ref().and_then(seconds).unwrap_or(TOKEN_LIFE);
+        let life = life.min(LONGEST_TOKEN_LIFE).saturating_sub(TOKEN_MARGIN);
         Ok(Token { header, ends: asked_at + life })
     }
 }
@@ -304,7 +331,13 @@ fn bearer(
 struct TokenAnswer {
     token: Option<String>,
     access_token: Option<String>,
-    expires_in: Option<u64>,
+    expires_in: Option<Value>,
+}
+
+/// A number of seconds, as token services write it: `300`, `299.5`, `"300"`. None if it is none.
+fn seconds(value: &Value) -> Option<Duration> {
+    let seconds = value.as_f64().or_else(|| value.as_str()?.trim().parse().ok())?;
+    Duration::try_from_secs_f64(seconds).ok().filter(|life| !life.is_zero())
 }
 
 /// What the challenge wants beyond the request's own scopes; some registries have words of their own here.

@@ -2,17 +2,20 @@
 
 use std::ops::Range;
 use std::pin::Pin;
+use std::time::Duration;
 
 use bytes::{Buf as _, Bytes};
 use futures::{Stream, StreamExt as _, stream};
 use reqwest::header::{CONTENT_LENGTH, CONTENT_RANGE, HeaderMap, HeaderValue, RANGE};
 use reqwest::{Method, StatusCode};
+use tokio::time::Instant;
 use url::Url;
 
 use super::auth::Scopes;
-use super::client::{Call, Registry, Reply, silent};
+use super::client::{Call, Registry, Reply, authority, silent};
 use super::error::{self, Asked, RegistryError};
-use super::retry::Retry;
+use super::gate::Place;
+use super::retry::{Patience, Retry};
 use crate::digest::Digest;
 
 /// So often a registry is asked for another link where its storage refuses the one that it gave.
@@ -74,6 +77,7 @@ impl Registry {
             end: range.end.min(size),
             ranges_work: true,
             links_refused: 0,
+            gained: 0,
             retry: self.retry(),
             source: None,
         };
@@ -102,11 +106,15 @@ struct Reader {
     ranges_work: bool,
     /// So many links that the registry gave were refused in a row.
     links_refused: u32,
+    /// So many bytes came since the last success.
+    gained: u64,
     retry: Retry,
     source: Option<Source>,
 }
 
 struct Source {
+    /// Given back with the body.
+    _place: Option<Place>,
     call: Call,
     url: Url,
     body: Pin<Box<dyn Stream<Item = reqwest::Result<Bytes>> + Send>>,
@@ -115,6 +123,8 @@ struct Source {
     /// Whether the answer goes on to the blob's end.
     to_end: bool,
     has_given: bool,
+    /// For so long the last bytes that make no success yet were waited for.
+    waited: Duration,
 }
 
 impl Reader {
@@ -129,13 +139,22 @@ impl Reader {
             };
             // The consumer may have paused: what it did is no failure of the registry's.
             self.retry.begin();
-            let idle = self.registry.patience().idle;
-            let error = match tokio::time::timeout(idle, source.body.next()).await {
+            let patience = *self.registry.patience();
+            let begun = Instant::now();
+            let next = tokio::time::timeout(patience.idle, source.body.next()).await;
+            // What drips is cut where it would be if nothing came.
+            source.waited += begun.elapsed();
+            let error = match next {
                 Ok(Some(Ok(chunk))) => {
-                    if let Some(chunk) = self.take(chunk)? {
+                    self.gained += chunk.len() as u64;
+                    let has_stopped = source.waited >= patience.idle && self.gained < patience.trickle;
+                    if has_stopped && self.next + (chunk.len() as u64) < self.end {
+                        trickling(&source.call.asked, &source.url, &patience)
+                    } else if let Some(chunk) = self.take(chunk)? {
                         return Ok(Some(chunk));
+                    } else {
+                        continue;
                     }
-                    continue;
                 }
                 // A registry may give less of a range than was asked for (RFC 9110, section 15.3.7).
                 Ok(None) if self.next < self.end && !source.to_end && source.has_given => {
@@ -180,7 +199,14 @@ impl Reader {
         }
         self.next += chunk.len() as u64;
         self.links_refused = 0;
-        self.retry.succeeded();
+        // One that gives a few bytes a try is not waited for without end.
+        if self.gained >= self.registry.patience().trickle {
+            self.gained = 0;
+            if let Some(source) = &mut self.source {
+                source.waited = Duration::ZERO;
+            }
+            self.retry.succeeded();
+        }
         Ok((!chunk.is_empty()).then_some(chunk))
     }
 
@@ -230,22 +256,28 @@ impl Reader {
     }
 
     fn wrong_size(&self, found: &str) -> RegistryError {
-        RegistryError::DigestMismatch {
-            asked: Asked::reading_blob(self.registry.host(), &self.repository, &self.digest),
-            problem: format!("the manifest says {} bytes, the registry sent {found}", self.size),
-        }
+        let asked = Asked::reading_blob(self.registry.host(), &self.repository, &self.digest);
+        asked.mismatch(format!("the manifest says {} bytes, the registry sent {found}", self.size))
     }
 }
 
-fn source(call: Call, reply: Reply, skip: u64, to_end: bool) -> Source {
+fn source(call: Call, mut reply: Reply, skip: u64, to_end: bool) -> Source {
     Source {
+        // The stream of a body is without the rest of its answer.
+        _place: reply.response.extensions_mut().remove(),
         call,
         url: reply.url,
         body: Box::pin(reply.response.bytes_stream()),
         skip,
         to_end,
         has_given: false,
+        waited: Duration::ZERO,
     }
+}
+
+fn trickling(asked: &Asked, url: &Url, patience: &Patience) -> RegistryError {
+    let Patience { trickle, idle, .. } = patience;
+    asked.unreachable(format!("{} sent less than {trickle} bytes in {} s", authority(url), idle.as_secs()))
 }
 
 fn content_length(headers: &HeaderMap) -> Option<u64> {

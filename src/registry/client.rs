@@ -1,9 +1,10 @@
 //! Requests: how a host is reached, what is tried again and for how long, where a redirect may lead.
 
 use std::borrow::Cow;
+use std::collections::HashSet;
 use std::fmt;
 use std::sync::atomic::{AtomicBool, Ordering};
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
 use bytes::{Bytes, BytesMut};
@@ -15,6 +16,7 @@ use url::Url;
 use super::access::{Access, clients, setup};
 use super::auth::{Auth, Scopes};
 use super::error::{self, Answer, Asked, RegistryError};
+use super::gate::{Gate, Place};
 use super::retry::{Pacer, Patience, Retry, Traffic, Watch, retry_after};
 use super::upload::LargestPiece;
 use crate::proxy::Proxy;
@@ -22,7 +24,7 @@ use crate::reference::{Endpoint, Host, is_repository};
 
 /// Error bodies and tokens are read up to here.
 pub(super) const SMALL_BODY: usize = 64 * 1024;
-const REDIRECTS: usize = 5;
+pub(super) const REDIRECTS: usize = 5;
 /// Of so many reads that a registry still allows people are told.
 const FEW_READS: u32 = 10;
 
@@ -30,6 +32,7 @@ const FEW_READS: u32 = 10;
 #[derive(Clone)]
 pub struct Registry {
     inner: Arc<Inner>,
+    gate: Gate,
 }
 
 struct Inner {
@@ -37,7 +40,7 @@ struct Inner {
     base: Url,
     /// Goes in front of every repository.
     path: Option<String>,
-    /// For the registry and its token service.
+    /// For the registry.
     client: Client,
     /// For the hosts that it sends us on to: the same without the client's certificate.
     stranger: Client,
@@ -48,7 +51,8 @@ struct Inner {
     has_moved: AtomicBool,
     /// Whether it was asked for a part of a blob and gave all.
     lacks_ranges: AtomicBool,
-    lacks_referrers: AtomicBool,
+    /// The repositories that have no referrers API.
+    lacks_referrers: Mutex<HashSet<String>>,
     largest_piece: LargestPiece,
     reads_are_short: AtomicBool,
     /// Until when the registry asked to be left alone, when it was given up for that.
@@ -76,6 +80,7 @@ impl Registry {
         let (client, stranger) = clients(&host, &access, traffic.patience())?;
         let path = access.endpoint.as_ref().and_then(Endpoint::path).map(str::to_owned);
         Ok(Self {
+            gate: traffic.gate(),
             inner: Arc::new(Inner {
                 host,
                 base,
@@ -88,7 +93,7 @@ impl Registry {
                 proxy: access.proxy,
                 has_moved: AtomicBool::new(false),
                 lacks_ranges: AtomicBool::new(false),
-                lacks_referrers: AtomicBool::new(false),
+                lacks_referrers: Mutex::default(),
                 largest_piece: LargestPiece::default(),
                 reads_are_short: AtomicBool::new(false),
                 rests_until: Mutex::default(),
@@ -102,16 +107,32 @@ impl Registry {
         &self.inner.host
     }
 
-    /// Whether it signs in with credentials.
+    /// Whether it signs in with credentials for a repository.
     #[must_use]
-    pub fn has_credentials(&self) -> bool {
-        self.inner.auth.has_credentials()
+    pub fn has_credentials(&self, repository: &str) -> bool {
+        self.inner.auth.has_credentials(&self.remote(repository))
     }
 
     /// How many blobs may move at once between it and us.
     #[must_use]
     pub fn blobs_at_once(&self) -> usize {
-        self.inner.traffic.at_once().get()
+        self.inner.traffic.blobs_at_once().get()
+    }
+
+    /// The same registry for whoever reads there what is written there at the same time, from one repository to another:
+    /// both requests have their places from the beginning.
+    pub async fn for_copying(&self) -> Self {
+        Self { inner: self.inner.clone(), gate: self.gate.pair().await }
+    }
+
+    /// Waits until another request may be under way.
+    pub(super) async fn place(&self) -> Place {
+        self.gate.place().await
+    }
+
+    /// Whether only so many requests may be under way at once.
+    pub(super) fn is_narrow(&self) -> bool {
+        self.gate.is_narrow()
     }
 
     /// For how long the registry still wants to be left alone, if it was given up because it said so.
@@ -188,13 +209,17 @@ impl Registry {
         self.inner.has_moved.load(Ordering::Relaxed)
     }
 
-    /// The registry said that it has no referrers API: it is not asked again.
-    pub(super) fn note_no_referrers(&self) {
-        self.inner.lacks_referrers.store(true, Ordering::Relaxed);
+    /// A repository has no referrers API, by its own word: it is not asked again.
+    pub(super) fn note_no_referrers(&self, repository: &str) {
+        self.lacking_referrers().insert(repository.to_owned());
     }
 
-    pub(super) fn lacks_referrers(&self) -> bool {
-        self.inner.lacks_referrers.load(Ordering::Relaxed)
+    pub(super) fn lacks_referrers(&self, repository: &str) -> bool {
+        self.lacking_referrers().contains(repository)
+    }
+
+    fn lacking_referrers(&self) -> MutexGuard<'_, HashSet<String>> {
+        self.inner.lacks_referrers.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     /// Whether a URL is one of the registry itself.
@@ -205,8 +230,9 @@ impl Registry {
     /// Asks until there is an answer that another try would not change, or patience ends.
     pub(super) async fn send(&self, call: &Call, retry: &mut Retry) -> Result<Reply, RegistryError> {
         loop {
+            let place = self.place().await;
             retry.begin();
-            match self.attempt(call, || call.bytes.clone().map(Body::from)).await {
+            match self.attempt(call, place, || call.bytes.clone().map(Body::from)).await {
                 Ok(reply) => {
                     if reply.status().is_success() || reply.status() == StatusCode::NOT_FOUND {
                         self.note_success();
@@ -218,8 +244,9 @@ impl Registry {
         }
     }
 
-    /// Asks once, signing in where that is asked for. A status that may pass is an error, any other is an answer.
-    pub(super) async fn attempt<B>(&self, call: &Call, body: B) -> Result<Reply, RegistryError>
+    /// Asks once, signing in where that is asked for. A status that may pass is an error, any other is an answer, which
+    /// keeps the place until its body was read.
+    pub(super) async fn attempt<B>(&self, call: &Call, place: Place, body: B) -> Result<Reply, RegistryError>
     where
         B: Fn() -> Option<Body>,
     {
@@ -238,6 +265,7 @@ impl Registry {
         if error::is_transient(reply.status()) {
             return Err(self.refused(call, reply).await);
         }
+        reply.response.extensions_mut().insert(place);
         Ok(reply)
     }
 
@@ -273,10 +301,7 @@ impl Registry {
                 None => return Ok(Reply { response, url, is_own }),
             }
         }
-        Err(RegistryError::Protocol {
-            asked: call.asked.clone(),
-            problem: format!("{} redirected more than {REDIRECTS} times", self.inner.host),
-        })
+        Err(call.asked.protocol(format!("{} redirected more than {REDIRECTS} times", self.inner.host)))
     }
 
     /// Docker Hub counts reads of manifests, and says how many are left.
@@ -314,10 +339,7 @@ impl Registry {
         url: &Url,
         headers: &HeaderMap,
     ) -> Result<Url, RegistryError> {
-        let unusable = || RegistryError::Protocol {
-            asked: asked.clone(),
-            problem: format!("{} sent no usable Location", authority(url)),
-        };
+        let unusable = || asked.protocol(format!("{} sent no usable Location", authority(url)));
         let location = headers.get(LOCATION).and_then(|value| value.to_str().ok()).ok_or_else(unusable)?;
         self.join(url, location).ok_or_else(unusable)
     }
@@ -369,9 +391,9 @@ impl Registry {
         }
     }
 
-    /// The client for the token service, which may ask for the client's certificate too.
-    pub(super) fn client(&self) -> &Client {
-        &self.inner.client
+    /// The client for a URL: the client's certificate is for the registry itself, also where it gives tokens.
+    pub(super) fn client(&self, url: &Url) -> &Client {
+        if self.is_own(url) { &self.inner.client } else { &self.inner.stranger }
     }
 
     pub(super) fn is_https(&self) -> bool {
@@ -424,10 +446,7 @@ impl CappedError {
         match self {
             Self::Cut(error) => error::unreachable(&call.asked, url, error),
             Self::Silent => silent(&call.asked, url),
-            Self::TooLong => RegistryError::Protocol {
-                asked: call.asked.clone(),
-                problem: format!("the answer of {} is too long", authority(url)),
-            },
+            Self::TooLong => call.asked.protocol(format!("the answer of {} is too long", authority(url))),
         }
     }
 }
@@ -479,12 +498,5 @@ pub(super) fn authority(url: &Url) -> String {
 }
 
 pub(super) fn silent(asked: &Asked, url: &Url) -> RegistryError {
-    RegistryError::Unreachable {
-        asked: asked.clone(),
-        problem: format!("{} went silent", authority(url)),
-        advice: "",
-        transient: true,
-        tries: 1,
-        source: None,
-    }
+    asked.unreachable(format!("{} went silent", authority(url)))
 }

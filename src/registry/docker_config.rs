@@ -12,7 +12,7 @@ use base64::engine::general_purpose::{GeneralPurpose, GeneralPurposeConfig};
 use secrecy::SecretString;
 use serde::Deserialize;
 
-use super::access::Credentials;
+use super::access::{Credentials, Logins};
 use super::credential_helper::{self, HelperError};
 use crate::reference::Host;
 
@@ -22,7 +22,7 @@ const CONFIG_LIMIT: u64 = 4 << 20;
 /// The credentials of a `config.json`, by registry.
 #[derive(Clone, Default)]
 pub struct DockerConfig {
-    by_host: BTreeMap<String, Credentials>,
+    by_host: BTreeMap<String, Logins>,
     /// The credential helpers of some hosts, by `credHelpers`.
     helpers: BTreeMap<String, String>,
     /// The credential helper of all others, by `credsStore`.
@@ -95,18 +95,32 @@ impl DockerConfig {
     pub fn parse(json: &[u8]) -> Result<Self, DockerConfigError> {
         let file: Config = serde_json::from_slice(json)
             .map_err(|error| DockerConfigError::Syntax { line: error.line(), column: error.column() })?;
-        let mut by_host = BTreeMap::new();
+        let mut by_host: BTreeMap<String, Logins> = BTreeMap::new();
         for (key, entry) in file.auths {
-            let host = host_of(&key);
-            // Of two spellings of one host, the one that Docker itself would write is taken.
-            let is_exact = if host == "docker.io" { key == DOCKER_HUB_KEY } else { host == key };
-            if let Some(credentials) = entry.credentials(&key)?
-                && (is_exact || !by_host.contains_key(&host))
-            {
-                by_host.insert(host, credentials);
+            let (host, path) = place_of(&key);
+            let Some(credentials) = entry.credentials(&key)? else { continue };
+            let is_at_docker_hub = host == "docker.io";
+            let logins = by_host.entry(host).or_default();
+            // Of two spellings of one place, the one that Docker itself would write is taken.
+            if let Some(path) = path {
+                let is_known = logins.below.iter().any(|(known, _)| *known == path);
+                if !is_known || !key.contains("://") {
+                    logins.below.retain(|(known, _)| *known != path);
+                    logins.below.push((path, credentials));
+                }
+            } else {
+                let is_exact = if is_at_docker_hub { key == DOCKER_HUB_KEY } else { !key.contains('/') };
+                if is_exact || logins.everywhere.is_none() {
+                    logins.everywhere = Some(credentials);
+                }
             }
         }
-        let helpers = file.helpers.into_iter().map(|(key, helper)| (host_of(&key), helper)).collect();
+        // Helpers are asked for hosts alone.
+        let helpers = file.helpers.into_iter().filter_map(|(key, helper)| match place_of(&key) {
+            (host, None) => Some((host, helper)),
+            (_, Some(_)) => None,
+        });
+        let helpers = helpers.collect();
         Ok(Self { by_host, helpers, store: file.store.filter(|store| !store.is_empty()) })
     }
 
@@ -121,19 +135,20 @@ impl DockerConfig {
 
     /// What the configuration itself has to sign in to `host` with. No helper is asked.
     #[must_use]
-    pub fn credentials(&self, host: &Host) -> Option<Credentials> {
-        self.by_host.get(host.as_str()).cloned()
+    pub fn credentials(&self, host: &Host) -> Logins {
+        self.by_host.get(host.as_str()).cloned().unwrap_or_default()
     }
 
     /// What to sign in to `host` with: what the host's credential helper says, if there is one that knows it, else what
-    /// the configuration itself has.
-    pub async fn look_up(&self, host: &Host) -> Result<Option<Credentials>, DockerConfigError> {
+    /// the configuration itself has; below a path, what it has for that.
+    pub async fn look_up(&self, host: &Host) -> Result<Logins, DockerConfigError> {
         let Some(helper) = self.helpers.get(host.as_str()).or(self.store.as_ref()) else {
             return Ok(self.credentials(host));
         };
         let address = if *host == Host::docker_hub() { DOCKER_HUB_KEY } else { host.as_str() };
         let found = credential_helper::ask(helper, address).await?;
-        Ok(found.or_else(|| self.credentials(host)))
+        let own = self.credentials(host);
+        Ok(Logins { everywhere: found.or(own.everywhere), below: own.below })
     }
 
     fn load_first(places: impl IntoIterator<Item = PathBuf>) -> Result<Option<Self>, DockerConfigError> {
@@ -189,11 +204,14 @@ const ANY_PADDING: GeneralPurpose = GeneralPurpose::new(
     GeneralPurposeConfig::new().with_decode_padding_mode(DecodePaddingMode::Indifferent),
 );
 
-/// The host that an entry is for: Docker writes some with a scheme and an API version.
-fn host_of(key: &str) -> String {
+/// The host that an entry is for, and the path of the repositories there, if it is not for all of them
+/// (containers-auth.json(5)). Docker writes some hosts with a scheme and an API version.
+fn place_of(key: &str) -> (String, Option<String>) {
     let rest = key.strip_prefix("https://").or_else(|| key.strip_prefix("http://")).unwrap_or(key);
-    let host = rest.split('/').next().unwrap_or(rest);
-    host.parse::<Host>().map_or_else(|_| host.to_owned(), |host| host.as_str().to_owned())
+    let (host, path) = rest.split_once('/').unwrap_or((rest, ""));
+    let host = host.parse::<Host>().map_or_else(|_| host.to_owned(), |host| host.as_str().to_owned());
+    let path = path.trim_matches('/');
+    (host, Some(path).filter(|path| !matches!(*path, "" | "v1" | "v2")).map(str::to_owned))
 }
 
 #[cfg(test)]
@@ -205,8 +223,12 @@ mod tests {
     use super::*;
 
     fn found(json: &str, host: &str) -> Option<String> {
+        found_at(json, host, "ferry")
+    }
+
+    fn found_at(json: &str, host: &str, repository: &str) -> Option<String> {
         let config = DockerConfig::parse(json.as_bytes()).unwrap();
-        Some(match config.credentials(&host.parse().unwrap())? {
+        Some(match config.credentials(&host.parse().unwrap()).of(repository)?.clone() {
             Credentials::Password { username, password } => {
                 format!("{username} {}", password.expose_secret())
             }
@@ -248,6 +270,33 @@ mod tests {
     }
 
     #[test]
+    fn the_longest_path_that_a_repository_lies_below_goes_first() {
+        let json = r#"{"auths":{
+            "quay.io/a":{"username":"a","password":"1"},
+            "quay.io/b":{"username":"b","password":"2"},
+            "quay.io/b/c/":{"username":"c","password":"3"},
+            "https://quay.io/b":{"username":"d","password":"4"},
+            "docker.io/library":{"username":"e","password":"5"},
+            "ghcr.io/a":{"username":"f","password":"6"},
+            "ghcr.io":{"username":"g","password":"7"}}}"#;
+        for (host, repository, expected) in [
+            ("quay.io", "a", Some("a 1")),
+            ("quay.io", "a/x", Some("a 1")),
+            ("quay.io", "ab/x", None),
+            ("quay.io", "b/x", Some("b 2")),
+            ("quay.io", "b/c/x", Some("c 3")),
+            ("quay.io", "b/cx", Some("b 2")),
+            ("quay.io", "x", None),
+            ("docker.io", "library/nginx", Some("e 5")),
+            ("docker.io", "ferry/nginx", None),
+            ("ghcr.io", "a/x", Some("f 6")),
+            ("ghcr.io", "b", Some("g 7")),
+        ] {
+            assert_eq!(found_at(json, host, repository).as_deref(), expected, "{host}/{repository}");
+        }
+    }
+
+    #[test]
     fn a_password_may_hold_colons_and_padding_may_be_missing() {
         // user:a:b
         for auth in ["dXNlcjphOmI=", "dXNlcjphOmI"] {
@@ -285,7 +334,7 @@ mod tests {
         let (absent, there) = (folder.path().join("absent.json"), folder.path().join("there.json"));
         fs::write(&there, r#"{"auths":{"a.b":{"username":"u","password":"p"}}}"#).unwrap();
         let config = DockerConfig::load_first([absent.clone(), there]).unwrap().unwrap();
-        assert!(config.credentials(&"a.b".parse().unwrap()).is_some());
+        assert!(!config.credentials(&"a.b".parse().unwrap()).is_empty());
         assert!(DockerConfig::load_first([absent]).unwrap().is_none());
         let long = folder.path().join("long.json");
         fs::write(&long, vec![b' '; (4 << 20) + 1]).unwrap();

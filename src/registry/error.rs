@@ -75,7 +75,7 @@ pub enum RegistryError {
         advice: &'static str,
     },
     /// Signing in went well, and what it opens is not enough.
-    #[error("cannot {asked}: {problem}; check that the account may push to this repository")]
+    #[error("cannot {asked}: {problem}; {}", .asked.what_denial_means())]
     Denied {
         /// What was asked.
         asked: Asked,
@@ -297,6 +297,15 @@ impl Asked {
         Self { doing: "list what refers to", object: format!("{host}/{repository}@{subject}"), pushes: false }
     }
 
+    /// What to do, or to think, where an account has no access.
+    fn what_denial_means(&self) -> &'static str {
+        if self.pushes {
+            "check that the account may push to this repository"
+        } else {
+            "the image does not exist, or the account may not pull it"
+        }
+    }
+
     pub(super) fn pushing_to(host: &Host, repository: &str) -> Self {
         Self { doing: "push to", object: format!("{host}/{repository}"), pushes: true }
     }
@@ -307,6 +316,36 @@ impl Asked {
 
     pub(super) fn pushing_blob(host: &Host, repository: &str, digest: &Digest) -> Self {
         Self { doing: "push blob", object: format!("{host}/{repository}@{digest}"), pushes: true }
+    }
+}
+
+/// What became of it, where no status tells.
+impl Asked {
+    /// The registry does not keep to the protocol.
+    pub(super) fn protocol(&self, problem: impl Into<String>) -> RegistryError {
+        RegistryError::Protocol { asked: self.clone(), problem: problem.into() }
+    }
+
+    /// It is of a kind or a size that is not carried.
+    pub(super) fn unsupported(&self, problem: impl Into<String>) -> RegistryError {
+        RegistryError::Unsupported { asked: self.clone(), problem: problem.into() }
+    }
+
+    /// It is not what its digest or size promised.
+    pub(super) fn mismatch(&self, problem: impl Into<String>) -> RegistryError {
+        RegistryError::DigestMismatch { asked: self.clone(), problem: problem.into() }
+    }
+
+    /// Nothing came, or too little: another try may pass.
+    pub(super) fn unreachable(&self, problem: impl Into<String>) -> RegistryError {
+        RegistryError::Unreachable {
+            asked: self.clone(),
+            problem: problem.into(),
+            advice: "",
+            transient: true,
+            tries: 1,
+            source: None,
+        }
     }
 }
 
@@ -386,16 +425,31 @@ fn quotable(body: &[u8]) -> Option<String> {
     is_words.then(|| plain(text))
 }
 
-/// A registry may quote the request that it refuses: what follows `Basic` and `Bearer` is a secret.
+/// A registry may quote the request that it refuses, and in JSON: what follows `Basic` and `Bearer` is a secret, up to
+/// what cannot be part of one.
 fn without_secrets(text: &str) -> String {
-    let mut is_secret = false;
-    let words = text.split(' ').map(|word| {
-        let told = if is_secret { "…" } else { word };
-        let name = word.trim_matches(|c: char| !c.is_ascii_alphanumeric());
-        is_secret = name.eq_ignore_ascii_case("basic") || name.eq_ignore_ascii_case("bearer");
-        told
-    });
-    words.collect::<Vec<_>>().join(" ")
+    let ends = |c: char| {
+        c.is_whitespace() || matches!(c, '"' | '\'' | '\\' | ',' | ';' | ')' | ']' | '}' | '>' | '<')
+    };
+    let (mut told, mut rest) = (String::new(), text);
+    while let Some(start) = rest.find(char::is_alphanumeric) {
+        let (before, word) = rest.split_at(start);
+        let (word, after) = word.split_at(word.find(|c: char| !c.is_alphanumeric()).unwrap_or(word.len()));
+        told += before;
+        told += word;
+        rest = after;
+        if (word.eq_ignore_ascii_case("basic") || word.eq_ignore_ascii_case("bearer"))
+            && let Some(start) = rest.find(char::is_alphanumeric)
+            // `basic/ferry` is a repository.
+            && rest[..start].contains(char::is_whitespace)
+        {
+            let (before, secret) = rest.split_at(start);
+            told += before;
+            told.push('…');
+            rest = &secret[secret.find(ends).unwrap_or(secret.len())..];
+        }
+    }
+    told + rest
 }
 
 /// Foreign text for a message of ours: one line, bounded, no control characters.
@@ -495,4 +549,25 @@ pub(super) fn root_cause(error: &(dyn Error + 'static)) -> String {
         deepest = source;
     }
     deepest.to_string()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_a_registry_quotes_of_a_request_is_told_without_its_secrets() {
+        for (text, told) in [
+            ("Basic dXNlcjpzZWNyZXQ= is wrong", "Basic … is wrong"),
+            (r#"{"Authorization":"Basic dXNlcjpzZWNyZXQ="}"#, r#"{"Authorization":"Basic …"}"#),
+            (r#"{\"authorization\": \"bearer a.b-c_d~e/f==\"}"#, r#"{\"authorization\": \"bearer …\"}"#),
+            ("Authorization:Basic\tdXNl, next", "Authorization:Basic …, next"),
+            ("[BEARER  a:b+c]", "[BEARER  …]"),
+            ("Basic", "Basic"),
+            ("basic/ferry:1 and bearer", "basic/ferry:1 and bearer"),
+            ("die Fähre, basic", "die Fähre, basic"),
+        ] {
+            assert_eq!(plain(text), told);
+        }
+    }
 }

@@ -5,7 +5,6 @@
 //! goes to the address that was judged, also after each redirect.
 
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
-use std::ops::Range;
 use std::pin::Pin;
 use std::sync::Arc;
 
@@ -16,13 +15,12 @@ use reqwest::header::{ACCEPT_ENCODING, CONTENT_LENGTH, LOCATION, RANGE};
 use reqwest::{Client, ClientBuilder, Response, StatusCode};
 use url::{Host as UrlHost, Url};
 
-use super::client::authority;
+use super::client::{REDIRECTS, authority};
 use super::error::{Asked, RegistryError, plain, root_cause, unreachable};
 use super::retry::Patience;
 use crate::digest::Digest;
 use crate::reference::Host;
 
-const REDIRECTS: usize = 5;
 /// So often a transfer that was cut is taken up again before the next URL is tried.
 const CUTS: usize = 3;
 
@@ -82,9 +80,9 @@ impl Foreign {
             .read_timeout(patience.idle)
             .dns_resolver(Arc::new(Judging(rule.is_address)))
             .build()
-            .map_err(|error| RegistryError::Unsupported {
-                asked: Asked::fetching_foreign_layers(),
-                problem: format!("the certificates make no TLS client: {}", plain(&root_cause(&error))),
+            .map_err(|error| {
+                let problem = format!("the certificates make no TLS client: {}", plain(&root_cause(&error)));
+                Asked::fetching_foreign_layers().unsupported(problem)
             })?;
         Ok(Self { client, rule, patience })
     }
@@ -96,15 +94,15 @@ impl Foreign {
         Self::with_rule(rule, Patience::default())
     }
 
-    /// The bytes `range` of a layer, from the first of its URLs that gives them: the caller hashes.
+    /// The bytes of a layer from offset `from` on, from the first of its URLs that gives them: the caller hashes.
     ///
     /// What is longer or shorter than its manifest says ends the stream with an error.
-    pub fn blob_range(
+    pub fn blob(
         &self,
         blob: ForeignBlob,
-        range: Range<u64>,
+        from: u64,
     ) -> impl Stream<Item = Result<Bytes, RegistryError>> + Send + use<> {
-        let reader = Reader { foreign: self.clone(), blob, next: range.start, url: 0, cuts: 0, body: None };
+        let reader = Reader { foreign: self.clone(), blob, next: from, url: 0, cuts: 0, body: None };
         stream::try_unfold(reader, |mut reader| async move {
             Ok(reader.chunk().await?.map(|chunk| (chunk, reader)))
         })
@@ -265,24 +263,17 @@ impl Reader {
 
     fn refused(&self, problem: &str) -> RegistryError {
         let problem = format!("the registry does not have it, and {problem}");
-        RegistryError::Unsupported { asked: self.asked(), problem: plain(&problem) }
+        self.asked().unsupported(plain(&problem))
     }
 
     fn unavailable(&self, problem: String) -> RegistryError {
-        RegistryError::Unreachable {
-            asked: self.asked(),
-            problem,
-            advice: "",
-            transient: true,
-            tries: 1,
-            source: None,
-        }
+        self.asked().unreachable(problem)
     }
 
     fn wrong_size(&self, found: &str) -> RegistryError {
         let size = self.blob.size;
         let problem = format!("the manifest says {size} bytes, its url gave {found}");
-        RegistryError::DigestMismatch { asked: self.asked(), problem }
+        self.asked().mismatch(problem)
     }
 }
 

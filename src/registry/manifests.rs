@@ -54,10 +54,8 @@ impl Registry {
                     return read(&call.asked, bytes, content_type, wanted);
                 }
                 Err(CappedError::TooLong) => {
-                    return Err(RegistryError::Unsupported {
-                        asked: call.asked.clone(),
-                        problem: format!("the manifest is longer than {MANIFEST_CAP} bytes"),
-                    });
+                    let problem = format!("the manifest is longer than {MANIFEST_CAP} bytes");
+                    return Err(call.asked.unsupported(problem));
                 }
                 Err(error) => retry.after(error.of(&call, &url)).await?,
             }
@@ -72,7 +70,7 @@ impl Registry {
             Ok(reply) if reply.status() == StatusCode::OK => Ok(told_digest(reply.response.headers())),
             Ok(_) => Ok(None),
             // The answer to a HEAD has no words, that to a GET has. But a wrong password is not sent twice.
-            Err(RegistryError::Authentication { .. }) if !self.has_credentials() => Ok(None),
+            Err(RegistryError::Authentication { .. }) if !self.has_credentials(repository) => Ok(None),
             Err(error) => Err(error),
         }
     }
@@ -96,6 +94,7 @@ impl Registry {
             StatusCode::METHOD_NOT_ALLOWED => {}
             _ => return Err(self.refused(&call, reply).await),
         }
+        drop(reply);
         match self.manifest(repository, tag_or_digest).await {
             Ok(manifest) => Ok(Some(manifest.digest)),
             Err(error) if error.is_not_found() => Ok(None),
@@ -158,10 +157,8 @@ impl Registry {
         media_type: &str,
         bytes: Bytes,
     ) -> Result<HeaderMap, RegistryError> {
-        let content_type = HeaderValue::try_from(media_type).map_err(|_| RegistryError::Unsupported {
-            asked: asked.clone(),
-            problem: format!("{:?} is no media type", plain(media_type)),
-        })?;
+        let content_type = HeaderValue::try_from(media_type)
+            .map_err(|_| asked.unsupported(format!("{:?} is no media type", plain(media_type))))?;
         let scopes = Scopes::push(&self.remote(repository));
         let mut call = Call::new(Method::PUT, url, scopes, asked).header(CONTENT_TYPE, content_type);
         call.bytes = Some(bytes);
@@ -212,14 +209,13 @@ fn read(
         Some(wanted) => {
             if let Err(found) = wanted.check(&bytes) {
                 let problem = format!("the registry sent {} bytes whose digest is {found}", bytes.len());
-                return Err(RegistryError::DigestMismatch { asked: asked.clone(), problem });
+                return Err(asked.mismatch(problem));
             }
             wanted
         }
         None => Digest::sha256(&bytes),
     };
-    let unsupported =
-        |problem: &str| RegistryError::Unsupported { asked: asked.clone(), problem: problem.to_owned() };
+    let unsupported = |problem: &str| asked.unsupported(problem);
     let fields: Fields =
         serde_json::from_slice(&bytes).map_err(|_| unsupported("what was sent is no manifest"))?;
     let is_generic = |kind: &str| {

@@ -12,7 +12,7 @@ use url::Url;
 
 use super::auth::Scopes;
 use super::client::{Call, CappedError, Registry, Reply};
-use super::error::{Asked, RegistryError};
+use super::error::{Asked, RegistryError, plain};
 use super::manifests::{MANIFEST_CAP, Manifest, content_type};
 use super::retry::Retry;
 use crate::digest::Digest;
@@ -25,16 +25,21 @@ const LISTED_LIMIT: usize = 10_000;
 /// Others may write the same index: it is read again, and written again where ours is not in it.
 const MERGES: usize = 5;
 
-/// What a list of referrers says of one.
-#[derive(Deserialize)]
-struct Listed {
-    digest: Digest,
-}
-
 /// An OCI index, as far as lists of referrers are read.
 #[derive(Deserialize)]
 struct Index {
-    manifests: Option<Vec<Listed>>,
+    manifests: Option<Vec<Value>>,
+}
+
+/// What there is under the fallback tag of a manifest.
+enum Fallback {
+    Absent,
+    /// An index, and the digests in it.
+    Index(Bytes, Vec<Digest>),
+    /// The manifest itself: GitLab takes the tag for the digest.
+    Subject,
+    /// What is no index: of this media type.
+    Other(String),
 }
 
 /// One page of a list, and where the next one is.
@@ -52,21 +57,21 @@ impl Registry {
     pub async fn referrers(&self, repository: &str, subject: &Digest) -> Result<Vec<Digest>, RegistryError> {
         match self.listed_referrers(repository, subject).await? {
             Some(listed) => Ok(listed),
-            None => Ok(self
-                .fallback_index(repository, subject)
-                .await?
-                .map_or_else(Vec::new, |(_, listed)| listed)),
+            None => Ok(match self.fallback(repository, subject).await? {
+                Fallback::Index(_, listed) => listed,
+                Fallback::Absent | Fallback::Subject | Fallback::Other(_) => Vec::new(),
+            }),
         }
     }
 
-    /// The same by the registry's referrers API alone; none where it has no such API, which it is asked for until it
-    /// says so once.
+    /// The same by the registry's referrers API alone; none where it has no such API, which each repository is asked for
+    /// until it says so once: behind one host there may be several registries.
     pub async fn listed_referrers(
         &self,
         repository: &str,
         subject: &Digest,
     ) -> Result<Option<Vec<Digest>>, RegistryError> {
-        if self.lacks_referrers() {
+        if self.lacks_referrers(repository) {
             return Ok(None);
         }
         let mut retry = self.retry();
@@ -77,9 +82,9 @@ impl Registry {
             let mut call = Call::new(Method::GET, url, Scopes::pull(&self.remote(repository)), asked);
             call.stays = true;
             let call = call.header(ACCEPT, HeaderValue::from_static(INDEX));
-            let Some(found) = self.page(&call, &mut retry).await? else {
+            let Some(found) = self.page(repository, &call, &mut retry).await? else {
                 if page > 0 {
-                    return Err(protocol(&call, format!("page {} of the list is no list", page + 1)));
+                    return Err(call.asked.protocol(format!("page {} of the list is no list", page + 1)));
                 }
                 return Ok(None);
             };
@@ -95,22 +100,27 @@ impl Registry {
             url = next;
         }
         let asked = Asked::listing_referrers(self.host(), repository, subject);
-        Err(RegistryError::Protocol { asked, problem: format!("the list has more than {PAGES} pages") })
+        Err(asked.protocol(format!("the list has more than {PAGES} pages")))
     }
 
     /// One page of a list; none if the answer is no list of referrers at all.
-    async fn page(&self, call: &Call, retry: &mut Retry) -> Result<Option<Page>, RegistryError> {
+    async fn page(
+        &self,
+        repository: &str,
+        call: &Call,
+        retry: &mut Retry,
+    ) -> Result<Option<Page>, RegistryError> {
         loop {
             let reply = self.send(call, retry).await?;
             match reply.status() {
                 StatusCode::OK => {}
                 StatusCode::NOT_FOUND => {
-                    self.note_no_referrers();
+                    self.note_no_referrers(repository);
                     return Ok(None);
                 }
                 // GHCR sends whoever asks to a web page.
                 status if status.is_redirection() => {
-                    self.note_no_referrers();
+                    self.note_no_referrers(repository);
                     return Ok(None);
                 }
                 // What says that it cannot do this is not down. Who may not know is told so: there may be some.
@@ -127,7 +137,7 @@ impl Registry {
             }
             let next = self.next_page(call, &url, response.headers())?;
             match self.capped(response, MANIFEST_CAP).await {
-                Ok(bytes) => return Ok(read(&bytes).map(|listed| Page { listed, next })),
+                Ok(bytes) => return Ok(read(&call.asked, &bytes).map(|listed| Page { listed, next })),
                 Err(CappedError::TooLong) => return Err(too_many(call)),
                 Err(error) => retry.after(error.of(call, &url)).await?,
             }
@@ -141,29 +151,29 @@ impl Registry {
         };
         match self.join(url, link) {
             Some(next) if self.is_own(&next) => Ok(Some(next)),
-            _ => Err(protocol(call, "its list goes on at another host, which is not asked".to_owned())),
+            _ => Err(call.asked.protocol("its list goes on at another host, which is not asked")),
         }
     }
 
-    /// The index under the fallback tag of `subject`, with the digests in it; none where there is no such index.
-    async fn fallback_index(
-        &self,
-        repository: &str,
-        subject: &Digest,
-    ) -> Result<Option<(Bytes, Vec<Digest>)>, RegistryError> {
+    /// What there is under the fallback tag of `subject`.
+    async fn fallback(&self, repository: &str, subject: &Digest) -> Result<Fallback, RegistryError> {
         let tag = fallback_tag(subject);
         match self.manifest_digest(repository, &tag).await? {
-            // GitLab takes the tag for the digest.
-            Some(found) if found != *subject => {}
-            _ => return Ok(None),
+            Some(found) if found == *subject => return Ok(Fallback::Subject),
+            Some(_) => {}
+            None => return Ok(Fallback::Absent),
         }
         let found = match self.manifest(repository, &tag).await {
             Ok(found) => found,
-            Err(error) if error.is_not_found() => return Ok(None),
+            Err(error) if error.is_not_found() => return Ok(Fallback::Absent),
             Err(error) => return Err(error),
         };
-        let listed = (found.media_type == INDEX).then(|| read(&found.bytes)).flatten();
-        Ok(listed.map(|listed| (found.bytes, listed)))
+        let asked = Asked::listing_referrers(self.host(), repository, subject);
+        let listed = (found.media_type == INDEX).then(|| read(&asked, &found.bytes)).flatten();
+        Ok(match listed {
+            Some(listed) => Fallback::Index(found.bytes, listed),
+            None => Fallback::Other(found.media_type),
+        })
     }
 
     /// Stores a manifest that has a subject under its digest. Gives whether the registry lists it by itself from now on.
@@ -182,29 +192,48 @@ impl Registry {
         referrers: &[Manifest],
     ) -> Result<(), RegistryError> {
         let tag = fallback_tag(subject);
+        let asked = Asked::pushing(self.host(), repository, &tag);
+        let refused = |problem: String| {
+            let problem =
+                format!("{problem}; build the payload without referrers (--no-referrers, referrers: false)");
+            Err(asked.unsupported(problem))
+        };
         for _ in 0..MERGES {
-            let found = self.fallback_index(repository, subject).await?;
-            let (mut index, listed) = match found {
-                Some((bytes, listed)) => (serde_json::from_slice(&bytes).unwrap_or_default(), listed),
-                None => (Value::Null, Vec::new()),
+            let (mut index, listed) = match self.fallback(repository, subject).await? {
+                Fallback::Index(bytes, listed) => {
+                    (serde_json::from_slice(&bytes).unwrap_or_default(), listed)
+                }
+                Fallback::Absent => {
+                    (json!({"schemaVersion": 2, "mediaType": INDEX, "manifests": []}), Vec::new())
+                }
+                Fallback::Subject => {
+                    return refused(
+                        "the registry does not list referrers, and takes the tag that would list them for the manifest itself"
+                            .to_owned(),
+                    );
+                }
+                Fallback::Other(media_type) => {
+                    return refused(format!(
+                        "the tag means what is no index of referrers ({}), which is not overwritten: remove the tag, or else",
+                        plain(&media_type)
+                    ));
+                }
             };
             let missing: Vec<&Manifest> =
                 referrers.iter().filter(|referrer| !listed.contains(&referrer.digest)).collect();
             if missing.is_empty() {
                 return Ok(());
             }
-            if !index.is_object() {
-                index = json!({"schemaVersion": 2, "mediaType": INDEX, "manifests": []});
+            if index["manifests"].is_null() {
+                index["manifests"] = json!([]);
             }
+            // What else is in there stays as it is, also what this program does not know.
             if let Some(manifests) = index["manifests"].as_array_mut() {
                 manifests.extend(missing.into_iter().map(descriptor));
             }
             self.put_manifest(repository, &tag, INDEX, Bytes::from(index.to_string())).await?;
         }
-        Err(RegistryError::Protocol {
-            asked: Asked::pushing(self.host(), repository, &tag),
-            problem: "the registry took the index of referrers, and gives another one back".to_owned(),
-        })
+        Err(asked.protocol("the registry took the index of referrers, and gives another one back"))
     }
 }
 
@@ -214,11 +243,20 @@ fn fallback_tag(subject: &Digest) -> String {
     format!("{}-{}", subject.algorithm(), hex.get(..64).unwrap_or(hex))
 }
 
-/// The digests that an index names, unless it is none.
-fn read(bytes: &[u8]) -> Option<Vec<Digest>> {
+/// The digests that an index names, unless it is none. What is named by no digest that is known is passed over, and told
+/// of: the others are no less there.
+fn read(asked: &Asked, bytes: &[u8]) -> Option<Vec<Digest>> {
     let index: Index = serde_json::from_slice(bytes).ok()?;
-    let mut listed: Vec<Digest> =
-        index.manifests.unwrap_or_default().into_iter().map(|listed| listed.digest).collect();
+    let mut listed = Vec::new();
+    for entry in index.manifests.unwrap_or_default() {
+        let digest = entry["digest"].as_str().unwrap_or_default();
+        match digest.parse() {
+            Ok(digest) => listed.push(digest),
+            Err(_) => {
+                tracing::warn!("cannot {asked}: {:?} is passed over, it is no known digest", plain(digest))
+            }
+        }
+    }
     listed.sort();
     listed.dedup();
     Some(listed)
@@ -239,10 +277,11 @@ fn descriptor(referrer: &Manifest) -> Value {
     descriptor
 }
 
-/// The target of a `Link` whose relation is `next` (RFC 8288).
-fn next_link(link: &str) -> Option<&str> {
-    link.split(',').find_map(|link| {
-        let (target, parameters) = link.trim().strip_prefix('<')?.split_once('>')?;
+/// The target of a `Link` whose relation is `next` (RFC 8288). Targets may have commas in them.
+pub(super) fn next_link(mut link: &str) -> Option<&str> {
+    loop {
+        let (target, rest) = link.split_once('<')?.1.split_once('>')?;
+        let end = rest.find(',').unwrap_or(rest.len());
         let is_next = |parameter: &str| {
             let (name, value) = parameter.trim().split_once('=')?;
             Some(
@@ -250,16 +289,15 @@ fn next_link(link: &str) -> Option<&str> {
                     && value.trim().trim_matches('"').eq_ignore_ascii_case("next"),
             )
         };
-        parameters.split(';').any(|parameter| is_next(parameter) == Some(true)).then_some(target)
-    })
-}
-
-fn protocol(call: &Call, problem: String) -> RegistryError {
-    RegistryError::Protocol { asked: call.asked.clone(), problem }
+        if rest[..end].split(';').any(|parameter| is_next(parameter) == Some(true)) {
+            return Some(target);
+        }
+        link = &rest[end..];
+    }
 }
 
 fn too_many(call: &Call) -> RegistryError {
     let problem =
         format!("it has more than {LISTED_LIMIT} referrers, or their list more than {MANIFEST_CAP} bytes");
-    RegistryError::Unsupported { asked: call.asked.clone(), problem }
+    call.asked.unsupported(problem)
 }

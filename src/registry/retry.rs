@@ -6,37 +6,44 @@ use std::time::Duration;
 
 use reqwest::header::{HeaderMap, RETRY_AFTER};
 use tokio::time::Instant;
+use tokio_util::task::TaskTracker;
 
 use super::client::Registry;
 use super::error::RegistryError;
+use super::gate::Gate;
 
-/// How the registries of one run are treated. Clones share what is left of the time for waiting.
+/// How the registries of one run are treated. Clones share what is left of the time for waiting, and the uploads that are
+/// open.
 #[derive(Clone, Debug)]
 pub struct Traffic {
     patience: Patience,
-    at_once: NonZeroUsize,
+    /// So many requests are under way at one registry; none: as many as are made.
+    at_once: Option<NonZeroUsize>,
     requests_per_second: Option<NonZeroU32>,
     waiting: Duration,
     budget: Arc<Mutex<Budget>>,
+    /// The uploads that are neither committed nor cancelled.
+    open_uploads: TaskTracker,
 }
 
-/// So many blobs move at once: four fill two cores, and more gain little.
+/// So many blobs move at once where nothing else is said: four fill two cores, and more gain little.
 const AT_ONCE: NonZeroUsize = NonZeroUsize::new(4).expect("it is not zero");
 /// For so long a run waits for registries that fail, in all.
 const WAITING: Duration = Duration::from_mins(30);
 
 impl Default for Traffic {
-    /// Four blobs at once, requests as they come, and half an hour for registries that fail.
+    /// Four blobs at once, requests as they come, and half an hour for registries that fail: of that a quarter for one
+    /// that had been of use, and half a minute for one that never was.
     fn default() -> Self {
         Self::with_patience(Patience::default(), WAITING)
     }
 }
 
 impl Traffic {
-    /// The same with so many blobs that move at once.
+    /// The same with so many blobs that move at once, and no more requests that are under way at one registry.
     #[must_use]
-    pub fn blobs_at_once(self, at_once: NonZeroUsize) -> Self {
-        Self { at_once, ..self }
+    pub fn at_once(self, at_once: NonZeroUsize) -> Self {
+        Self { at_once: Some(at_once), ..self }
     }
 
     /// The same with no registry asked more often.
@@ -45,27 +52,44 @@ impl Traffic {
         Self { requests_per_second: Some(most), ..self }
     }
 
-    /// The same with so much time for registries that fail, in all.
+    /// The same with so much time for registries that fail, in all, and for each that does.
     #[must_use]
     pub fn waiting(self, waiting: Duration) -> Self {
-        Self { waiting, ..self }.afresh()
+        let patience = Patience { before_anything_moved: waiting, once_moving: waiting, ..self.patience };
+        Self { patience, waiting, ..self }.afresh()
     }
 
-    /// The same for another run: none of its time is spent.
+    /// The same for another run: none of its time is spent, and none of its uploads is open.
     pub(crate) fn afresh(&self) -> Self {
-        Self { budget: Budget::of(self.waiting), ..self.clone() }
+        Self { budget: Budget::of(self.waiting), open_uploads: TaskTracker::new(), ..self.clone() }
     }
 
-    pub(super) fn at_once(&self) -> NonZeroUsize {
-        self.at_once
+    pub(super) fn blobs_at_once(&self) -> NonZeroUsize {
+        self.at_once.unwrap_or(AT_ONCE)
+    }
+
+    /// Bounds the requests that are under way at one registry.
+    pub(super) fn gate(&self) -> Gate {
+        Gate::new(self.at_once)
     }
 
     pub(super) fn with_patience(patience: Patience, waiting: Duration) -> Self {
-        Self { patience, at_once: AT_ONCE, requests_per_second: None, waiting, budget: Budget::of(waiting) }
+        Self {
+            patience,
+            at_once: None,
+            requests_per_second: None,
+            waiting,
+            budget: Budget::of(waiting),
+            open_uploads: TaskTracker::new(),
+        }
     }
 
     pub(super) fn patience(&self) -> &Patience {
         &self.patience
+    }
+
+    pub(super) fn open_uploads(&self) -> &TaskTracker {
+        &self.open_uploads
     }
 
     /// Keeps requests to one registry apart.
@@ -157,6 +181,8 @@ pub(super) struct Patience {
     pub(super) connect: Duration,
     /// For the next bytes of an exchange, in either direction.
     pub(super) idle: Duration,
+    /// A blob of which fewer bytes come in so long a wait as `idle` has stopped.
+    pub(super) trickle: u64,
     /// For the answer once a whole blob was sent: object stores copy it before they answer.
     pub(super) commit: Duration,
 }
@@ -170,6 +196,8 @@ impl Default for Patience {
             longest_pause: Duration::from_secs(20),
             connect: Duration::from_secs(10),
             idle: Duration::from_mins(1),
+            // The slowest lines that images are carried over are four times as fast.
+            trickle: 16 << 10,
             commit: Duration::from_mins(5),
         }
     }
@@ -286,7 +314,13 @@ pub(super) fn retry_after(headers: &HeaderMap) -> Option<Duration> {
 
 #[cfg(test)]
 mod tests {
+    use url::Url;
+
+    use super::super::access::Access;
+    use super::super::client::silent;
+    use super::super::error::Asked;
     use super::*;
+    use crate::reference::Host;
 
     #[test]
     fn pauses_double_up_to_the_longest_and_are_never_all_alike() {
@@ -320,6 +354,33 @@ mod tests {
         assert_eq!(traffic.left(), seconds(6));
         traffic.wait(seconds(7)).await;
         assert_eq!(traffic.left(), Duration::ZERO);
+    }
+
+    /// For how long a registry is waited for that was of use, or never was, and fails from now on.
+    async fn waited(traffic: Traffic, was_of_use: bool) -> Duration {
+        let host: Host = "registry.example".parse().unwrap();
+        let registry = Registry::with_traffic(host, Access::default(), &traffic).unwrap();
+        if was_of_use {
+            registry.note_success();
+        }
+        let (start, mut retry) = (Instant::now(), registry.retry());
+        let url = Url::parse("https://registry.example/v2/").unwrap();
+        let asked = Asked::pushing_to(registry.host(), "ferry");
+        while retry.after(silent(&asked, &url)).await.is_ok() {}
+        start.elapsed()
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_time_that_is_given_for_waiting_is_waited_for_whether_or_not_anything_moved_before() {
+        for (given, before, after) in [
+            (None, Duration::from_secs(30), Duration::from_mins(15)),
+            (Some(Duration::from_hours(2)), Duration::from_hours(2), Duration::from_hours(2)),
+            (Some(Duration::from_secs(5)), Duration::from_secs(5), Duration::from_secs(5)),
+        ] {
+            let traffic = || given.map_or_else(Traffic::default, |given| Traffic::default().waiting(given));
+            assert_eq!(waited(traffic(), false).await.as_secs(), before.as_secs());
+            assert_eq!(waited(traffic(), true).await.as_secs(), after.as_secs());
+        }
     }
 
     #[tokio::test(start_paused = true)]

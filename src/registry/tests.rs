@@ -1,5 +1,6 @@
 //! The client against a server that follows a script.
 
+mod certificates;
 mod foreign;
 mod pushing;
 mod reading;
@@ -7,6 +8,7 @@ mod referrers;
 mod scripted;
 mod signing_in;
 mod telling;
+mod traffic;
 mod uploading;
 
 use std::time::Duration;
@@ -27,6 +29,7 @@ const EAGER: Patience = Patience {
     longest_pause: Duration::ZERO,
     connect: Duration::from_secs(10),
     idle: Duration::from_secs(10),
+    trickle: 1,
     commit: Duration::from_secs(10),
 };
 
@@ -35,7 +38,7 @@ const NO_PATIENCE: Patience =
     Patience { before_anything_moved: Duration::ZERO, once_moving: Duration::ZERO, ..EAGER };
 
 fn client(server: &Server, patience: Patience, credentials: Option<Credentials>) -> Registry {
-    let access = Access { insecure: true, credentials, ..Access::default() };
+    let access = Access { insecure: true, credentials: credentials.into(), ..Access::default() };
     with_patience(server.host(), access, patience)
 }
 

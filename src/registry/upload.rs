@@ -12,11 +12,13 @@ use super::auth::Scopes;
 use super::client::{Call, Registry, Reply};
 use super::error::{Asked, RegistryError};
 use super::feed::{Feed, Source};
+use super::gate::Place;
 use super::retry::{Retry, Stage, Watch};
 use super::uploads::Begun;
 use crate::digest::Digest;
+use crate::reference::Host;
 
-/// So much of what passes once is held until the registry has it. ECR takes no smaller pieces than 5 MiB.
+/// So much of what passes once is held until the registry has it: no less than ECR takes.
 pub(super) const PASSING_PIECE: u64 = 8 << 20;
 /// The first size that is tried where one request was too large. Proxies are known that take 100 MB.
 const FIRST_PIECE: u64 = 64 << 20;
@@ -99,11 +101,7 @@ impl<'a> Upload<'a> {
         open: &'a (dyn Fn() -> Option<Source> + Sync),
     ) -> Result<Self, RegistryError> {
         let asked = Asked::pushing_blob(registry.host(), repository, digest);
-        let url = registry.url(repository, &["blobs", "uploads", ""])?;
-        let begin = Call::new(Method::POST, url, Scopes::push(&registry.remote(repository)), asked)
-            .header(CONTENT_LENGTH, HeaderValue::from_static("0"));
-        let host = registry.host().as_str();
-        let is_ecr = host.contains(".dkr.ecr.") && host.contains(".amazonaws.com");
+        let begin = registry.upload_call(repository, Scopes::push(&registry.remote(repository)), asked)?;
         Ok(Self {
             registry,
             repository,
@@ -114,7 +112,7 @@ impl<'a> Upload<'a> {
             begin,
             retry: registry.retry(),
             piece: None,
-            smallest_piece: if is_ecr { ECR_SMALLEST_PIECE } else { SMALLEST_PIECE },
+            smallest_piece: floor(registry.host()),
             takes_pieces: true,
             is_reduced: false,
             at: 0,
@@ -163,14 +161,11 @@ impl<'a> Upload<'a> {
     /// Begins the upload: none, if the registry says at once that it has the blob.
     async fn begin(&mut self) -> Result<Option<(Url, Begun)>, RegistryError> {
         if self.feed.first() > 0 {
-            return Err(RegistryError::Protocol {
-                asked: self.begin.asked.clone(),
-                problem: format!(
-                    "{} forgot an upload that has come to byte {} of a stream, which cannot be sent again",
-                    self.registry.host(),
-                    self.feed.first()
-                ),
-            });
+            return Err(self.begin.asked.protocol(format!(
+                "{} forgot an upload that has come to byte {} of a stream, which cannot be sent again",
+                self.registry.host(),
+                self.feed.first()
+            )));
         }
         self.at = 0;
         let reply = self.registry.send(&self.begin, &mut self.retry).await?;
@@ -203,7 +198,9 @@ impl<'a> Upload<'a> {
             }
         };
         let watch = Arc::new(Watch::new());
-        let result = self.send(&step, url, &watch).await;
+        let place = self.registry.place().await;
+        self.retry.begin();
+        let result = self.send(&step, url, place, &watch).await;
         self.check_feed()?;
         let has_sent = watch.stage() != Stage::Waiting;
         if has_sent {
@@ -217,8 +214,11 @@ impl<'a> Upload<'a> {
         let (error, status) = match (result, &step) {
             (Ok(reply), Step::Whole | Step::Close) if reply.status().is_success() => return Ok(Next::Done),
             (Ok(reply), Step::Piece(range)) if reply.status().is_success() => {
-                self.took(range, &reply, url);
-                return Ok(Next::GoOn);
+                if self.took(range, &reply, url) {
+                    return Ok(Next::GoOn);
+                }
+                drop(reply);
+                return self.ask_what_it_took(url).await;
             }
             (Ok(reply), _) => {
                 let (status, call) = (reply.status(), self.call(Method::PUT, url.clone()));
@@ -281,7 +281,13 @@ impl<'a> Upload<'a> {
         Call::new(method, url, self.begin.scopes.clone(), self.begin.asked.clone())
     }
 
-    async fn send(&self, step: &Step, url: &Url, watch: &Arc<Watch>) -> Result<Reply, RegistryError> {
+    async fn send(
+        &self,
+        step: &Step,
+        url: &Url,
+        place: Place,
+        watch: &Arc<Watch>,
+    ) -> Result<Reply, RegistryError> {
         let (method, range) = match step {
             Step::Whole => (Method::PUT, 0..self.size),
             Step::Piece(range) => (Method::PATCH, range.clone()),
@@ -302,24 +308,42 @@ impl<'a> Upload<'a> {
             call = call.header(CONTENT_RANGE, text);
         }
         if range.is_empty() {
-            return self.registry.attempt(&call, || Some(Body::from(""))).await;
+            return self.registry.attempt(&call, place, || Some(Body::from(""))).await;
         }
         call.watch = Some(watch.clone());
         let body =
             || Some(Body::wrap_stream(self.feed.piece(range.start, range.end, watch.clone(), &self.open)));
-        self.registry.attempt(&call, body).await
+        self.registry.attempt(&call, place, body).await
     }
 
-    /// The registry has a piece, or as much of it as it says.
-    fn took(&mut self, range: &Range<u64>, reply: &Reply, url: &mut Url) {
-        let headers = reply.response.headers();
-        let told = received(headers).filter(|told| range.contains(told) && *told > range.start);
-        self.at = told.unwrap_or(range.end);
+    /// The registry has a piece, or as much of it as it says: whether it has any.
+    fn took(&mut self, range: &Range<u64>, reply: &Reply, url: &mut Url) -> bool {
+        let told = received(reply.response.headers());
         self.follow(reply, url);
+        if told.is_some_and(|told| told <= range.start) {
+            return false;
+        }
+        self.at = told.filter(|told| range.contains(told)).unwrap_or(range.end);
         self.came_further();
         if let Some(piece) = self.piece.filter(|_| self.is_reduced) {
             self.registry.largest_piece().learn(piece);
         }
+        true
+    }
+
+    /// The registry took a piece, and says that it has none of it, or counts in a way of its own.
+    async fn ask_what_it_took(&mut self, url: &mut Url) -> Result<Next, RegistryError> {
+        self.forgotten += 1;
+        if self.forgotten > FORGOTTEN_LIMIT {
+            let problem = format!("{} takes pieces, and has none of them", self.registry.host());
+            return Err(self.begin.asked.protocol(problem));
+        }
+        let before = self.at;
+        let next = self.ask(url).await?;
+        if self.at > before {
+            self.forgotten = 0;
+        }
+        Ok(next)
     }
 
     fn came_further(&mut self) {
@@ -339,22 +363,27 @@ impl<'a> Upload<'a> {
     async fn ask(&mut self, url: &mut Url) -> Result<Next, RegistryError> {
         let call = self.call(Method::GET, url.clone());
         let reply = self.registry.send(&call, &mut self.retry).await?;
-        if !reply.status().is_success()
+        let knows = reply.status().is_success();
+        let told = received(reply.response.headers()).filter(|told| knows && *told <= self.size);
+        let newest = self.registry.location(&self.begin.asked, &reply.url, reply.response.headers());
+        drop(reply);
+        if !knows
             && self.was_sent
             && self.registry.has_blob(self.repository, self.digest).await.unwrap_or(false)
         {
             // It was taken; only the answer was lost.
             return Ok(Next::Done);
         }
-        let told = received(reply.response.headers());
-        let Some(told) = told.filter(|told| reply.status().is_success() && *told <= self.size) else {
+        let Some(told) = told else {
             return Ok(Next::BeginAnew);
         };
         if told < self.feed.first() {
             // It lost what it had said it has; the stream cannot go back.
             return Ok(Next::BeginAnew);
         }
-        self.follow(&reply, url);
+        if let Ok(newest) = newest {
+            *url = newest;
+        }
         let came_further = told > self.at;
         self.at = told;
         if came_further {
@@ -371,10 +400,42 @@ impl<'a> Upload<'a> {
     }
 }
 
+/// The smallest piece that a host takes.
+fn floor(host: &Host) -> u64 {
+    let host = host.as_str();
+    // ECR: of an account, the same by IPv6, and the public one by either.
+    let is_private = host.contains(".dkr.ecr.") && host.contains(".amazonaws.com");
+    let is_dual_stack = host.contains(".dkr-ecr.") && host.ends_with(".on.aws");
+    let is_public = matches!(host, "public.ecr.aws" | "ecr-public.aws.com");
+    if is_private || is_dual_stack || is_public { ECR_SMALLEST_PIECE } else { SMALLEST_PIECE }
+}
+
 /// How many bytes of an upload have arrived: `0-99` are 100, and `0-0` is none, as registries have it.
 fn received(headers: &HeaderMap) -> Option<u64> {
     let text = headers.get(RANGE)?.to_str().ok()?.trim();
     let (first, last) = text.strip_prefix("bytes=").unwrap_or(text).split_once('-')?;
     let last: u64 = last.trim().parse().ok()?;
     (first.trim() == "0").then(|| if last == 0 { 0 } else { last.saturating_add(1) })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn ecr_is_known_by_all_of_its_names() {
+        let floor = |host: &str| floor(&host.parse().unwrap());
+        for host in [
+            "123456789012.dkr.ecr.eu-central-1.amazonaws.com",
+            "123456789012.dkr.ecr.cn-north-1.amazonaws.com.cn",
+            "123456789012.dkr-ecr.eu-central-1.on.aws",
+            "public.ecr.aws",
+            "ecr-public.aws.com",
+        ] {
+            assert_eq!(floor(host), 5 << 20, "{host}");
+        }
+        for host in ["registry.example", "dkr.ecr.example", "lambda.on.aws", "127.0.0.1:5000"] {
+            assert_eq!(floor(host), 64 << 10, "{host}");
+        }
+    }
 }

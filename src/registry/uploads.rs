@@ -1,7 +1,6 @@
 //! Blobs on their way up: mounted, uploaded, and uploads given up.
 
 use std::io;
-use std::sync::LazyLock;
 use std::time::Duration;
 
 use bytes::Bytes;
@@ -9,7 +8,6 @@ use futures::Stream;
 use reqwest::header::{CONTENT_LENGTH, HeaderValue};
 use reqwest::{Method, StatusCode};
 use tokio::runtime::Handle;
-use tokio_util::task::TaskTracker;
 use tokio_util::task::task_tracker::TaskTrackerToken;
 use url::Url;
 
@@ -17,24 +15,30 @@ use super::auth::Scopes;
 use super::client::{Call, Registry};
 use super::error::{Asked, RegistryError};
 use super::feed::{Feed, exactly};
+use super::retry::Traffic;
 use super::upload::{PASSING_PIECE, Upload};
 use crate::digest::Digest;
 
-/// The uploads of this process that are neither committed nor cancelled.
-static OPEN: LazyLock<TaskTracker> = LazyLock::new(TaskTracker::new);
-/// A process that is to end waits no longer for registries to forget its uploads.
+/// A run that is to end waits no longer for registries to forget its uploads.
 const SETTLING: Duration = Duration::from_secs(10);
 
-/// Waits until the uploads that were given up are cancelled: a process that ends before leaves them
-/// in the registry.
-pub async fn settle_uploads() {
-    OPEN.close();
-    // Whether all were cancelled or time was up: there is nothing more that can be done.
-    let _ = tokio::time::timeout(SETTLING, OPEN.wait()).await;
-    OPEN.reopen();
+impl Traffic {
+    /// Waits until the uploads of the run that were given up are cancelled: a process that ends before leaves them in the
+    /// registry.
+    pub async fn settle(&self) {
+        let open = self.open_uploads();
+        open.close();
+        // Whether all were cancelled or time was up: there is nothing more that can be done.
+        let _ = tokio::time::timeout(SETTLING, open.wait()).await;
+    }
 }
 
 impl Registry {
+    /// Waits until the uploads to the registries of its run that were given up are cancelled, as [`Traffic::settle`] does.
+    pub async fn settle(&self) {
+        self.traffic().settle().await;
+    }
+
     /// Asks the registry to take a blob from another of its repositories: whether it did.
     pub async fn mount_blob(
         &self,
@@ -42,18 +46,10 @@ impl Registry {
         digest: &Digest,
         from_repository: &str,
     ) -> Result<bool, RegistryError> {
-        let mut url = self.url(repository, &["blobs", "uploads", ""])?;
-        url.query_pairs_mut()
-            .append_pair("mount", digest.as_str())
-            .append_pair("from", &self.remote(from_repository));
+        let (here, from) = (self.remote(repository), self.remote(from_repository));
         let asked = Asked::pushing_blob(self.host(), repository, digest);
-        let call = Call::new(
-            Method::POST,
-            url,
-            Scopes::mount(&self.remote(repository), &self.remote(from_repository)),
-            asked,
-        )
-        .header(CONTENT_LENGTH, HeaderValue::from_static("0"));
+        let mut call = self.upload_call(repository, Scopes::mount(&here, &from), asked)?;
+        call.url.query_pairs_mut().append_pair("mount", digest.as_str()).append_pair("from", &from);
         let reply = match self.send(&call, &mut self.retry()).await {
             // No token for both repositories: an upload needs only the one.
             Err(RegistryError::Authentication { .. } | RegistryError::Denied { .. }) => return Ok(false),
@@ -63,7 +59,9 @@ impl Registry {
             StatusCode::CREATED => Ok(true),
             StatusCode::ACCEPTED => {
                 // An upload was begun instead. It is not used: whether the caller has the bytes at hand is its affair.
-                if let Ok(upload) = self.location(&call.asked, &reply.url, reply.response.headers()) {
+                let upload = self.location(&call.asked, &reply.url, reply.response.headers());
+                drop(reply);
+                if let Ok(upload) = upload {
                     self.cancel(cancelling(&call, upload)).await;
                 }
                 Ok(false)
@@ -76,17 +74,29 @@ impl Registry {
     /// That the registry takes uploads to a repository: one is begun, and given up.
     pub async fn check_push(&self, repository: &str) -> Result<(), RegistryError> {
         let asked = Asked::pushing_to(self.host(), repository);
-        let url = self.url(repository, &["blobs", "uploads", ""])?;
-        let call = Call::new(Method::POST, url, Scopes::push(&self.remote(repository)), asked)
-            .header(CONTENT_LENGTH, HeaderValue::from_static("0"));
+        let call = self.upload_call(repository, Scopes::push(&self.remote(repository)), asked)?;
         let reply = self.send(&call, &mut self.retry()).await?;
         if !reply.status().is_success() {
             return Err(self.refused(&call, reply).await);
         }
-        if let Ok(upload) = self.location(&call.asked, &reply.url, reply.response.headers()) {
+        let upload = self.location(&call.asked, &reply.url, reply.response.headers());
+        drop(reply);
+        if let Ok(upload) = upload {
             Begun::new(self, &call, upload).give_up().await;
         }
         Ok(())
+    }
+
+    /// The call that begins an upload.
+    pub(super) fn upload_call(
+        &self,
+        repository: &str,
+        scopes: Scopes,
+        asked: Asked,
+    ) -> Result<Call, RegistryError> {
+        let url = self.url(repository, &["blobs", "uploads", ""])?;
+        let call = Call::new(Method::POST, url, scopes, asked);
+        Ok(call.header(CONTENT_LENGTH, HeaderValue::from_static("0")))
     }
 
     /// Uploads a blob of exactly `size` bytes; `body` makes a fresh stream of them.
@@ -143,7 +153,7 @@ impl Registry {
     async fn try_to_cancel(&self, mut call: Call) -> Result<(), RegistryError> {
         let mut tries = 3;
         loop {
-            let reply = self.attempt(&call, || None).await?;
+            let reply = self.attempt(&call, self.place().await, || None).await?;
             tries -= 1;
             if reply.status().is_success() || reply.status() == StatusCode::NOT_FOUND {
                 return Ok(());
@@ -151,10 +161,11 @@ impl Registry {
             if tries == 0 {
                 return Err(self.refused(&call, reply).await);
             }
+            drop(reply);
             // The distribution registry wants the address that fits the bytes it has (tried: 416 for the first one,
             // once any arrived), which it tells to who asks for the upload's progress.
             let progress = Call::new(Method::GET, call.url.clone(), call.scopes.clone(), call.asked.clone());
-            let reply = self.attempt(&progress, || None).await?;
+            let reply = self.attempt(&progress, self.place().await, || None).await?;
             call.url = self.location(&call.asked, &reply.url, reply.response.headers())?;
         }
     }
@@ -174,7 +185,8 @@ pub(super) struct Begun {
 
 impl Begun {
     pub(super) fn new(registry: &Registry, begin: &Call, url: Url) -> Self {
-        Self { registry: registry.clone(), cancel: Some(cancelling(begin, url)), open: OPEN.token() }
+        let open = registry.traffic().open_uploads().token();
+        Self { registry: registry.clone(), cancel: Some(cancelling(begin, url)), open }
     }
 
     /// The upload goes on there.

@@ -20,7 +20,7 @@ use crate::progress::Progress;
 use crate::proxy::Proxy;
 use crate::reason::{self, Failure, Reason};
 use crate::reference::{Endpoint, Host, Reference};
-use crate::registry::{Access, DockerConfig, Registry, Traffic};
+use crate::registry::{Access, DockerConfig, Logins, Registry, Traffic};
 
 /// Where a worker finds what is mounted for it.
 pub(super) struct Folders<'a> {
@@ -43,18 +43,24 @@ struct Way {
 }
 
 /// Does the work of a run configuration.
-pub(super) async fn run(config: &RunConfig, folders: &Folders<'_>, progress: &Arc<Progress>) -> Outcome {
-    let outcome = work(config, folders, progress).await;
+pub(super) async fn run(
+    config: &RunConfig,
+    folders: &Folders<'_>,
+    traffic: &Traffic,
+    progress: &Arc<Progress>,
+) -> Outcome {
+    let outcome = work(config, folders, traffic, progress).await;
     outcome.unwrap_or_else(|(reason, message)| failed(reason, message))
 }
 
 async fn work(
     config: &RunConfig,
     folders: &Folders<'_>,
+    traffic: &Traffic,
     progress: &Arc<Progress>,
 ) -> Result<Outcome, Refusal> {
     let proxy = config.proxy.as_deref().map(|name| proxy(name, folders.proxy_secrets)).transpose()?;
-    let way = Way { traffic: Traffic::default(), proxy };
+    let way = Way { traffic: traffic.clone(), proxy };
     let registries = registries(&config.registries, folders.registry_secrets, &way)?;
     match &config.work {
         Work::Build(work) => {
@@ -251,20 +257,21 @@ fn registries(
             given.endpoint.as_deref().map(str::parse).transpose().map_err(invalid)?;
         let folder = secrets.join(index.to_string());
         let credentials = match secret(&folder, ".dockerconfigjson")? {
-            None => None,
+            None => Logins::default(),
             Some(json) => {
                 let config = DockerConfig::parse(&json).map_err(|error| {
                     (Reason::InvalidSpec, format!("the pull secret of {host} cannot be read: {error}"))
                 })?;
-                // The host that is contacted goes before the one that it stands for.
-                let contacted = endpoint.as_ref().and_then(|endpoint| config.credentials(endpoint.host()));
-                let found = contacted.or_else(|| config.credentials(&host)).ok_or_else(|| {
-                    (
-                        Reason::InvalidSpec,
-                        format!("the pull secret of {host} has no entry for {host}; add one to its auths"),
-                    )
-                })?;
-                Some(found)
+                // Credentials of the host that a mirror stands for are not the mirror's to see.
+                let contacted = endpoint.as_ref().map_or(&host, Endpoint::host);
+                let found = config.credentials(contacted);
+                if found.is_empty() && config.credentials(&host).is_empty() {
+                    let message = format!(
+                        "the pull secret of {host} has no entry for {contacted}; add one to its auths"
+                    );
+                    return Err((Reason::InvalidSpec, message));
+                }
+                found
             }
         };
         let identity = match (secret(&folder, "tls.crt")?, secret(&folder, "tls.key")?) {

@@ -20,6 +20,8 @@ with_each_registry!(
     a_token_that_ended_on_the_way_is_replaced,
     a_wrong_password_is_told,
     an_account_that_may_only_read_cannot_push,
+    an_image_that_an_account_may_not_read_is_no_wrong_password,
+    a_repository_that_an_account_may_not_read_fails_its_own_images,
 );
 
 pub(crate) const PASSWORD: &str = "the boatman wants 1 obol";
@@ -214,6 +216,58 @@ fn an_account_that_may_only_read_cannot_push(software: Software) {
     assert_eq!(pushed.stderr, format!("error: ferry:1: {why}\n"));
     assert_eq!(pushed.text(), "");
     assert!(target.is_empty());
+}
+
+fn an_image_that_an_account_may_not_read_is_no_wrong_password(software: Software) {
+    let source = Registry::start(software);
+    let service = TokenService::start(PASSWORD, 3600);
+    let image = Image::new(Types::Docker, &[Layer::new("oar", 2000)]);
+    image.push(&source, "secret/ferry:1");
+    image.push(&source, "open/ferry:1");
+    let entrance = with_tokens(&source, &service);
+    let host = entrance.host();
+    let make = |options: &[&str]| {
+        let make =
+            charon(["make-payload", "secret/ferry:1,open/ferry:1,secret/gone:1", "-q", "-i", "-r", host]);
+        make.arguments(["-u", "guest", "-p", PASSWORD]).arguments(options).run()
+    };
+    let why = |image: &str| {
+        format!(
+            "cannot read {host}/{image}: {host} answered 401 Unauthorized; the image does not exist, or the account may not pull it"
+        )
+    };
+    let (ferry, gone) = (why("secret/ferry:1"), why("secret/gone:1"));
+    assert_eq!(make(&[]).ended_with(1).stderr, format!("error: {ferry}\nerror: {gone}\n"));
+    let made = make(&["--allow-missing"]).succeeded();
+    let without = "; the payload is made without it";
+    assert_eq!(made.stderr, format!("warning: {ferry}{without}\nwarning: {gone}{without}\n"));
+    let target = Registry::start(software);
+    let pushed = push(&target).fed(made.stdout).run().succeeded();
+    assert_eq!(pushed.text(), "open/ferry:1\n");
+}
+
+fn a_repository_that_an_account_may_not_read_fails_its_own_images(software: Software) {
+    let (source, target) = (Registry::start(software), Registry::start(software));
+    let image = Image::new(Types::Docker, &[Layer::new("oar", 2000)]);
+    image.push(&source, "secret/ferry:1");
+    image.push(&source, "open/ferry:1");
+    let made = charon(["make-payload", "secret/ferry:1,open/ferry:1", "-i", "-r", source.host()]);
+    let payload = made.run().succeeded().stdout;
+    // What is there already needs no right to push.
+    image.push(&target, "open/ferry:1");
+    let service = TokenService::start(PASSWORD, 3600);
+    let entrance = with_tokens(&target, &service);
+    let pushed = push(&entrance).arguments(["-u", "guest", "-p", PASSWORD]).fed(payload).run();
+    let pushed = pushed.ended_with(1);
+    let host = entrance.host();
+    assert_eq!(
+        pushed.stderr,
+        format!(
+            "error: secret/ferry:1: cannot read {host}/secret/ferry:1: {host} answered 401 Unauthorized; \
+             the image does not exist, or the account may not pull it\n"
+        )
+    );
+    assert_eq!(pushed.text(), "open/ferry:1\n");
 }
 
 /// Writes Docker's configuration with credentials for a registry.

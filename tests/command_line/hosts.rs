@@ -19,14 +19,14 @@ with_each_registry!(
 );
 
 /// A registry with the image `secure:1` behind TLS, and the folder with its certificate.
-struct Secure {
+pub(crate) struct Secure {
     _registry: Registry,
-    entrance: Registry,
+    pub(crate) entrance: Registry,
     folder: TempDir,
 }
 
 impl Secure {
-    fn new(software: Software) -> Self {
+    pub(crate) fn new(software: Software) -> Self {
         let folder = tempfile::tempdir().unwrap();
         let request =
             ["req", "-x509", "-newkey", "rsa:2048", "-nodes", "-subj", "/CN=far side", "-days", "2"];
@@ -50,7 +50,7 @@ impl Secure {
     }
 
     /// Lets a program trust the certificate and find the password.
-    fn known_to(&self, program: Program) -> Program {
+    pub(crate) fn known_to(&self, program: Program) -> Program {
         let auth = STANDARD.encode(format!("charon:{PASSWORD}"));
         let config = serde_json::json!({"auths": {self.entrance.host(): {"auth": auth}}});
         fs::write(self.folder.path().join("config.json"), config.to_string()).unwrap();

@@ -8,12 +8,13 @@ use serde_json::{Value, json};
 use crate::access::{Locked, PASSWORD};
 use crate::image::{Image, Layer, Types};
 use crate::program::charon;
+use crate::proxy::Proxy;
 use crate::registry::{Registry, Software};
 use crate::worker::Pod;
 
 with_each_registry!(
     an_image_that_comes_through_a_mirror_makes_the_same_payload_as_from_its_registry,
-    a_mirror_is_signed_in_to_by_its_own_credentials_or_else_by_those_of_the_registry,
+    a_mirror_is_signed_in_to_by_its_own_credentials_and_never_by_those_of_the_registry,
 );
 
 fn an_image_that_comes_through_a_mirror_makes_the_same_payload_as_from_its_registry(software: Software) {
@@ -50,9 +51,10 @@ fn an_image_that_comes_through_a_mirror_makes_the_same_payload_as_from_its_regis
     charon(["verify".as_ref(), pod.payload("through.zip").as_os_str()]).run().succeeded();
 }
 
-fn a_mirror_is_signed_in_to_by_its_own_credentials_or_else_by_those_of_the_registry(software: Software) {
+fn a_mirror_is_signed_in_to_by_its_own_credentials_and_never_by_those_of_the_registry(software: Software) {
     let locked = Locked::new(software);
-    let mirror = locked.entrance.host();
+    let seen = Proxy::before(&locked.entrance);
+    let mirror = seen.host();
     let registries = json!([{ "host": "registry.example", "endpoint": mirror, "insecure": true }]);
     let auth = |password: &str| json!({ "username": "charon", "password": password });
     let builds = |name: &str, auths: Value| {
@@ -62,11 +64,11 @@ fn a_mirror_is_signed_in_to_by_its_own_credentials_or_else_by_those_of_the_regis
         pod.works_with(name, &json!({ "build": { "images": images, "path": "out.zip" } }), &registries).reason
     };
     let (right, wrong) = (auth(PASSWORD), auth("wrong"));
+    let refused = Reason::AuthenticationFailed;
+    assert_eq!(builds("registry's", json!({ "registry.example": right })), refused);
+    assert!(seen.seen().iter().all(|request| request.header("authorization").is_none()));
     assert_eq!(builds("own", json!({ mirror: right, "registry.example": wrong })), Reason::Succeeded);
-    assert_eq!(builds("registry's", json!({ "registry.example": right })), Reason::Succeeded);
-    assert_eq!(
-        builds("own first", json!({ mirror: wrong, "registry.example": right })),
-        Reason::AuthenticationFailed
-    );
+    assert!(seen.seen().iter().any(|request| request.header("authorization").is_some()));
+    assert_eq!(builds("own first", json!({ mirror: wrong, "registry.example": right })), refused);
     assert_eq!(builds("neither", json!({ "other.example": right })), Reason::InvalidSpec);
 }

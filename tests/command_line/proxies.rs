@@ -1,10 +1,14 @@
 //! Proxies that the environment names.
 
-use std::io::{self, Read, Write};
+use std::io::{self, BufRead, BufReader, Read, Write};
 use std::net::{Shutdown, TcpListener, TcpStream};
 use std::sync::mpsc::{self, Receiver};
 use std::thread;
 
+use base64::Engine as _;
+use base64::engine::general_purpose::STANDARD;
+
+use crate::hosts::Secure;
 use crate::image::{Image, Layer, Types};
 use crate::program::{Program, charon};
 use crate::registry::{Registry, Software};
@@ -48,15 +52,84 @@ fn serve(mut client: TcpStream, told: impl Fn(&str)) -> io::Result<()> {
     let port = bytes(2, &[])?;
     let to = format!("{host}:{}", u16::from_be_bytes([port[0], port[1]]));
     told(&to);
-    let mut server = TcpStream::connect(&to)?;
+    let server = TcpStream::connect(&to)?;
     client.write_all(&[5, 0, 0, 1, 0, 0, 0, 0, 0, 0])?;
-    let (mut answers, mut back) = (server.try_clone()?, client.try_clone()?);
+    let asked = client.try_clone()?;
+    join(asked, client, server)
+}
+
+/// Brings a client what a server answers, and the server what is `asked` on.
+fn join(mut asked: impl Read, mut client: TcpStream, mut server: TcpStream) -> io::Result<()> {
+    let mut answers = server.try_clone()?;
     thread::spawn(move || {
-        let _ = io::copy(&mut answers, &mut back);
-        back.shutdown(Shutdown::Both)
+        let _ = io::copy(&mut answers, &mut client);
+        client.shutdown(Shutdown::Both)
     });
-    io::copy(&mut client, &mut server)?;
+    io::copy(&mut asked, &mut server)?;
     server.shutdown(Shutdown::Both)
+}
+
+/// A proxy of HTTP (RFC 9110, section 7.3.2 and 9.3.6) for `charon` with the password `obolus`; it tells what it was
+/// asked for.
+struct Http {
+    address: String,
+    went: Receiver<String>,
+}
+
+impl Http {
+    fn start() -> Self {
+        let listener = TcpListener::bind("127.0.0.1:0").unwrap();
+        let address = listener.local_addr().unwrap().to_string();
+        let (sender, went) = mpsc::channel();
+        thread::spawn(move || {
+            for client in listener.incoming().map_while(Result::ok) {
+                let sender = sender.clone();
+                thread::spawn(move || serve_http(client, |line| drop(sender.send(line.to_owned()))));
+            }
+        });
+        Self { address, went }
+    }
+
+    fn url(&self, password: &str) -> String {
+        format!("http://charon:{password}@{}", self.address)
+    }
+}
+
+fn serve_http(mut client: TcpStream, told: impl Fn(&str)) -> io::Result<()> {
+    let mut asked = BufReader::new(client.try_clone()?);
+    let mut head = Vec::new();
+    loop {
+        let mut line = String::new();
+        asked.read_line(&mut line)?;
+        match line.trim_end() {
+            "" => break,
+            line => head.push(line.to_owned()),
+        }
+    }
+    let pair = format!("proxy-authorization: basic {}", STANDARD.encode("charon:obolus"));
+    if !head.iter().any(|line| line.eq_ignore_ascii_case(&pair)) {
+        client.write_all(
+            b"HTTP/1.1 407 Proxy Authentication Required\r\ncontent-length: 0\r\nconnection: close\r\n\r\n",
+        )?;
+        return client.shutdown(Shutdown::Both);
+    }
+    let first = head.remove(0);
+    let (method, target) = first.trim_end_matches(" HTTP/1.1").split_once(' ').unwrap_or_default();
+    told(&format!("{method} {target}"));
+    if method == "CONNECT" {
+        let server = TcpStream::connect(target)?;
+        client.write_all(b"HTTP/1.1 200 OK\r\n\r\n")?;
+        return join(asked, client, server);
+    }
+    let (host, path) = target.trim_start_matches("http://").split_once('/').unwrap_or_default();
+    let mut server = TcpStream::connect(host)?;
+    let is_ours = |line: &&String| {
+        let name = line.split(':').next().unwrap_or_default().to_ascii_lowercase();
+        name != "connection" && !name.starts_with("proxy-")
+    };
+    let rest: String = head.iter().filter(is_ours).map(|line| format!("{line}\r\n")).collect();
+    write!(server, "{method} /{path} HTTP/1.1\r\n{rest}connection: close\r\n\r\n")?;
+    join(asked, client, server)
 }
 
 fn make(source: &Registry) -> Program {
@@ -101,4 +174,45 @@ fn a_proxy_that_is_not_there_is_named_without_its_credentials() {
         assert!(said.contains("check the proxy, or name the host in NO_PROXY"), "{said}");
         assert!(!said.contains("obolus"), "{said}");
     }
+}
+
+#[test]
+fn an_http_proxy_brings_bytes_in_both_directions_for_whom_it_knows() {
+    let (source, target, proxy) = (source(), Registry::start(Software::Distribution3), Http::start());
+    let host = source.host();
+    let direct = make(&source).run().succeeded().stdout;
+    let made = make(&source).variable("HTTP_PROXY", proxy.url("obolus")).run().succeeded();
+    assert!(made.stdout == direct);
+    let went: Vec<String> = proxy.went.try_iter().collect();
+    assert!(
+        went.iter().any(|line| line.starts_with(&format!("GET http://{host}/v2/ferry/blobs/"))),
+        "{went:?}"
+    );
+    let push = charon(["push-payload", "-q", "-i", "-r", target.host()]).fed(direct);
+    push.variable("HTTP_PROXY", proxy.url("obolus")).run().succeeded();
+    let went: Vec<String> = proxy.went.try_iter().collect();
+    assert!(
+        went.iter().any(|line| line.starts_with(&format!("PUT http://{}/v2/ferry/", target.host()))),
+        "{went:?}"
+    );
+    assert_eq!(target.tags("ferry"), ["1"]);
+
+    // What is TLS goes through as it is.
+    let secure = Secure::new(Software::Distribution3);
+    let of_it = |password: &str| {
+        let make =
+            charon(["make-payload", "secure:1", "-q", "--retry-for", "0s", "-r", secure.entrance.host()]);
+        secure.known_to(make).variable("HTTPS_PROXY", proxy.url(password))
+    };
+    of_it("obolus").run().succeeded();
+    let went: Vec<String> = proxy.went.try_iter().collect();
+    assert!(!went.is_empty());
+    assert!(went.iter().all(|line| *line == format!("CONNECT {}", secure.entrance.host())), "{went:?}");
+
+    for program in [make(&source).variable("HTTP_PROXY", proxy.url("drachma")), of_it("drachma")] {
+        let said = program.run().ended_with(1).stderr;
+        assert!(!said.contains("drachma"), "{said}");
+        assert!(said.contains("407") || said.contains("proxy"), "{said}");
+    }
+    assert_eq!(proxy.went.try_iter().count(), 0);
 }

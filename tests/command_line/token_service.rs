@@ -28,7 +28,7 @@ pub(crate) const IDENTITY_TOKEN: &str = "whom Charon knows";
 
 /// A service that is running.
 ///
-/// `charon` may do everything, `reader` may read everything, and anybody may read what is under `open/`.
+/// `charon` may do everything, `reader` may read everything, and anybody may read what is under `open/`: `guest` no more.
 pub(crate) struct TokenService {
     address: String,
     desk: Arc<Desk>,
@@ -138,7 +138,7 @@ impl Desk {
         let encoded = header.to_str().ok().and_then(|text| text.strip_prefix("Basic ")).ok_or(())?;
         let pair = STANDARD.decode(encoded).ok().and_then(|pair| String::from_utf8(pair).ok()).ok_or(())?;
         let (user, password) = pair.split_once(':').ok_or(())?;
-        let is_known = ["charon", "reader"].contains(&user) && password == self.password;
+        let is_known = ["charon", "reader", "guest"].contains(&user) && password == self.password;
         is_known.then(|| Some(user.to_owned())).ok_or(())
     }
 
@@ -151,8 +151,8 @@ impl Desk {
                 let (kind, name, actions) = (parts.next()?, parts.next()?, parts.next()?);
                 let may = |action: &&str| match user {
                     Some("charon") => true,
-                    Some(_) => *action == "pull",
-                    None => *action == "pull" && name.starts_with("open/"),
+                    Some("reader") => *action == "pull",
+                    _ => *action == "pull" && name.starts_with("open/"),
                 };
                 let actions: Vec<&str> = actions.split(',').filter(may).collect();
                 Some(json!({"type": kind, "name": name, "actions": actions}))

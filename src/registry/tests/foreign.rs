@@ -31,9 +31,7 @@ fn blob(urls: &[&str]) -> ForeignBlob {
 
 async fn read(rule: Rule, urls: &[&str], from: u64) -> Result<Vec<u8>, RegistryError> {
     let blob = blob(urls);
-    let size = blob.size;
-    let chunks: Vec<Bytes> =
-        Foreign::with_rule(rule, EAGER).unwrap().blob_range(blob, from..size).try_collect().await?;
+    let chunks: Vec<Bytes> = Foreign::with_rule(rule, EAGER).unwrap().blob(blob, from).try_collect().await?;
     Ok(chunks.concat())
 }
 

@@ -221,3 +221,18 @@ async fn blobs_can_be_moved_by_tasks_of_their_own() {
     });
     assert_eq!(task.await.unwrap().unwrap().unwrap(), CONTENT);
 }
+
+#[tokio::test]
+async fn a_run_that_ends_waits_for_its_own_uploads_and_not_for_those_of_another() {
+    let server = taking_uploads(|_, _| reply(201, &[], "")).await;
+    let (one, other) = (anonymous(&server), anonymous(&server));
+    let digest = digest_of(CONTENT);
+    // It goes on for as long as anybody wants.
+    let endless = move || whole().take(1).chain(stream::pending());
+    let upload = tokio::spawn(async move { other.push_blob("x", &digest, SIZE, endless).await });
+    while !methods(&server).contains(&"PUT".to_owned()) {
+        tokio::task::yield_now().await;
+    }
+    tokio::time::timeout(Duration::from_secs(5), one.settle()).await.expect("it has none");
+    upload.abort();
+}

@@ -1,7 +1,7 @@
 use bytes::Bytes;
 use futures::TryStreamExt as _;
 
-use super::scripted::{Server, chunked, cut, reply};
+use super::scripted::{Server, chunked, cut, dripping, reply};
 use super::*;
 use crate::reason::Reason;
 use crate::registry::Manifest;
@@ -87,7 +87,7 @@ async fn a_blob_that_is_cut_again_and_again_is_given_up() {
     assert_eq!(error.reason(), Reason::RegistryUnavailable);
     assert_eq!(server.lines().len(), 1);
     // Without a new byte nothing counts as a success, and the tries add up.
-    let patience = Patience { once_moving: Duration::from_millis(30), ..EAGER };
+    let patience = Patience { once_moving: Duration::from_millis(300), ..EAGER };
     let error = read(&client(&server, patience, None), SIZE).await.unwrap_err();
     assert!(error.to_string().contains("(tried "), "{error}");
 }
@@ -289,4 +289,41 @@ async fn a_tags_digest_is_in_a_header_or_found_by_reading() {
     assert_eq!(registry.manifest_digest("x", "absent").await.unwrap(), None);
     let error = registry.manifest_digest("x", "denied").await.unwrap_err();
     assert_eq!(error.reason(), Reason::AccessDenied);
+}
+
+#[tokio::test]
+async fn a_blob_that_only_drips_is_read_on_elsewhere_and_not_without_end() {
+    let patience = Patience {
+        before_anything_moved: Duration::from_millis(500),
+        once_moving: Duration::from_millis(500),
+        idle: Duration::from_millis(100),
+        trickle: 1000,
+        ..EAGER
+    };
+    let content = vec![b'.'; 10_000];
+    let (digest, whole) = (digest_of(&content), content.clone());
+    let server = Server::start(move |seen, nth| match seen.header("range") {
+        None => dripping(200, &[], 10_000),
+        Some(range) => {
+            let start: usize = range["bytes=".len()..].split('-').next().unwrap().parse().unwrap();
+            let range = format!("bytes {start}-9999/10000");
+            let headers = [("content-range", range.as_str())];
+            let ends = seen.target.contains("/ends/") && nth == 1;
+            if ends {
+                reply(206, &headers, whole[start..].to_vec())
+            } else {
+                dripping(206, &headers, 10_000 - start)
+            }
+        }
+    })
+    .await;
+    let registry = client(&server, patience, None);
+    let read = async |repository| {
+        let chunks: Vec<Bytes> = registry.blob(repository, &digest, 10_000).try_collect().await?;
+        Ok::<_, RegistryError>(chunks.concat())
+    };
+    assert!(read("ends").await.unwrap() == content);
+    let error = read("x").await.unwrap_err();
+    assert!(error.to_string().contains(" sent less than 1000 bytes in "), "{error}");
+    assert_eq!(error.reason(), Reason::RegistryUnavailable);
 }

@@ -131,7 +131,7 @@ async fn what_is_no_list_is_none_and_the_fallback_tag_is_asked_for_by_head_first
 }
 
 #[tokio::test]
-async fn a_registry_that_has_no_list_is_asked_for_one_once() {
+async fn a_repository_that_has_no_list_is_asked_for_one_once() {
     for status in [404, 303] {
         let server = Server::start(move |seen, _| {
             let status = if is_api(seen) { status } else { 404 };
@@ -145,6 +145,9 @@ async fn a_registry_that_has_no_list_is_asked_for_one_once() {
         let (asked, heads): (Vec<_>, Vec<_>) =
             server.lines().into_iter().partition(|line| line.starts_with("GET"));
         assert_eq!((asked.len(), heads.len()), (1, 3), "{status}");
+        // There may be another registry behind the host for another repository.
+        assert_eq!(registry.referrers("y", &subject()).await.unwrap(), []);
+        assert!(server.lines().contains(&format!("GET /v2/y/referrers/{}", subject())), "{status}");
     }
 }
 
@@ -240,6 +243,122 @@ async fn an_index_that_never_takes_what_is_put_into_it_is_given_up() {
             .await;
     let error = anonymous(&server).add_to_fallback("x", &subject(), &[referrer("ours")]).await.unwrap_err();
     assert!(error.to_string().contains("gives another one back"), "{error}");
+}
+
+/// A tag that exists, and means `body`.
+async fn with_tag(media_type: &'static str, body: String) -> Server {
+    let tagged = std::sync::Mutex::new(body);
+    Server::start(move |seen, _| {
+        let mut tagged = tagged.lock().unwrap();
+        if seen.target != fallback_tag() {
+            return reply(404, &[], "");
+        }
+        if seen.method == "PUT" {
+            *tagged = String::from_utf8(seen.body.clone().unwrap().to_vec()).unwrap();
+            return reply(201, &[], "");
+        }
+        let digest = digest_of(tagged.as_bytes());
+        let headers = [("content-type", media_type), ("docker-content-digest", digest.as_str())];
+        reply(200, &headers, tagged.clone())
+    })
+    .await
+}
+
+fn puts(server: &Server) -> Vec<serde_json::Value> {
+    let puts = server.seen().into_iter().filter(|seen| seen.method == "PUT");
+    puts.map(|seen| serde_json::from_slice(&seen.body.unwrap()).unwrap()).collect()
+}
+
+#[tokio::test]
+async fn what_is_no_index_under_the_fallback_tag_is_never_overwritten() {
+    let image = "application/vnd.oci.image.manifest.v1+json";
+    for (media_type, body) in [
+        (image, r#"{"schemaVersion":2,"layers":[]}"#),
+        (
+            "application/vnd.docker.distribution.manifest.list.v2+json",
+            r#"{"schemaVersion":2,"manifests":[]}"#,
+        ),
+        (INDEX, r#"{"schemaVersion":2,"manifests":"none"}"#),
+    ] {
+        let server = with_tag(media_type, body.to_owned()).await;
+        let registry = anonymous(&server);
+        let error = registry.add_to_fallback("x", &subject(), &[referrer("ours")]).await.unwrap_err();
+        assert_eq!(
+            told(&server, &error),
+            format!(
+                "cannot push HOST/x:sha256-{}: the tag means what is no index of referrers ({media_type}), which is not \
+                 overwritten: remove the tag, or else; build the payload without referrers (--no-referrers, referrers: false)",
+                subject().hex()
+            )
+        );
+        assert_eq!(error.reason(), Reason::UnsupportedImage);
+        assert_eq!(puts(&server).len(), 0, "{media_type}");
+    }
+}
+
+#[tokio::test]
+async fn what_is_not_known_in_an_index_of_referrers_stays_and_hides_nothing() {
+    let strange = r#"{"digest":"blake9:00","size":1,"x":{"y":[1,2]}}"#;
+    let before = index(&["old"]).replace("\"manifests\":[", &format!("\"manifests\":[{strange},7,"));
+    let server = with_tag(INDEX, before).await;
+    let registry = anonymous(&server);
+    assert_eq!(registry.referrers("x", &subject()).await.unwrap(), sorted(&["old"]));
+    registry.add_to_fallback("x", &subject(), &[referrer("ours")]).await.unwrap();
+    let puts = puts(&server);
+    assert_eq!(puts.len(), 1);
+    let manifests = puts[0]["manifests"].as_array().unwrap();
+    assert_eq!(manifests.len(), 4);
+    assert_eq!(manifests[0], serde_json::from_str::<serde_json::Value>(strange).unwrap());
+    assert_eq!(manifests[1], 7);
+
+    let listed = index(&["a", "b"]).replace("\"manifests\":[", &format!("\"manifests\":[{strange},"));
+    let server = Server::start(move |_, _| reply(200, &[("content-type", INDEX)], listed.clone())).await;
+    let found = client(&server, NO_PATIENCE, None).referrers("x", &subject()).await.unwrap();
+    assert_eq!(found, sorted(&["a", "b"]), "the registry's own list");
+}
+
+#[tokio::test]
+async fn an_index_of_referrers_without_any_is_filled() {
+    for none in [r#","manifests":null"#, ""] {
+        let server = with_tag(INDEX, format!(r#"{{"schemaVersion":2{none}}}"#)).await;
+        anonymous(&server).add_to_fallback("x", &subject(), &[referrer("ours")]).await.unwrap();
+        let puts = puts(&server);
+        assert_eq!(puts.len(), 1, "{none}");
+        assert_eq!(puts[0]["manifests"].as_array().unwrap().len(), 1);
+    }
+}
+
+#[tokio::test]
+async fn gitlab_which_takes_the_tag_for_the_digest_is_told_at_once_that_it_keeps_no_referrers() {
+    let server = Server::start(|_, _| {
+        reply(200, &[("content-type", INDEX), ("docker-content-digest", subject().as_str())], "")
+    })
+    .await;
+    let error = anonymous(&server).add_to_fallback("x", &subject(), &[referrer("ours")]).await.unwrap_err();
+    assert_eq!(
+        told(&server, &error),
+        format!(
+            "cannot push HOST/x:sha256-{}: the registry does not list referrers, and takes the tag that would list them for the \
+             manifest itself; build the payload without referrers (--no-referrers, referrers: false)",
+            subject().hex()
+        )
+    );
+    assert_eq!(error.reason(), Reason::UnsupportedImage);
+    assert_eq!(server.lines(), [format!("HEAD {}", fallback_tag())]);
+}
+
+#[test]
+fn the_link_to_the_next_page_is_found_among_others_and_may_have_commas() {
+    use super::super::referrers::next_link;
+    for (link, expected) in [
+        ("</a?b=1,2>; rel=\"next\"", Some("/a?b=1,2")),
+        ("</p,q>; rel=prev, </n,m>;x=y; REL=Next", Some("/n,m")),
+        ("</p>; rel=prev", None),
+        ("next", None),
+        ("</a", None),
+    ] {
+        assert_eq!(next_link(link), expected, "{link}");
+    }
 }
 
 #[tokio::test]

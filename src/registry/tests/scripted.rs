@@ -3,6 +3,7 @@
 use std::io;
 use std::net::SocketAddr;
 use std::sync::{Arc, Mutex};
+use std::time::Duration;
 
 use axum::body::{Body, to_bytes};
 use axum::http::{HeaderMap, Request, Response};
@@ -130,6 +131,17 @@ pub(super) fn cut(
             }
             _ => None,
         }
+    });
+    let length = length.to_string();
+    let headers: Vec<_> = headers.iter().copied().chain([("content-length", length.as_str())]).collect();
+    with_body(status, &headers, Body::from_stream(items))
+}
+
+/// An answer that promises `length` bytes and gives one of them every 20 ms.
+pub(super) fn dripping(status: u16, headers: &[(&str, &str)], length: usize) -> Response<Body> {
+    let items = stream::unfold(0, move |given| async move {
+        tokio::time::sleep(Duration::from_millis(20)).await;
+        (given < length).then(|| (Ok::<_, io::Error>(Bytes::from_static(b".")), given + 1))
     });
     let length = length.to_string();
     let headers: Vec<_> = headers.iter().copied().chain([("content-length", length.as_str())]).collect();

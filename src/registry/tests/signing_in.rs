@@ -75,6 +75,40 @@ async fn many_requests_at_once_ask_for_one_token() {
 }
 
 #[tokio::test]
+async fn a_token_that_is_long_in_coming_keeps_only_those_waiting_that_need_it() {
+    let is_served = std::sync::Arc::new(tokio::sync::Notify::new());
+    let server = Server::start(move |seen, _| {
+        let realm = format!(r#"Bearer realm="http://{}/token""#, seen.header("host").unwrap());
+        match seen.header("authorization") {
+            _ if seen.target.starts_with("/token") && seen.target.contains("slow") => {
+                let is_served = is_served.clone();
+                let token = async move {
+                    is_served.notified().await;
+                    Ok::<_, std::convert::Infallible>(r#"{"token":"a"}"#)
+                };
+                axum::http::Response::new(axum::body::Body::from_stream(futures::stream::once(token)))
+            }
+            _ if seen.target.starts_with("/token") => reply(200, &[], r#"{"token":"a"}"#),
+            Some("Bearer a") => {
+                is_served.notify_one();
+                reply(200, &[], MANIFEST)
+            }
+            _ => reply(401, &[("www-authenticate", &realm)], ""),
+        }
+    })
+    .await;
+    let registry = client(&server, NO_PATIENCE, None);
+    let (slow, fast) = tokio::join!(registry.manifest("slow", "1"), async {
+        while tokens_asked(&server).is_empty() {
+            tokio::task::yield_now().await;
+        }
+        registry.manifest("fast", "1").await
+    });
+    fast.unwrap();
+    slow.unwrap();
+}
+
+#[tokio::test]
 async fn a_token_that_is_about_to_end_is_not_used_again() {
     let server = with_tokens(1, |_| true).await;
     let registry = anonymous(&server);
@@ -111,13 +145,24 @@ async fn a_401_without_credentials_says_that_the_image_may_not_exist() {
         "cannot read HOST/x:1: HOST answered 401 Unauthorized (UNAUTHORIZED: authentication required); \
          the image does not exist, or credentials for this registry are needed"
     );
-    let error = client(&server, EAGER, Some(user("user", "secret"))).manifest("x", "1").await.unwrap_err();
+}
+
+#[tokio::test]
+async fn an_account_whose_token_is_refused_has_signed_in_and_has_no_access() {
+    let server = with_tokens(300, |_| false).await;
+    let registry = client(&server, EAGER, Some(user("user", "secret")));
+    let error = registry.manifest("x", "1").await.unwrap_err();
     assert_eq!(
         told(&server, &error),
         "cannot read HOST/x:1: HOST answered 401 Unauthorized (UNAUTHORIZED: authentication required); \
-         check the credentials for this registry and what they allow"
+         the image does not exist, or the account may not pull it"
     );
-    assert_eq!(error.reason(), Reason::AuthenticationFailed);
+    assert_eq!(error.reason(), Reason::AccessDenied);
+    let error = registry.tag_digest("x", "2").await.unwrap_err();
+    assert_eq!(error.reason(), Reason::AccessDenied);
+    let error = registry.check_push("x").await.unwrap_err();
+    assert!(error.to_string().ends_with("check that the account may push to this repository"), "{error}");
+    assert_eq!(error.reason(), Reason::AccessDenied);
 }
 
 #[tokio::test]
@@ -155,6 +200,35 @@ async fn a_token_may_be_called_access_token_and_its_service_may_need_a_second_tr
     .await;
     anonymous(&server).manifest("x", "1").await.unwrap();
     assert_eq!(tokens_asked(&server).len(), 2);
+}
+
+#[tokio::test]
+async fn a_token_is_taken_however_its_service_writes_it() {
+    for (answer, is_kept) in [
+        (r#"{"token":"","access_token":"a","expires_in":300}"#, true),
+        (r#"{"token":null,"access_token":"a","expires_in":"300"}"#, true),
+        (r#"{"token":"a","access_token":"","expires_in":299.5}"#, true),
+        (r#"{"token":"a","expires_in":"1"}"#, false),
+        // What says nothing lives for a minute.
+        (r#"{"token":"a","expires_in":null}"#, true),
+        (r#"{"token":"a","expires_in":"soon"}"#, true),
+        (r#"{"token":"a","expires_in":-1}"#, true),
+        (r#"{"token":"a","expires_in":1e300}"#, true),
+    ] {
+        let server = Server::start(move |seen, _| {
+            let realm = format!(r#"Bearer realm="http://{}/token""#, seen.header("host").unwrap());
+            match seen.header("authorization") {
+                _ if seen.target.starts_with("/token") => reply(200, &[], answer),
+                Some("Bearer a") => reply(200, &[], MANIFEST),
+                _ => reply(401, &[("WWW-Authenticate", &realm)], ""),
+            }
+        })
+        .await;
+        let registry = anonymous(&server);
+        registry.manifest("x", "1").await.unwrap();
+        registry.manifest("x", "2").await.unwrap();
+        assert_eq!(tokens_asked(&server).len(), if is_kept { 1 } else { 2 }, "{answer}");
+    }
 }
 
 #[tokio::test]

@@ -249,6 +249,53 @@ async fn what_passes_once_goes_in_pieces_that_can_be_sent_again() {
 }
 
 #[tokio::test]
+async fn a_piece_of_which_the_registry_says_that_it_has_nothing_is_asked_about_and_sent_again() {
+    let taking = Taking::default();
+    let server = taking
+        .serve(|seen, nth, taking| {
+            // It took the piece, and lost it.
+            let nothing = format!("0-{}", taking.length().saturating_sub(1));
+            let location = format!("/upload?has={}", taking.length());
+            let headers = [("location", location.as_str()), ("range", nothing.as_str())];
+            (seen.method == "PATCH" && nth < 2).then(|| reply(202, &headers, ""))
+        })
+        .await;
+    let content = content();
+    push_passing(&server, &content).await.unwrap();
+    assert!(*taking.0.lock().unwrap() == content);
+    let expected = ["POST", "PATCH", "GET", "PATCH", "GET", "PATCH", "PATCH", "PATCH", "PUT"];
+    assert_eq!(methods(&server), expected);
+
+    // One that has the piece, and does not count well, is believed what it says when it is asked.
+    let taking = Taking::default();
+    let server = taking
+        .serve(|seen, _, taking| {
+            (seen.method == "PATCH").then(|| {
+                let mut response = taking.answer(seen);
+                response.headers_mut().insert("range", "0-0".parse().unwrap());
+                response
+            })
+        })
+        .await;
+    push_passing(&server, &content).await.unwrap();
+    assert!(*taking.0.lock().unwrap() == content);
+    assert_eq!(patched(&server), [8 << 20, 8 << 20, 4 << 20]);
+}
+
+#[tokio::test]
+async fn a_registry_that_takes_pieces_and_never_has_any_is_given_up() {
+    let server = Taking::default()
+        .serve(|seen, _, _| {
+            let headers = [("location", "/upload?has=0"), ("range", "0-0")];
+            (seen.method == "PATCH").then(|| reply(202, &headers, ""))
+        })
+        .await;
+    let error = push_passing(&server, &content()).await.unwrap_err();
+    assert!(error.to_string().ends_with("takes pieces, and has none of them"), "{error}");
+    assert_eq!(patched(&server).len(), 4);
+}
+
+#[tokio::test]
 async fn what_passes_once_and_is_small_goes_in_one_request() {
     let taking = Taking::default();
     let server =
@@ -330,4 +377,46 @@ async fn a_fresh_body_is_made_only_where_it_has_to_go_back() {
     assert!(*taking.0.lock().unwrap() == content);
     // The first request, one for each that was too large, and the one after the failure.
     assert!(made.load(Ordering::Relaxed) <= 6, "{made:?}");
+}
+
+/// A registry that wants tokens; the first one opens all but the requests of `method` from number `from` on.
+async fn with_a_token_that_ends(method: &'static str, from: usize, taken: Arc<Mutex<Vec<u8>>>) -> Server {
+    Server::start(move |seen, nth| {
+        if seen.target.starts_with("/token") {
+            return reply(200, &[], format!(r#"{{"token":"t{nth}","expires_in":300}}"#));
+        }
+        let token = seen.header("authorization").and_then(|value| value.strip_prefix("Bearer "));
+        if token.is_none() || (token == Some("t0") && seen.method == method && nth >= from) {
+            let challenge = format!(r#"Bearer realm="http://{}/token""#, seen.header("host").unwrap());
+            return reply(401, &[("www-authenticate", &challenge)], "");
+        }
+        let mut taken = taken.lock().unwrap();
+        taken.extend_from_slice(&seen.body.clone().unwrap_or_default());
+        let range = format!("0-{}", taken.len().saturating_sub(1));
+        let status = if seen.method == "PUT" { 201 } else { 202 };
+        reply(status, &[("location", "/upload"), ("range", &range)], "")
+    })
+    .await
+}
+
+#[tokio::test]
+async fn a_token_that_ends_in_the_middle_of_an_upload_is_replaced_and_nothing_is_lost() {
+    let content = content();
+    let (digest, size) = (digest_of(&content), content.len() as u64);
+    // The second piece of a pipe, the last word of one, and a blob in one request.
+    for (method, from, passes) in [("PATCH", 1, true), ("PUT", 0, true), ("PUT", 0, false)] {
+        let taken = Arc::<Mutex<Vec<u8>>>::default();
+        let server = with_a_token_that_ends(method, from, taken.clone()).await;
+        let registry = anonymous(&server);
+        let pushed = if passes {
+            registry.push_passing_blob("x", &digest, size, in_chunks(&content)).await
+        } else {
+            registry.push_blob("x", &digest, size, || in_chunks(&content)).await
+        };
+        pushed.unwrap();
+        assert!(*taken.lock().unwrap() == content, "{method} {passes}");
+        let tokens = server.lines().into_iter().filter(|line| line.contains("/token")).count();
+        assert_eq!(tokens, 2, "{method} {passes}");
+        assert!(!methods(&server).contains(&"DELETE".to_owned()));
+    }
 }
