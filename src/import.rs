@@ -29,7 +29,7 @@ pub use crate::platform::SparseIndex;
 use crate::progress::{self, Progress, Stage};
 use crate::read_at::ReadAt;
 use crate::reason::{self, Failure, Reason};
-pub use crate::reference::Naming;
+pub use crate::reference::{Naming, TagPolicy};
 use crate::registry::{Registry, RegistryError};
 use bases::Bases;
 use deliver::{ASKED_AT_ONCE, Delivery};
@@ -61,6 +61,8 @@ pub struct ImportRequest {
     /// Ask for every blob and put every manifest of the images whose tags are right already, too: the registry may have
     /// lost what is behind them.
     pub deep: bool,
+    /// What becomes of tags that are there already and point to something else.
+    pub tag_policy: TagPolicy,
 }
 
 /// Where a payload is read from.
@@ -116,6 +118,8 @@ pub enum Fate {
     Present,
     /// It is pushed.
     Pushed,
+    /// Nothing: something else has its tag there, and was to keep it.
+    Kept,
     /// Nothing: it was declared to be there as a whole, and is not, and nothing of it is in the payload.
     AbsentBase(Failure),
     /// It cannot be whole there.
@@ -127,7 +131,7 @@ impl Fate {
     #[must_use]
     pub fn failure(&self) -> Option<&Failure> {
         match self {
-            Self::Present | Self::Pushed => None,
+            Self::Present | Self::Pushed | Self::Kept => None,
             Self::AbsentBase(failure) | Self::Failed(failure) => Some(failure),
         }
     }
@@ -325,6 +329,7 @@ struct Opened {
     targets: Vec<Target>,
     delivery: Arc<Delivery>,
     deep: bool,
+    tag_policy: TagPolicy,
 }
 
 impl Opened {
@@ -351,15 +356,17 @@ impl Opened {
         let targets = target::targets(&bill, &names, request.sparse_index, manifest)?;
         let delivery = Arc::new(Delivery::new(request.registry, Arc::clone(progress)));
         let bases = Bases::new(&bill, &names, &targets, request.base_repositories);
-        Ok(Self { payload, digest, size, bill, bases, targets, delivery, deep: request.deep })
+        let (deep, tag_policy) = (request.deep, request.tag_policy);
+        Ok(Self { payload, digest, size, bill, bases, targets, delivery, deep, tag_policy })
     }
 
     /// Finds out, before anything is written, what is there already and whether all is there that the
     /// payload requires.
     async fn check(&mut self) -> Result<(), ImportError> {
-        let Self { bill, bases, targets, delivery, deep, .. } = self;
+        let Self { bill, bases, targets, delivery, deep, tag_policy, .. } = self;
+        let (deep, policy) = (*deep, *tag_policy);
         let asked = targets.iter_mut().filter(|target| !target.has_failed());
-        let asked = futures::stream::iter(asked).map(|target| check_presence(target, delivery, *deep));
+        let asked = futures::stream::iter(asked).map(|target| check_presence(target, delivery, deep, policy));
         asked.buffer_unordered(ASKED_AT_ONCE).try_collect::<()>().await?;
 
         let wanted = targets.iter_mut().filter(|target| target.is_wanted());
@@ -379,7 +386,12 @@ fn by_repository(targets: &mut [Target]) -> impl Iterator<Item = Vec<&mut Target
 }
 
 /// Whether an image is there already. Where that is looked into `deep`, a tag does not prove it.
-async fn check_presence(target: &mut Target, delivery: &Delivery, deep: bool) -> Result<(), ImportError> {
+async fn check_presence(
+    target: &mut Target,
+    delivery: &Delivery,
+    deep: bool,
+    policy: TagPolicy,
+) -> Result<(), ImportError> {
     let asked = target.asked();
     match delivery.registry().manifest_digest(&target.repository, &asked).await {
         Ok(Some(found)) if target.root.as_ref().is_none_or(|root| *root == found) => {
@@ -393,12 +405,26 @@ async fn check_presence(target: &mut Target, delivery: &Delivery, deep: bool) ->
             target.take_rewritten(delivery.host());
             check_referrers(target, delivery).await?;
         }
-        Ok(_) if target.is_wanted() => {}
-        Ok(_) => {
+        Ok(_) if !target.is_wanted() => {
             let (host, repository) = (delivery.host(), &target.repository);
             warn!("{} was declared already transferred, but {host}/{repository} has no {asked}", target.name);
             target.state = State::AbsentBase(target.missing_base());
         }
+        Ok(Some(found)) if !target.would_be(&found) => match policy {
+            TagPolicy::Overwrite => {}
+            TagPolicy::KeepExisting => {
+                info!("Keeping {}, which is {found} in the destination registry", target.far_name());
+                target.state = State::Kept;
+            }
+            TagPolicy::Fail => {
+                let (host, name) = (delivery.host(), target.far_name());
+                let why = format!(
+                    "{host}/{name} is there already, and is {found}; delete that tag, give the image another name (spec.images[].as), or choose another tagPolicy"
+                );
+                target.fail(Reason::TagConflict, &why);
+            }
+        },
+        Ok(_) => {}
         Err(error) => target.fail_or(error)?,
     }
     Ok(())

@@ -53,6 +53,7 @@ pub(super) fn tell_import(plan: &ImportPlan, strict: bool) -> Result<(), CliErro
         let fate = match &image.fate {
             Fate::Present => "nothing, it is there",
             Fate::Pushed => "it is pushed",
+            Fate::Kept => "nothing, its tag is something else's",
             Fate::AbsentBase(failure) => {
                 failures.extend(Some(failure).filter(|_| strict));
                 "nothing, though it is not there: MissingBase"

@@ -142,7 +142,7 @@ fn tell(report: &ImportReport) -> Result<(), CliError> {
     for image in &report.images {
         match &image.fate {
             Fate::Failed(failure) => failures.push(failure),
-            Fate::Present | Fate::Pushed | Fate::AbsentBase(_) => output::line(&image.name)?,
+            Fate::Present | Fate::Pushed | Fate::Kept | Fate::AbsentBase(_) => output::line(&image.name)?,
         }
     }
     if failures.is_empty() { Ok(()) } else { Err(CliError::of_failures(failures)) }

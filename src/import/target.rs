@@ -129,6 +129,8 @@ pub(super) enum State {
     Wanted(Part),
     /// It is there, with its tag.
     Present,
+    /// Something else has its tag there, and keeps it.
+    Kept,
     /// It was declared to be there as a whole, and is not.
     AbsentBase(Failure),
     /// It was pushed.
@@ -193,7 +195,7 @@ impl Target {
     pub(super) fn failure(&self) -> Option<&Failure> {
         match &self.state {
             State::Failed(failure) | State::AbsentBase(failure) => Some(failure),
-            State::Named | State::Wanted(_) | State::Present | State::Pushed => None,
+            State::Named | State::Wanted(_) | State::Present | State::Kept | State::Pushed => None,
         }
     }
 
@@ -202,6 +204,7 @@ impl Target {
         match &self.state {
             State::Named | State::Present => Fate::Present,
             State::Wanted(_) | State::Pushed => Fate::Pushed,
+            State::Kept => Fate::Kept,
             State::AbsentBase(failure) => Fate::AbsentBase(failure.clone()),
             State::Failed(failure) => Fate::Failed(failure.clone()),
         }

@@ -128,6 +128,7 @@ async fn push(source: Source, bases: &[&str]) -> (ImportReport, Arc<Registry>) {
         sparse_index: SparseIndex::Keep,
         strict: false,
         deep: false,
+        tag_policy: TagPolicy::Overwrite,
     };
     (import(request, &Arc::default()).await.unwrap(), registry)
 }

@@ -6,7 +6,7 @@ use tokio_util::sync::CancellationToken;
 
 use super::{Error, RegistryOptions, unless_cancelled};
 use crate::digest::Digest;
-use crate::import::{self, ImportPlan, ImportReport, ImportRequest, Naming, Source, SparseIndex};
+use crate::import::{self, ImportPlan, ImportReport, ImportRequest, Naming, Source, SparseIndex, TagPolicy};
 use crate::progress::Progress;
 use crate::reference::is_repository;
 use crate::storage::{self, Location, ObjectAccess};
@@ -117,5 +117,6 @@ async fn request(
         sparse_index: options.sparse_index,
         deep: options.deep,
         strict: options.strict,
+        tag_policy: TagPolicy::Overwrite,
     })
 }

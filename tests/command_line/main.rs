@@ -60,3 +60,5 @@ mod shared_blobs;
 mod stores;
 mod terminal;
 mod worker;
+mod worker_fields;
+mod worker_proxies;
