@@ -2,6 +2,7 @@
 
 import asyncio
 import threading
+from contextlib import suppress
 
 ROUND_TRIP = 0.050  # seconds
 RATE = 20e6  # bytes a second and connection, in each direction
@@ -43,7 +44,9 @@ class Link:
         await asyncio.sleep(ROUND_TRIP)
         host, port = self.target.split(":")
         far_reader, far_writer = await asyncio.open_connection(host, int(port), limit=4 * PIECE)
-        await asyncio.gather(self._carry(reader, far_writer), self._carry(far_reader, writer))
+        # Cancelled is how a connection ends that is open when the link does.
+        with suppress(asyncio.CancelledError):
+            await asyncio.gather(self._carry(reader, far_writer), self._carry(far_reader, writer))
 
     async def _carry(self, reader, writer):
         """Bytes enter the link as fast as it takes them, and leave it half a round trip later."""

@@ -3,7 +3,10 @@
 //! [`make_payload`] and [`push_payload`] do what the commands of these names do; [`library`] has an example.
 //! ARCHITECTURE.md shows the house; each module is a room of it.
 
+#![forbid(unsafe_code)]
+
 pub mod api;
+mod backoff;
 pub mod build;
 pub mod cli;
 pub mod controller;
@@ -14,6 +17,7 @@ pub mod object_location;
 pub mod payload;
 pub mod platform;
 pub mod progress;
+pub mod proxy;
 pub mod read_at;
 pub mod reason;
 pub mod reference;

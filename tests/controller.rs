@@ -17,6 +17,8 @@ mod world;
 
 #[path = "controller/failures.rs"]
 mod failures;
+#[path = "controller/gitops.rs"]
+mod gitops;
 #[path = "controller/holds.rs"]
 mod holds;
 #[path = "controller/journey.rs"]
@@ -25,6 +27,8 @@ mod journey;
 mod leader;
 #[path = "controller/outside.rs"]
 mod outside;
+#[path = "controller/pods.rs"]
+mod pods;
 #[path = "controller/restarts.rs"]
 mod restarts;
 #[path = "controller/rules.rs"]

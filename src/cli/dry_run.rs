@@ -27,14 +27,8 @@ pub(super) fn tell_build(plan: BuildPlan) -> Result<(), CliError> {
     if let Some(room) = plan.room {
         lines.push(format!("room              {}", bytes(room)));
     }
-    if !plan.missing.is_empty() {
-        lines.push(String::new());
-        let width = output::width("NOT TO BE HAD", plan.missing.iter().map(|missing| missing.item.as_str()));
-        lines.push(format!("{:width$}  REASON", "NOT TO BE HAD"));
-        lines.extend(
-            plan.missing.iter().map(|missing| format!("{:width$}  {}", missing.item, missing.reason)),
-        );
-    }
+    let missing = plan.missing.iter().map(|missing| (missing.item.as_str(), missing.reason.as_str()));
+    lines.extend(output::not_to_be_had(missing));
     output::line(&lines.join("\n"))?;
     plan.check_room().map_err(|error| CliError::Failed(error.to_string()))
 }
@@ -58,7 +52,8 @@ pub(super) fn tell_import(plan: &ImportPlan, strict: bool) -> Result<(), CliErro
     for image in &plan.images {
         let fate = match &image.fate {
             Fate::Present => "nothing, it is there",
-            Fate::Push => "it is pushed",
+            Fate::Pushed => "it is pushed",
+            Fate::Kept => "nothing, its tag is something else's",
             Fate::AbsentBase(failure) => {
                 failures.extend(Some(failure).filter(|_| strict));
                 "nothing, though it is not there: MissingBase"

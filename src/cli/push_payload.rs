@@ -13,8 +13,9 @@ use super::make_payload::is_stream;
 use super::registry_options::RegistryOptions;
 use super::{CliError, Context, dry_run, output};
 use crate::digest::Digest;
-use crate::import::{ImportError, ImportReport, Naming, Source, SparseIndex};
+use crate::import::{Fate, ImportError, ImportReport, Naming, Source, SparseIndex};
 use crate::library::{self, named, plan_source, push_source};
+use crate::payload::{BILL_HEADER_LEN, Start};
 use crate::read_at::LocalFile;
 use crate::storage::{ObjectAccess, StorageError};
 
@@ -25,6 +26,7 @@ use crate::storage::{ObjectAccess, StorageError};
 // The docstrings are the help that people read at a terminal.
 #[allow(clippy::doc_markdown)]
 #[derive(Debug, Args)]
+#[allow(clippy::struct_excessive_bools)] // each is an option
 pub(super) struct PushPayload {
     /// The payload: a file, or an object such as s3://BUCKET/KEY; standard input if it is not given
     #[arg(short, long, value_name = "FILE")]
@@ -50,6 +52,9 @@ pub(super) struct PushPayload {
     /// What becomes of an index that the registry refuses because images of other platforms were left out
     #[arg(long, value_enum, default_value_t, value_name = "CHOICE")]
     sparse_index: SparseIndexOption,
+    /// Ask for every blob of images whose tags are right already, too, and push what the registry has lost of them
+    #[arg(long)]
+    deep: bool,
     /// The payload digest that the payload must have, or nothing is pushed
     #[arg(long, value_name = "DIGEST")]
     expected_digest: Option<Digest>,
@@ -114,6 +119,7 @@ impl PushPayload {
             base_repositories: self.base_repository,
             no_digest_tags: self.no_digest_tags,
             sparse_index: self.sparse_index.into(),
+            deep: self.deep,
             expected_digest: self.expected_digest,
             registry: self.registry.read(context).await?,
             progress: context.progress(),
@@ -132,12 +138,14 @@ impl PushPayload {
 /// Prints what is whole; what is not makes the command fail.
 fn tell(report: &ImportReport) -> Result<(), CliError> {
     // An image that the payload only names, and that is not there, was told of in a warning.
-    let (incomplete, whole): (Vec<_>, Vec<_>) = report.images.iter().partition(|image| image.is_incomplete());
-    for image in whole {
-        output::line(&image.name)?;
+    let mut failures = Vec::new();
+    for image in &report.images {
+        match &image.fate {
+            Fate::Failed(failure) => failures.push(failure),
+            Fate::Present | Fate::Pushed | Fate::Kept | Fate::AbsentBase(_) => output::line(&image.name)?,
+        }
     }
-    let mut failures = incomplete.into_iter().filter_map(|image| image.failure.as_ref()).peekable();
-    if failures.peek().is_none() { Ok(()) } else { Err(CliError::of_failures(failures)) }
+    if failures.is_empty() { Ok(()) } else { Err(CliError::of_failures(failures)) }
 }
 
 /// An error with the name of what was read, where it is about that.
@@ -170,7 +178,8 @@ impl Input {
         if !is_stream(&path) {
             return Ok((name, Self::Named));
         }
-        let opened = File::open(path);
+        // A pipe opens when somebody opens its other end.
+        let opened = unless_cancelled(cancel, move || File::open(path)).await?;
         let opened = opened.map_err(|error| CliError::Failed(format!("cannot read {name}: {error}")))?;
         let input = Self::of_stream(opened, &name, cancel).await?;
         Ok((name, input))
@@ -197,14 +206,14 @@ impl Input {
         let failed = |error: io::Error| CliError::Failed(format!("cannot read {name}: {error}"));
         // The bill's name tells the two apart; so much of the stream is held for it.
         let (start, input) = unless_cancelled(cancel, move || {
-            let mut start = vec![0; PEEKED];
+            let mut start = vec![0; BILL_HEADER_LEN];
             let length = read_up_to(&mut input, &mut start)?;
             start.truncate(length);
             Ok((start, input))
         })
         .await?
         .map_err(failed)?;
-        let is_docker_charons = start.starts_with(b"PK\x03\x04") && !start.ends_with(b"charon.json");
+        let is_docker_charons = matches!(Start::of(&start), Ok(Start::OtherZip));
         let stream = io::Cursor::new(start).chain(input);
         if !is_docker_charons {
             return Ok(Self::Stream(stream));
@@ -240,9 +249,6 @@ impl Input {
         })
     }
 }
-
-/// As far as the name of a payload's first entry.
-const PEEKED: usize = 30 + "charon.json".len();
 
 fn read_up_to(input: &mut File, buffer: &mut [u8]) -> io::Result<usize> {
     let mut length = 0;

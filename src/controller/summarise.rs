@@ -6,10 +6,11 @@ use k8s_openapi::apimachinery::pkg::apis::meta::v1::Time;
 use super::decide::{DISRUPTIONS_LIMIT, Verdict};
 use super::redact::sentence;
 use crate::api::{
-    Condition, ImportCounts, ItemFailure, Payload, Progress, RewrittenImage, Run, Status, condition,
+    Condition, ImportCounts, ItemFailure, Payload, Plan, Progress, RewrittenImage, Run, Status, condition,
 };
+use crate::progress::Stage;
 use crate::reason::{Reason, parse};
-use crate::worker::contract::{self, FAILURE_MESSAGE_LIMIT, FAILURES_LIMIT, Outcome, Stage, cut};
+use crate::worker::contract::{self, FAILURE_MESSAGE_LIMIT, FAILURES_LIMIT, Outcome, cut};
 
 /// What is known beside the old status.
 #[derive(Clone, Debug)]
@@ -79,6 +80,7 @@ fn take_outcome(status: &mut Status, outcome: &Outcome, news: &News) {
             run_id: run.id.clone(),
             location: news.location.to_owned(),
             digest: payload.digest.as_ref().map(ToString::to_string),
+            file_digest: payload.file_digest.as_ref().map(ToString::to_string),
             size_bytes: payload.size_bytes,
             format_version: payload.format_version,
             images: payload.images,
@@ -94,6 +96,7 @@ fn take_outcome(status: &mut Status, outcome: &Outcome, news: &News) {
         status.result = outcome.result.as_ref().map(|result| ImportCounts {
             images: result.images,
             images_failed: result.images_failed,
+            images_kept: (result.images_kept > 0).then_some(result.images_kept),
             blobs_pushed: result.blobs_pushed,
             blobs_mounted: result.blobs_mounted,
             blobs_present: result.blobs_present,
@@ -122,6 +125,7 @@ fn take_progress(status: &mut Status, news: &News) {
             bytes_total: known.and_then(|known| known.bytes_total),
             blobs_done: known.and_then(|known| known.blobs_total),
             blobs_total: known.and_then(|known| known.blobs_total),
+            plan: known.and_then(|known| known.plan.clone()),
             last_error: None,
             update_time: known
                 .filter(|known| known.percent == Some(100))
@@ -139,6 +143,7 @@ fn take_progress(status: &mut Status, news: &News) {
         bytes_total: (said.bytes_total > 0).then_some(said.bytes_total),
         blobs_done: Some(said.blobs_done),
         blobs_total: (said.blobs_total > 0).then_some(said.blobs_total),
+        plan: said.plan.as_ref().map(plan),
         last_error: said.last_error.as_deref().map(sentence),
         update_time: Time(news.now),
     };
@@ -148,6 +153,19 @@ fn take_progress(status: &mut Status, news: &News) {
         .is_none_or(|before| Progress { update_time: before.update_time.clone(), ..next.clone() } != *before);
     if is_news {
         status.progress = Some(next);
+    }
+}
+
+fn plan(said: &contract::Plan) -> Plan {
+    Plan {
+        digest: said.digest.as_ref().map(ToString::to_string),
+        size_bytes: said.size_bytes,
+        images: said.images,
+        images_failed: said.images_failed,
+        blobs: said.blobs,
+        blobs_reused: said.blobs_reused,
+        bytes_present: said.bytes_present,
+        room_bytes: said.room_bytes,
     }
 }
 
@@ -293,16 +311,20 @@ fn verified(run: &Run) -> Option<Condition> {
 
 fn success(status: &Status, news: &News) -> String {
     let Some(payload) = &status.payload else { return "done".into() };
-    let images = match payload.images {
+    let kept = status.result.as_ref().and_then(|result| Some((result.images, result.images_kept?)));
+    let images = match kept.map_or(payload.images, |(whole, _)| whole) {
         1 => "1 image is".to_owned(),
         count => format!("{count} images are"),
     };
     let rewritten = status.result.as_ref().and_then(|result| result.images_rewritten);
+    let kept = kept.map_or_else(String::new, |(_, kept)| {
+        format!("; {kept} not pushed, since something else has the tag there and keeps it")
+    });
     if let Some(registry) = news.registry {
         let rewritten = rewritten.map_or_else(String::new, |count| {
             format!("; {count} with another digest, since it takes no index without all its images: see status.result.rewritten")
         });
-        return format!("{images} in {registry}, from {}{rewritten}", payload.location);
+        return format!("{images} in {registry}, from {}{kept}{rewritten}", payload.location);
     }
     let missing = status.failures_total.map_or_else(String::new, |count| {
         format!("; without {count} that could not be had: see status.failures")

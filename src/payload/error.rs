@@ -51,6 +51,9 @@ pub enum PayloadError {
         /// What is wrong with it.
         why: String,
     },
+    /// What would be refused where it is imported.
+    #[error("a payload of these images would be refused where it is imported: {0}; leave the image out")]
+    Unsound(String),
     /// Two descriptors give one digest different sizes.
     #[error("{digest} is said to have {one} and {other} bytes; one of the manifests that name it lies")]
     Sizes {
@@ -72,6 +75,21 @@ pub enum PayloadError {
 }
 
 impl PayloadError {
+    /// The bytes could not be moved: what was being done, and what came back.
+    pub(crate) fn io(doing: &'static str, source: impl Into<std::io::Error>) -> Self {
+        Self::Io { doing, source: source.into() }
+    }
+
+    /// The payload could not be read.
+    pub(crate) fn reading(source: impl Into<std::io::Error>) -> Self {
+        Self::io("reading the payload", source)
+    }
+
+    /// The payload could not be written.
+    pub(crate) fn writing(source: impl Into<std::io::Error>) -> Self {
+        Self::io("writing the payload", source)
+    }
+
     /// Why, in one word.
     #[must_use]
     pub fn reason(&self) -> Reason {
@@ -82,7 +100,7 @@ impl PayloadError {
                 Reason::UnsupportedFormatVersion
             }
             Self::TooLarge(_) => Reason::InvalidSpec,
-            Self::Manifest { .. } => Reason::UnsupportedImage,
+            Self::Manifest { .. } | Self::Unsound(_) => Reason::UnsupportedImage,
             Self::Sizes { .. } => Reason::DigestMismatch,
             Self::Io { source, .. } => source.into(),
         }

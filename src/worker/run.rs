@@ -2,19 +2,22 @@ use std::collections::HashMap;
 use std::path::Path;
 use std::sync::Arc;
 
+use secrecy::{ExposeSecret, SecretString};
 use tracing::{info, warn};
 
+use super::Refusal;
 use super::contract::{
-    BasePayload, BuildWork, FAILURES_LIMIT, Image, ImportResult, ImportWork, Outcome, PayloadSummary,
+    BasePayload, BuildWork, FAILURES_LIMIT, ImportResult, ImportWork, ObjectStore, Outcome, PayloadSummary,
     RegistryAccess, Rewritten, RunConfig, Work,
 };
-use super::place::{Place, payload_path};
+use super::list::images;
+use super::place::Place;
 use super::report::{self, Report};
-use super::{Refusal, failed};
-use crate::build::{BaseError, BuildRequest, ImageRequest, build, open_base};
-use crate::import::{ImportReport, ImportRequest, Source, import};
+use crate::build::{BaseError, BuildRequest, build, open_base};
+use crate::import::{Fate, ImportReport, ImportRequest, Source, import};
 use crate::payload::Base;
 use crate::progress::Progress;
+use crate::proxy::Proxy;
 use crate::reason::{self, Failure, Reason};
 use crate::reference::{Endpoint, Host, Reference};
 use crate::registry::{Access, DockerConfig, Logins, Registry, Traffic};
@@ -27,6 +30,17 @@ pub(super) struct Folders<'a> {
     pub(super) registry_secrets: &'a Path,
     /// What opens the object store.
     pub(super) object_store_secrets: &'a Path,
+    /// What tells of the proxy.
+    pub(super) proxy_secrets: &'a Path,
+    /// The list of images.
+    pub(super) images_list: &'a Path,
+}
+
+/// How registries and stores are reached.
+#[derive(Clone)]
+struct Way {
+    traffic: Traffic,
+    proxy: Option<Proxy>,
 }
 
 /// Does the work of a run configuration.
@@ -36,17 +50,29 @@ pub(super) async fn run(
     traffic: &Traffic,
     progress: &Arc<Progress>,
 ) -> Outcome {
-    let registries = match registries(&config.registries, folders.registry_secrets, traffic) {
-        Ok(registries) => registries,
-        Err((reason, message)) => return failed(reason, message),
-    };
-    let outcome = match &config.work {
+    let outcome = work(config, folders, traffic, progress).await;
+    outcome.unwrap_or_else(Outcome::from)
+}
+
+async fn work(
+    config: &RunConfig,
+    folders: &Folders<'_>,
+    traffic: &Traffic,
+    progress: &Arc<Progress>,
+) -> Result<Outcome, Refusal> {
+    let proxy = config.proxy.as_deref().map(|name| proxy(name, folders.proxy_secrets)).transpose()?;
+    let way = Way { traffic: traffic.clone(), proxy };
+    // What is mounted is read from a disk.
+    let (given, secrets, by) = (config.registries.clone(), folders.registry_secrets.to_owned(), way.clone());
+    let mounted = tokio::task::spawn_blocking(move || registries(&given, &secrets, &by)).await;
+    let mounted = mounted.map_err(|error| Refusal::new(Reason::WorkerFailed, error.to_string()));
+    let registries = mounted.and_then(std::convert::identity)?;
+    match &config.work {
         Work::Build(work) => {
-            Box::pin(run_build(&config.run_id, work, registries, traffic, folders, progress)).await
+            Box::pin(run_build(&config.run_id, work, registries, &way, folders, progress)).await
         }
-        Work::Import(work) => Box::pin(run_import(work, registries, traffic, folders, progress)).await,
-    };
-    outcome.unwrap_or_else(|(reason, message)| failed(reason, message))
+        Work::Import(work) => Box::pin(run_import(work, registries, &way, folders, progress)).await,
+    }
 }
 
 /// For how long the registries want to be left alone before the next attempt.
@@ -59,28 +85,27 @@ async fn run_build(
     run_id: &str,
     work: &BuildWork,
     mut registries: HashMap<Host, Registry>,
-    traffic: &Traffic,
+    way: &Way,
     folders: &Folders<'_>,
     progress: &Arc<Progress>,
 ) -> Result<Outcome, Refusal> {
-    let place = Place::new(&work.path, work.object_store.as_ref(), folders)?;
+    let place = Place::new(&work.path, work.object_store.as_ref(), folders, way.proxy.as_ref())?;
     if let Some((payload, failures)) = report::already_present(&place, run_id).await {
         let message = format!("{place} lies there already, as this run had written it");
-        let failures_total = count(failures.len());
-        let outcome = failed(Reason::AlreadyPresent, message);
-        return Ok(Outcome { payload: Some(payload), failures, failures_total, ..outcome });
+        let outcome = Outcome::new(Reason::AlreadyPresent, message).with_failures(failures);
+        return Ok(Outcome { payload: Some(payload), ..outcome });
     }
-    let images = images(&work.images)?;
+    let images = images(work, folders.images_list)?;
     let already_transferred = references(&work.already_transferred)?;
-    let bases = bases(&work.bases, folders).await?;
+    let bases = bases(work, way, folders).await?;
     for reference in images.iter().map(|image| &image.reference).chain(&already_transferred) {
         if !registries.contains_key(reference.host()) {
             let access = Access::default();
-            let client = client(reference.host().clone(), access, traffic)?;
+            let client = client(reference.host().clone(), access, way)?;
             registries.insert(reference.host().clone(), client);
         }
     }
-    place.prepare().map_err(|error| (error.reason(), error.to_string()))?;
+    place.prepare().await?;
     let asked: Vec<Registry> = registries.values().cloned().collect();
     let request = BuildRequest {
         images,
@@ -90,31 +115,28 @@ async fn run_build(
         allow_missing: work.allow_missing,
         referrers: work.referrers,
         registries,
-        output: place.output(),
         run: with_bases(run_id, &work.bases),
         spares_other_files: true,
     };
-    Ok(match Box::pin(build(request, progress)).await {
+    Ok(match Box::pin(build(request, place.output(), progress)).await {
         Ok(built) => {
+            let file_digest = if work.file_digest { Some(place.file_digest().await?) } else { None };
             // The payload is whole without it: the price is that it may be built again.
-            if let Err(error) = Report::leave(&place, run_id).await {
+            if let Err(error) = Report::leave(&place, run_id, file_digest.clone()).await {
                 warn!("cannot report on {place}: {error}");
             }
+            let message = format!("{place} with {} images, {} bytes, was written", built.images, built.size);
             Outcome {
                 payload: Some(PayloadSummary {
                     digest: Some(built.digest.clone()),
+                    file_digest,
                     size_bytes: built.size,
                     format_version: built.format_version,
                     images: count(built.images),
                     blobs: count(built.blobs),
                     blobs_reused: count(built.blobs_reused),
                 }),
-                failures_total: count(built.missing.len()),
-                failures: built.missing,
-                ..failed(
-                    Reason::Succeeded,
-                    format!("{place} with {} images, {} bytes, was written", built.images, built.size),
-                )
+                ..Outcome::new(Reason::Succeeded, message).with_failures(built.missing)
             }
         }
         Err(error) => {
@@ -124,12 +146,8 @@ async fn run_build(
                 [only] => only.message.clone(),
                 [first, ..] => format!("{} images cannot be had: {}", failures.len(), first.message),
             };
-            Outcome {
-                failures_total: count(failures.len()),
-                failures,
-                retry_after_seconds: rest(&asked),
-                ..failed(error.reason(), message)
-            }
+            let outcome = Outcome::new(error.reason(), message).with_failures(failures);
+            Outcome { retry_after_seconds: rest(&asked), ..outcome }
         }
     })
 }
@@ -137,17 +155,17 @@ async fn run_build(
 async fn run_import(
     work: &ImportWork,
     mut registries: HashMap<Host, Registry>,
-    traffic: &Traffic,
+    way: &Way,
     folders: &Folders<'_>,
     progress: &Arc<Progress>,
 ) -> Result<Outcome, Refusal> {
-    let host: Host = work.registry.parse().map_err(invalid)?;
+    let host: Host = work.registry.parse()?;
     let registry = match registries.remove(&host) {
         Some(registry) => registry,
-        None => client(host, Access::default(), traffic)?,
+        None => client(host, Access::default(), way)?,
     };
-    let place = Place::new(&work.path, work.object_store.as_ref(), folders)?;
-    let source = place.open().await.map_err(|error| (error.reason(), error.to_string()))?;
+    let place = Place::new(&work.path, work.object_store.as_ref(), folders, way.proxy.as_ref())?;
+    let source = place.open().await?;
     let request = ImportRequest {
         source: Source::At(source),
         expected_digest: work.expected_digest.clone(),
@@ -158,6 +176,8 @@ async fn run_import(
         tag_digests: work.tag_digests,
         sparse_index: work.sparse_index,
         strict: work.strict,
+        deep: false,
+        tag_policy: work.tag_policy,
     };
     let outcome = match import(request, progress).await {
         Ok(report) => imported(&report, &work.registry),
@@ -169,7 +189,7 @@ async fn run_import(
                 }
                 _ => error.to_string(),
             };
-            Outcome { failures_total: count(failures.len()), failures, ..failed(error.reason(), message) }
+            Outcome::new(error.reason(), message).with_failures(failures)
         }
     };
     let retry_after_seconds = if outcome.reason.is_success() { None } else { rest([&registry]) };
@@ -177,11 +197,14 @@ async fn run_import(
 }
 
 fn imported(report: &ImportReport, registry: &str) -> Outcome {
-    for image in report.images.iter().filter(|image| image.failure.is_none()) {
-        info!("{} is whole as {registry}/{}", image.name, image.target);
+    for image in report.images.iter().filter(|image| image.fate.failure().is_none()) {
+        let is_kept = matches!(image.fate, Fate::Kept);
+        let what = if is_kept { "is not pushed: another image keeps" } else { "is whole as" };
+        info!("{} {what} {registry}/{}", image.name, image.target);
     }
     let failures: Vec<Failure> = report.failures();
-    let whole = report.images.len() - failures.len();
+    let kept = report.images.iter().filter(|image| matches!(image.fate, Fate::Kept)).count();
+    let whole = report.images.len() - failures.len() - kept;
     let rewritten = report.images.iter().filter_map(|image| {
         let digest = image.rewritten.clone()?;
         Some(Rewritten { image: image.name.clone(), digest })
@@ -204,6 +227,7 @@ fn imported(report: &ImportReport, registry: &str) -> Outcome {
         result: Some(ImportResult {
             images: count(whole),
             images_failed: count(failures.len()),
+            images_kept: count(kept),
             blobs_pushed: report.counts.blobs_pushed,
             blobs_mounted: report.counts.blobs_mounted,
             blobs_present: report.counts.blobs_present,
@@ -211,9 +235,7 @@ fn imported(report: &ImportReport, registry: &str) -> Outcome {
             images_rewritten: count(rewritten.len()),
             rewritten: rewritten.into_iter().take(FAILURES_LIMIT).collect(),
         }),
-        failures_total: count(failures.len()),
-        failures,
-        ..failed(reason, message)
+        ..Outcome::new(reason, message).with_failures(failures)
     }
 }
 
@@ -221,19 +243,21 @@ fn imported(report: &ImportReport, registry: &str) -> Outcome {
 fn registries(
     accesses: &[RegistryAccess],
     secrets: &Path,
-    traffic: &Traffic,
+    way: &Way,
 ) -> Result<HashMap<Host, Registry>, Refusal> {
     let mut registries = HashMap::new();
     for (index, given) in accesses.iter().enumerate() {
-        let host: Host = given.host.parse().map_err(invalid)?;
-        let endpoint: Option<Endpoint> =
-            given.endpoint.as_deref().map(str::parse).transpose().map_err(invalid)?;
+        let host: Host = given.host.parse()?;
+        let endpoint: Option<Endpoint> = given.endpoint.as_deref().map(str::parse).transpose()?;
         let folder = secrets.join(index.to_string());
         let credentials = match secret(&folder, ".dockerconfigjson")? {
             None => Logins::default(),
             Some(json) => {
                 let config = DockerConfig::parse(&json).map_err(|error| {
-                    (Reason::InvalidSpec, format!("the pull secret of {host} cannot be read: {error}"))
+                    Refusal::new(
+                        Reason::InvalidSpec,
+                        format!("the pull secret of {host} cannot be read: {error}"),
+                    )
                 })?;
                 // Credentials of the host that a mirror stands for are not the mirror's to see.
                 let contacted = endpoint.as_ref().map_or(&host, Endpoint::host);
@@ -242,7 +266,7 @@ fn registries(
                     let message = format!(
                         "the pull secret of {host} has no entry for {contacted}; add one to its auths"
                     );
-                    return Err((Reason::InvalidSpec, message));
+                    return Err(Refusal::new(Reason::InvalidSpec, message));
                 }
                 found
             }
@@ -254,7 +278,7 @@ fn registries(
                 let message = format!(
                     "the certificate secret of {host} has only one of tls.crt and tls.key; it needs both or none"
                 );
-                return Err((Reason::InvalidSpec, message));
+                return Err(Refusal::new(Reason::InvalidSpec, message));
             }
         };
         let ca_pem = secret(&folder, "ca.crt")?;
@@ -265,11 +289,17 @@ fn registries(
             let message = format!(
                 "the Secret {name:?} for {host} is not there, or has none of ca.crt, tls.crt and tls.key; create it, or correct certSecretRef"
             );
-            return Err((Reason::SecretNotFound, message));
+            return Err(Refusal::new(Reason::SecretNotFound, message));
         }
-        let access =
-            Access { insecure: given.insecure, endpoint, credentials, ca_pem, identity_pem: identity };
-        registries.insert(host.clone(), client(host, access, traffic)?);
+        let access = Access {
+            insecure: given.insecure,
+            endpoint,
+            credentials,
+            ca_pem,
+            identity_pem: identity,
+            ..Access::default()
+        };
+        registries.insert(host.clone(), client(host, access, way)?);
     }
     Ok(registries)
 }
@@ -278,38 +308,58 @@ pub(super) fn secret(folder: &Path, key: &str) -> Result<Option<Vec<u8>>, Refusa
     match std::fs::read(folder.join(key)) {
         Ok(bytes) => Ok(Some(bytes)),
         Err(error) if error.kind() == std::io::ErrorKind::NotFound => Ok(None),
-        Err(error) => {
-            Err((Reason::WorkerFailed, format!("cannot read the mounted secret key {key}: {error}")))
-        }
+        Err(error) => Err(Refusal::new(
+            Reason::WorkerFailed,
+            format!("cannot read the mounted secret key {key}: {error}"),
+        )),
     }
 }
 
-fn client(host: Host, access: Access, traffic: &Traffic) -> Result<Registry, Refusal> {
-    Registry::with_traffic(host, access, traffic).map_err(|error| (error.reason(), error.to_string()))
+/// The proxy that the mounted Secret `name` tells of.
+fn proxy(name: &str, secrets: &Path) -> Result<Proxy, Refusal> {
+    let text = |key: &str| -> Result<Option<SecretString>, Refusal> {
+        let Some(bytes) = secret(secrets, key)? else { return Ok(None) };
+        let text = String::from_utf8(bytes).map_err(|_| {
+            let message = format!("the proxy's Secret {name:?} has a {key} that is no text");
+            Refusal::new(Reason::InvalidSpec, message)
+        })?;
+        // Who writes a Secret with echo puts a line's end behind it.
+        Ok(Some(SecretString::from(text.trim_end_matches(['\r', '\n']))))
+    };
+    let missing = || {
+        let message = format!("the proxy's Secret {name:?} has no address; add it");
+        Refusal::new(Reason::SecretNotFound, message)
+    };
+    let address = text("address")?.ok_or_else(missing)?;
+    let (username, password, no_proxy) = (text("username")?, text("password")?, text("noProxy")?);
+    let open = |text: &'_ Option<SecretString>| text.as_ref().map(|text| text.expose_secret().to_owned());
+    let (username, no_proxy) = (open(&username), open(&no_proxy));
+    Proxy::new(address.expose_secret(), username.as_deref(), password.as_ref(), no_proxy.as_deref()).map_err(
+        |error| {
+            let message = format!("the address in the proxy's Secret {name:?} is wrong: {error}");
+            Refusal::new(Reason::InvalidSpec, message)
+        },
+    )
 }
 
-fn images(images: &[Image]) -> Result<Vec<ImageRequest>, Refusal> {
-    let request = |image: &Image| {
-        Ok(ImageRequest {
-            reference: Reference::parse(&image.name, &Host::docker_hub())?,
-            far_name: image.far_name.as_deref().map(str::parse).transpose()?,
-            platforms: image.platforms.clone(),
-        })
-    };
-    images.iter().map(|image| request(image).map_err(invalid)).collect()
+fn client(host: Host, access: Access, way: &Way) -> Result<Registry, Refusal> {
+    let access = Access { proxy: way.proxy.clone(), ..access };
+    Ok(Registry::with_traffic(host, access, &way.traffic)?)
 }
 
 fn references(names: &[String]) -> Result<Vec<Reference>, Refusal> {
-    names.iter().map(|name| Reference::parse(name, &Host::docker_hub()).map_err(invalid)).collect()
+    names.iter().map(|name| Ok(Reference::parse(name, &Host::docker_hub())?)).collect()
 }
 
-/// The bills of earlier payloads.
-async fn bases(bases: &[BasePayload], folders: &Folders<'_>) -> Result<Vec<Base>, Refusal> {
+/// The bills of earlier payloads, in the volume or in the bucket that this one goes into.
+async fn bases(work: &BuildWork, way: &Way, folders: &Folders<'_>) -> Result<Vec<Base>, Refusal> {
     let mut found = Vec::new();
-    for base in bases {
-        let path = payload_path(folders.payloads, &base.path)?;
-        let refused = |error: BaseError| (error.reason(), format!("PayloadBuild {:?}: {error}", base.name));
-        found.push(open_base(&path, Some(&base.digest)).await.map_err(refused)?);
+    for base in &work.bases {
+        let object = work.object_store.clone().map(|object| ObjectStore { key: base.path.clone(), ..object });
+        let place = Place::new(&base.path, object.as_ref(), folders, way.proxy.as_ref())?;
+        let refused =
+            |error: BaseError| Refusal::new(error.reason(), format!("PayloadBuild {:?}: {error}", base.name));
+        found.push(open_base(&place.payload(), Some(&base.digest)).await.map_err(refused)?);
     }
     Ok(found)
 }
@@ -318,11 +368,6 @@ async fn bases(bases: &[BasePayload], folders: &Folders<'_>) -> Result<Vec<Base>
 /// the new base may not carry.
 fn with_bases(run_id: &str, bases: &[BasePayload]) -> String {
     bases.iter().fold(run_id.to_owned(), |run, base| format!("{run} upon {}", base.digest))
-}
-
-#[allow(clippy::needless_pass_by_value)] // the shape that map_err takes
-fn invalid(error: crate::reference::ReferenceError) -> Refusal {
-    (Reason::InvalidSpec, error.to_string())
 }
 
 pub(super) fn count(number: usize) -> u32 {

@@ -20,6 +20,8 @@ mod front;
 mod gate;
 #[path = "../support/s3.rs"]
 mod s3;
+#[path = "../support/s3s.rs"]
+mod s3s;
 mod token_service;
 
 mod access;
@@ -29,6 +31,7 @@ mod artifacts;
 mod bases;
 mod broken_uploads;
 mod carrying;
+mod counted;
 mod credential_helpers;
 mod dry_runs;
 mod failing_builds;
@@ -37,6 +40,7 @@ mod far_side;
 mod foreign_layers;
 mod hosts;
 mod interruption;
+mod kills;
 mod kinds;
 mod library;
 mod mirrors;
@@ -48,7 +52,13 @@ mod payload_file;
 mod platforms;
 mod proxies;
 mod rate_limits;
+mod referrer_lists;
 mod referrers;
 mod right_to_push;
+mod scratch;
+mod shared_blobs;
+mod stores;
 mod terminal;
 mod worker;
+mod worker_fields;
+mod worker_proxies;

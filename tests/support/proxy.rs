@@ -19,6 +19,9 @@ pub(crate) enum Misdeed {
     LoseAnswer,
     /// This is answered instead: a status, and headers.
     Answer(&'static str, Vec<(String, String)>),
+    /// This is answered instead: a media type, and a body.
+    #[allow(dead_code)] // not every test binary has a use for it
+    Serve(&'static str, Vec<u8>),
     /// A request whose body has more bytes is answered by 413.
     TooLarge(usize),
     /// The answer comes without this header.
@@ -86,13 +89,15 @@ struct Desk {
 
 impl Proxy {
     pub(crate) fn before(registry: &Registry) -> Self {
+        Self::to(registry.host())
+    }
+
+    /// A proxy before any server that speaks HTTP.
+    pub(crate) fn to(server: &str) -> Self {
         let listener = TcpListener::bind("127.0.0.1:0").expect("a port is free");
         let address = listener.local_addr().expect("it is bound").to_string();
-        let desk = Arc::new(Desk {
-            registry: registry.host().to_owned(),
-            rules: Mutex::default(),
-            seen: Mutex::default(),
-        });
+        let desk =
+            Arc::new(Desk { registry: server.to_owned(), rules: Mutex::default(), seen: Mutex::default() });
         let shared = desk.clone();
         thread::spawn(move || {
             for client in listener.incoming().map_while(Result::ok) {
@@ -113,6 +118,11 @@ impl Proxy {
     pub(crate) fn does(&self, misdeed: Misdeed, method: &'static str, part: &str, times: usize) {
         let rule = Rule { method, part: part.to_owned(), times, misdeed };
         self.desk.rules.lock().expect("nobody panicked").push(rule);
+    }
+
+    /// From now on it behaves.
+    pub(crate) fn behaves(&self) {
+        self.desk.rules.lock().expect("nobody panicked").clear();
     }
 
     /// The requests that came, in their order.
@@ -176,6 +186,17 @@ impl Desk {
             headers
                 .extend([header("content-length", "0".to_owned()), header("connection", "close".to_owned())]);
             return put_head(client, &format!("HTTP/1.1 {status}"), &headers);
+        }
+
+        if let Some(Misdeed::Serve(media_type, body)) = &misdeed {
+            let headers = [
+                header("content-type", (*media_type).to_owned()),
+                header("content-length", body.len().to_string()),
+                header("connection", "close".to_owned()),
+            ];
+            put_head(client, "HTTP/1.1 200 OK", &headers)?;
+            let is_head = request.method == "HEAD";
+            return if is_head { Ok(()) } else { client.write_all(body) };
         }
 
         let mut registry = TcpStream::connect(&self.registry)?;
