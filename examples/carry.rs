@@ -37,7 +37,7 @@ pub(crate) async fn carry(
     };
     let pushed = push_payload(&push).await?;
     // An image that cannot be whole does not stop the others: look at each.
-    let whole = pushed.images.iter().filter(|image| image.failure.is_none());
+    let whole = pushed.images.iter().filter(|image| image.fate.failure().is_none());
     Ok(whole.map(|image| image.target.clone()).collect())
 }
 

@@ -16,15 +16,21 @@ mod schema;
 #[allow(unreachable_pub)]
 mod shared;
 mod status;
+#[allow(unreachable_pub, clippy::struct_field_names)] // an affinity's fields are named as a pod's are
+mod worker;
 
-pub use build::{AlreadyTransferred, BuildImage, BuildRef, Output, PayloadBuild, PayloadBuildSpec};
+pub use build::{
+    AlreadyTransferred, BuildImage, BuildRef, ConfigMapKeyRef, ImagesFrom, Output, PayloadBuild,
+    PayloadBuildSpec,
+};
 pub use import::{PayloadImport, PayloadImportSpec, Source, TargetRegistry};
 pub use schema::{CRD_FILES, crds, crds_yaml};
-pub use shared::{Claim, ObjectStore, PodIds, RegistryAccess, SecretRef, Worker, WorkerResources};
+pub use shared::{Claim, ObjectStore, RegistryAccess, SecretRef};
 pub use status::{
     AttemptEnd, Condition, ImportCounts, ItemFailure, LastFailure, Payload, Plan, Progress, RewrittenImage,
     Run, Status,
 };
+pub use worker::{PodIds, PodMetadata, Toleration, Worker, WorkerAffinity, WorkerResources};
 
 /// The API group of the resources.
 pub const GROUP: &str = "charon.dev";

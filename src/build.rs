@@ -8,6 +8,7 @@ mod fetch;
 mod file;
 mod journal;
 mod left;
+mod missing;
 mod object;
 mod plan;
 mod referrers;
@@ -19,10 +20,11 @@ use std::collections::HashMap;
 use std::path::PathBuf;
 use std::sync::Arc;
 
+use bytes::Bytes;
 use tokio::io::AsyncWrite;
 
 use crate::digest::Digest;
-use crate::payload::{Base, Contents, FORMAT_VERSION, MissingImage, PayloadError};
+use crate::payload::{Base, Contents, FORMAT_VERSION, ImagePlan, MissingImage, PayloadError};
 use crate::platform::Platform;
 use crate::progress::{self, Progress, Stage};
 use crate::reason::{self, Failure, Reason};
@@ -32,7 +34,7 @@ use crate::storage::{StorageError, StoredObject};
 pub use base::{BaseError, open_base};
 pub use dry_run::{Amount, BuildPlan, dry_run};
 use plan::Plan;
-use resolve::Library;
+use resolve::ManifestCache;
 use stream::{check_sizes, write};
 
 /// A payload to build.
@@ -170,15 +172,31 @@ pub async fn build(
 }
 
 /// Resolves all names, and plans the payload.
-async fn plan(request: &BuildRequest, library: Library) -> Result<(Plan, Contents), BuildError> {
-    let resolved = resolve::resolve(request, library).await.map_err(BuildError::Images)?;
-    let plan = Plan::new(resolved, &request.bases).map_err(BuildError::Images)?;
+async fn plan(request: &BuildRequest, cache: ManifestCache) -> Result<(Plan, Contents), BuildError> {
+    let resolved = resolve::resolve(request, cache).await.map_err(BuildError::Images)?;
+    let planned = if request.allow_missing {
+        missing::plan(request, resolved).await
+    } else {
+        Plan::new(resolved, &request.bases, &request.registries)
+    };
+    let plan = planned.map_err(BuildError::Images)?;
     let contents = contents(&plan)?;
     Ok((plan, contents))
 }
 
+/// The contents of a payload, which its importer will find whole.
 fn contents(plan: &Plan) -> Result<Contents, PayloadError> {
-    Contents::without(&plan.images, &plan.blob_sizes(), plan.required.clone(), plan.missing.clone())
+    let (required, missing) = (plan.required.clone(), plan.missing.clone());
+    let contents = Contents::without(&plan.images, &plan.blob_sizes(), required, missing)?;
+    let manifests = plan.images.iter().flat_map(ImagePlan::all_manifests);
+    let bytes_of: HashMap<&Digest, &Bytes> =
+        manifests.map(|manifest| (&manifest.digest, &manifest.bytes)).collect();
+    let manifest =
+        |digest: &Digest| Ok(bytes_of.get(digest).map(|bytes| (*bytes).clone()).unwrap_or_default());
+    match contents.bill().check_manifests(manifest) {
+        Err(PayloadError::Corrupt(why)) => Err(PayloadError::Unsound(why)),
+        checked => checked.map(|_| contents),
+    }
 }
 
 /// Who fetches layers from outside of registries, where that is wanted and may be needed.

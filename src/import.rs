@@ -1,9 +1,12 @@
 //! Payload to registry: the payload is checked, blobs are pushed, manifests after them, tags last.
 
+mod bases;
 mod deliver;
 mod dry_run;
+mod manifests;
 mod meter;
 mod names;
+mod presence;
 mod referrers;
 mod right;
 mod sparse;
@@ -26,12 +29,13 @@ pub use crate::platform::SparseIndex;
 use crate::progress::{self, Progress, Stage};
 use crate::read_at::ReadAt;
 use crate::reason::{self, Failure, Reason};
-pub use crate::reference::Naming;
+pub use crate::reference::{Naming, TagPolicy};
 use crate::registry::{Registry, RegistryError};
+use bases::Bases;
 use deliver::{ASKED_AT_ONCE, Delivery};
-pub use dry_run::{Fate, ImportPlan, PlannedImage, dry_run};
+pub use dry_run::{ImportPlan, PlannedImage, dry_run};
 use names::Names;
-use target::{State, Target};
+use target::{Part, State, Target};
 
 /// A payload to push.
 #[derive(Debug)]
@@ -54,6 +58,11 @@ pub struct ImportRequest {
     pub sparse_index: SparseIndex,
     /// Push nothing unless everything can be pushed.
     pub strict: bool,
+    /// Ask for every blob and put every manifest of the images whose tags are right already, too: the registry may have
+    /// lost what is behind them.
+    pub deep: bool,
+    /// What becomes of tags that are there already and point to something else.
+    pub tag_policy: TagPolicy,
 }
 
 /// Where a payload is read from.
@@ -98,10 +107,34 @@ pub struct ImportedImage {
     /// The digest that it has there instead of its own: its index was written anew without the images
     /// that had been left out, since the registry refused it as it was.
     pub rewritten: Option<Digest>,
-    /// Why it is not whole there, if it is not.
-    pub failure: Option<Failure>,
-    /// It was declared to be there as a whole, and is not: nothing of it is in the payload.
-    pub is_absent_base: bool,
+    /// What was done about it.
+    pub fate: Fate,
+}
+
+/// What is done about an image, or would be.
+#[derive(Clone, Debug)]
+pub enum Fate {
+    /// Nothing: it is there, with all that belongs to it.
+    Present,
+    /// It is pushed.
+    Pushed,
+    /// Nothing: something else has its tag there, and was to keep it.
+    Kept,
+    /// Nothing: it was declared to be there as a whole, and is not, and nothing of it is in the payload.
+    AbsentBase(Failure),
+    /// It cannot be whole there.
+    Failed(Failure),
+}
+
+impl Fate {
+    /// Why the image is not whole there, if it is not.
+    #[must_use]
+    pub fn failure(&self) -> Option<&Failure> {
+        match self {
+            Self::Present | Self::Pushed | Self::Kept => None,
+            Self::AbsentBase(failure) | Self::Failed(failure) => Some(failure),
+        }
+    }
 }
 
 /// What an import moved.
@@ -163,19 +196,11 @@ impl ImportError {
     }
 }
 
-impl ImportedImage {
-    /// Whether the image is not whole at the far side although the payload carries it.
-    #[must_use]
-    pub fn is_incomplete(&self) -> bool {
-        self.failure.is_some() && !self.is_absent_base
-    }
-}
-
 impl ImportReport {
     /// What went wrong, image by image.
     #[must_use]
     pub fn failures(&self) -> Vec<Failure> {
-        self.images.iter().filter_map(|image| image.failure.clone()).collect()
+        self.images.iter().filter_map(|image| image.fate.failure()).cloned().collect()
     }
 }
 
@@ -241,13 +266,12 @@ impl Payload {
 pub async fn import(request: ImportRequest, progress: &Arc<Progress>) -> Result<ImportReport, ImportError> {
     let strict = request.strict;
     let refuse = |targets: &[Target]| {
-        let failed = |target: &Target| target.failure().cloned().or_else(|| target.missing_base());
-        let failures: Vec<Failure> = targets.iter().filter_map(failed).collect();
+        let failures: Vec<Failure> = targets.iter().filter_map(Target::failure).cloned().collect();
         if strict && !failures.is_empty() { Err(ImportError::Strict(failures)) } else { Ok(()) }
     };
     let mut opened = Opened::new(request, progress).await?;
     opened.check().await?;
-    let Opened { mut payload, digest, size, bill, mut targets, delivery, .. } = opened;
+    let Opened { mut payload, digest, size, bill, bases, mut targets, delivery, .. } = opened;
     refuse(&targets)?;
     right::check(&mut targets, &delivery).await?;
     refuse(&targets)?;
@@ -256,7 +280,7 @@ pub async fn import(request: ImportRequest, progress: &Arc<Progress>) -> Result<
     progress.plan(plan(digest.as_ref(), size, &bill, &targets, present));
     progress.enter(Stage::Transferring);
     delivery.blobs(&bill, &mut targets, &mut payload).await?;
-    delivery.required(&bill, &mut targets).await;
+    delivery.required(&bill, &mut targets, &bases).await;
 
     progress.enter(Stage::Finishing);
     let manifests = target::manifests(&bill, |digest| payload.manifest(digest))?;
@@ -273,8 +297,7 @@ pub async fn import(request: ImportRequest, progress: &Arc<Progress>) -> Result<
             name: target.name.clone(),
             target: target.far_name(),
             rewritten: target.rewritten_root().cloned(),
-            failure: target.failure().cloned().or_else(|| target.missing_base()),
-            is_absent_base: target.missing_base().is_some(),
+            fate: target.fate(),
         })
         .collect();
     Ok(ImportReport { digest, size, bill, images, counts: delivery.counts() })
@@ -283,7 +306,7 @@ pub async fn import(request: ImportRequest, progress: &Arc<Progress>) -> Result<
 /// What is about to be pushed: all but what the registry has of it already.
 fn plan(digest: Option<&Digest>, size: u64, bill: &Bill, targets: &[Target], present: u64) -> progress::Plan {
     let count = |number: usize| u32::try_from(number).unwrap_or(u32::MAX);
-    let is_lost = |target: &&Target| target.has_failed() || target.missing_base().is_some();
+    let is_lost = |target: &&Target| matches!(target.state, State::AbsentBase(_) | State::Failed(_));
     progress::Plan {
         digest: digest.cloned(),
         size_bytes: size,
@@ -302,10 +325,11 @@ struct Opened {
     digest: Option<Digest>,
     size: u64,
     bill: Bill,
-    names: Names,
+    bases: Bases,
     targets: Vec<Target>,
     delivery: Arc<Delivery>,
-    base_repositories: Vec<String>,
+    deep: bool,
+    tag_policy: TagPolicy,
 }
 
 impl Opened {
@@ -331,22 +355,22 @@ impl Opened {
         let manifest = |digest: &Digest| payload.manifest(digest);
         let targets = target::targets(&bill, &names, request.sparse_index, manifest)?;
         let delivery = Arc::new(Delivery::new(request.registry, Arc::clone(progress)));
-        let base_repositories = request.base_repositories;
-        Ok(Self { payload, digest, size, bill, names, targets, delivery, base_repositories })
+        let bases = Bases::new(&bill, &names, &targets, request.base_repositories);
+        let (deep, tag_policy) = (request.deep, request.tag_policy);
+        Ok(Self { payload, digest, size, bill, bases, targets, delivery, deep, tag_policy })
     }
 
     /// Finds out, before anything is written, what is there already and whether all is there that the
     /// payload requires.
     async fn check(&mut self) -> Result<(), ImportError> {
-        let Self { bill, names, targets, delivery, base_repositories, .. } = self;
-        let written: Vec<String> = targets.iter().map(|target| target.repository.clone()).collect();
+        let Self { bill, bases, targets, delivery, deep, tag_policy, .. } = self;
+        let (deep, policy) = (*deep, *tag_policy);
         let asked = targets.iter_mut().filter(|target| !target.has_failed());
-        let asked = futures::stream::iter(asked).map(|target| check_presence(target, delivery));
+        let asked = futures::stream::iter(asked).map(|target| check_presence(target, delivery, deep, policy));
         asked.buffer_unordered(ASKED_AT_ONCE).try_collect::<()>().await?;
 
         let wanted = targets.iter_mut().filter(|target| target.is_wanted());
-        let bases = Bases { bill, names, written: &written, base_repositories };
-        let wanted = futures::stream::iter(wanted).map(|target| check_base(target, delivery, &bases));
+        let wanted = futures::stream::iter(wanted).map(|target| bases.check(target, bill, delivery));
         wanted.buffer_unordered(ASKED_AT_ONCE).try_collect::<()>().await
     }
 }
@@ -361,22 +385,45 @@ fn by_repository(targets: &mut [Target]) -> impl Iterator<Item = Vec<&mut Target
     repositories.into_values()
 }
 
-/// Whether an image is there already.
-async fn check_presence(target: &mut Target, delivery: &Delivery) -> Result<(), ImportError> {
+/// Whether an image is there already. Where that is looked into `deep`, a tag does not prove it.
+async fn check_presence(
+    target: &mut Target,
+    delivery: &Delivery,
+    deep: bool,
+    policy: TagPolicy,
+) -> Result<(), ImportError> {
     let asked = target.asked();
-    match delivery.manifest_digest(&target.repository, &asked).await {
+    match delivery.registry().manifest_digest(&target.repository, &asked).await {
         Ok(Some(found)) if target.root.as_ref().is_none_or(|root| *root == found) => {
-            check_referrers(target, delivery).await?;
+            if deep && target.is_wanted() {
+                target.state = State::Wanted(Part::BehindTag);
+            } else {
+                check_referrers(target, delivery).await?;
+            }
         }
-        Ok(Some(found)) if target.would_be(&found) => {
+        Ok(Some(found)) if !deep && target.would_be(&found) => {
             target.take_rewritten(delivery.host());
             check_referrers(target, delivery).await?;
         }
-        Ok(_) if !target.carried => {
+        Ok(_) if !target.is_wanted() => {
             let (host, repository) = (delivery.host(), &target.repository);
             warn!("{} was declared already transferred, but {host}/{repository} has no {asked}", target.name);
-            target.state = State::AbsentBase;
+            target.state = State::AbsentBase(target.missing_base());
         }
+        Ok(Some(found)) if !target.would_be(&found) => match policy {
+            TagPolicy::Overwrite => {}
+            TagPolicy::KeepExisting => {
+                info!("Keeping {}, which is {found} in the destination registry", target.far_name());
+                target.state = State::Kept;
+            }
+            TagPolicy::Fail => {
+                let (host, name) = (delivery.host(), target.far_name());
+                let why = format!(
+                    "{host}/{name} is there already, and is {found}; delete that tag, give the image another name (spec.images[].as), or choose another tagPolicy"
+                );
+                target.fail(Reason::TagConflict, &why);
+            }
+        },
         Ok(_) => {}
         Err(error) => target.fail_or(error)?,
     }
@@ -392,39 +439,9 @@ async fn check_referrers(target: &mut Target, delivery: &Delivery) -> Result<(),
         }
         Ok(true) => {
             info!("{} is in the destination registry, not all that belongs to it", target.far_name());
-            target.wants_only_referrers();
+            target.state = State::Wanted(Part::Referrers);
         }
         Err(error) => target.fail_or(error)?,
     }
-    Ok(())
-}
-
-/// Where the blobs may be that the payload leaves out.
-struct Bases<'a> {
-    bill: &'a Bill,
-    names: &'a Names,
-    written: &'a [String],
-    base_repositories: &'a [String],
-}
-
-/// Whether all is there that an image needs and the payload does not carry.
-async fn check_base(target: &mut Target, delivery: &Delivery, bases: &Bases<'_>) -> Result<(), ImportError> {
-    let mut missing = Vec::new();
-    for required in bases.bill.required.iter().filter(|required| target.blobs.contains(&required.digest)) {
-        let sources = required.sources.iter().filter_map(|source| {
-            let (reference, own) = (source.parsed().ok()?, source.far_name().ok()?);
-            Some(bases.names.repository(&reference, own.as_ref()))
-        });
-        let places: Vec<String> = std::iter::once(target.repository.clone())
-            .chain(sources)
-            .chain(bases.written.iter().chain(bases.base_repositories).cloned())
-            .collect();
-        match delivery.find(&required.digest, &places).await {
-            Ok(true) => {}
-            Ok(false) => missing.push(required),
-            Err(error) => return target.fail_or(error),
-        }
-    }
-    target.lacks(&missing, delivery.host());
     Ok(())
 }

@@ -17,6 +17,7 @@ pub mod object_location;
 pub mod payload;
 pub mod platform;
 pub mod progress;
+pub mod proxy;
 pub mod read_at;
 pub mod reason;
 pub mod reference;

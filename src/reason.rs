@@ -19,6 +19,7 @@ pub enum Reason {
     Suspended,
     Superseded,
     InvalidSpec,
+    ConfigMapNotFound,
     SecretNotFound,
     AuthenticationFailed,
     AccessDenied,
@@ -35,6 +36,7 @@ pub enum Reason {
     PartiallyImported,
     UnsupportedImage,
     RepositoryNotFound,
+    TagConflict,
     OutputConflict,
     StorageNotFound,
     StorageBusy,
@@ -68,7 +70,7 @@ pub enum Class {
 
 impl Reason {
     /// All of them.
-    pub const ALL: [Self; 39] = [
+    pub const ALL: [Self; 41] = [
         Self::Succeeded,
         Self::AlreadyPresent,
         Self::Progressing,
@@ -76,6 +78,7 @@ impl Reason {
         Self::Suspended,
         Self::Superseded,
         Self::InvalidSpec,
+        Self::ConfigMapNotFound,
         Self::SecretNotFound,
         Self::AuthenticationFailed,
         Self::AccessDenied,
@@ -92,6 +95,7 @@ impl Reason {
         Self::PartiallyImported,
         Self::UnsupportedImage,
         Self::RepositoryNotFound,
+        Self::TagConflict,
         Self::OutputConflict,
         Self::StorageNotFound,
         Self::StorageBusy,
@@ -121,6 +125,7 @@ impl Reason {
             Self::Suspended => "Suspended",
             Self::Superseded => "Superseded",
             Self::InvalidSpec => "InvalidSpec",
+            Self::ConfigMapNotFound => "ConfigMapNotFound",
             Self::SecretNotFound => "SecretNotFound",
             Self::AuthenticationFailed => "AuthenticationFailed",
             Self::AccessDenied => "AccessDenied",
@@ -137,6 +142,7 @@ impl Reason {
             Self::PartiallyImported => "PartiallyImported",
             Self::UnsupportedImage => "UnsupportedImage",
             Self::RepositoryNotFound => "RepositoryNotFound",
+            Self::TagConflict => "TagConflict",
             Self::OutputConflict => "OutputConflict",
             Self::StorageNotFound => "StorageNotFound",
             Self::StorageBusy => "StorageBusy",
@@ -174,6 +180,7 @@ impl Reason {
             | Self::PartiallyImported
             | Self::UnsupportedImage
             | Self::RepositoryNotFound
+            | Self::TagConflict
             | Self::OutputConflict
             | Self::StorageReadOnly
             | Self::StorageAccessDenied
@@ -181,7 +188,8 @@ impl Reason {
             | Self::AccessDenied
             | Self::BackoffLimitExceeded
             | Self::DeadlineExceeded => Class::Final,
-            Self::SecretNotFound
+            Self::ConfigMapNotFound
+            | Self::SecretNotFound
             | Self::SourceNotFound
             | Self::SourceIncomplete
             | Self::WaitingForBase
@@ -220,10 +228,11 @@ impl Reason {
             Self::PayloadCorrupt | Self::DigestMismatch => 65,
             Self::UnsupportedFormatVersion => 66,
             Self::MissingBase | Self::PartiallyImported => 67,
-            Self::OutputConflict => 69,
+            Self::TagConflict | Self::OutputConflict => 69,
             Self::StorageFull | Self::StorageReadOnly | Self::StorageAccessDenied => 73,
             Self::AccessDenied | Self::RepositoryNotFound | Self::AuthenticationFailed => 77,
-            Self::SecretNotFound
+            Self::ConfigMapNotFound
+            | Self::SecretNotFound
             | Self::SourceNotFound
             | Self::SourceIncomplete
             | Self::WaitingForBase

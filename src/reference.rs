@@ -1,11 +1,14 @@
 //! Image references: what people write, where it is read, and its name at the far side.
 
+mod clash;
+
 use std::fmt;
 use std::str::FromStr;
 
 use serde::{Deserialize, Serialize};
 
 use crate::digest::{Digest, DigestError};
+pub use clash::Clash;
 
 /// A registry's host, with a port where one was written.
 ///
@@ -172,6 +175,18 @@ pub enum Naming {
     Canonical,
     /// The full name, host included: `docker.io/library/python`.
     WithHost,
+}
+
+/// What becomes of a tag that is at the far side already and points to something else.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub enum TagPolicy {
+    /// It points to the payload's image afterwards.
+    #[default]
+    Overwrite,
+    /// It stays as it is, and the image is not pushed.
+    KeepExisting,
+    /// It stays as it is, and the image fails.
+    Fail,
 }
 
 /// A name of an image's own at the far side: `repository[:tag]`. Without a tag it keeps the image's.

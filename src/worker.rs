@@ -4,6 +4,7 @@
 //! message and the exit code.
 
 pub mod contract;
+mod list;
 mod place;
 mod report;
 mod run;
@@ -24,8 +25,8 @@ use crate::reference::ReferenceError;
 use crate::registry::{RegistryError, Traffic};
 use crate::storage::StorageError;
 use contract::{
-    CONTRACT_VERSION, OBJECT_STORE_SECRETS, Outcome, PAYLOAD_MOUNT, PROGRESS_PORT, REGISTRY_SECRETS,
-    RUN_CONFIG_PATH, RunConfig,
+    CONTRACT_VERSION, IMAGES_LIST, OBJECT_STORE_SECRETS, Outcome, PAYLOAD_MOUNT, PROGRESS_PORT,
+    PROXY_SECRETS, REGISTRY_SECRETS, RUN_CONFIG_PATH, RunConfig,
 };
 
 /// Why a run came to nothing before its engine began.
@@ -83,6 +84,12 @@ pub struct Worker {
     /// The folder with the object store's credentials and certificates
     #[arg(long, default_value = OBJECT_STORE_SECRETS)]
     object_store_secrets: PathBuf,
+    /// The folder with the proxy's address and credentials
+    #[arg(long, default_value = PROXY_SECRETS)]
+    proxy_secrets: PathBuf,
+    /// The list of images
+    #[arg(long, default_value = IMAGES_LIST)]
+    images_list: PathBuf,
     /// Where the outcome goes
     #[arg(long, default_value = "/dev/termination-log")]
     termination_log: PathBuf,
@@ -148,6 +155,8 @@ impl Worker {
             payloads: &self.payloads,
             registry_secrets: &self.registry_secrets,
             object_store_secrets: &self.object_store_secrets,
+            proxy_secrets: &self.proxy_secrets,
+            images_list: &self.images_list,
         };
         let outcome = Box::pin(run::run(&config, &folders, traffic, &progress)).await;
         Outcome { run_id: config.run_id, input_digest, ..outcome }

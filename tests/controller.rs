@@ -27,6 +27,8 @@ mod journey;
 mod leader;
 #[path = "controller/outside.rs"]
 mod outside;
+#[path = "controller/pods.rs"]
+mod pods;
 #[path = "controller/restarts.rs"]
 mod restarts;
 #[path = "controller/rules.rs"]

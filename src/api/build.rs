@@ -3,8 +3,9 @@
 use kube::{CustomResource, KubeSchema};
 use serde::{Deserialize, Serialize};
 
-use super::shared::{Claim, ObjectStore, RegistryAccess, Worker};
+use super::shared::{Claim, ObjectStore, RegistryAccess, SecretRef};
 use super::status::Status;
+use super::worker::Worker;
 
 /// The payload that is wanted.
 #[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize, CustomResource, KubeSchema)]
@@ -46,11 +47,19 @@ use super::status::Status;
     )
 )]
 #[serde(rename_all = "camelCase")]
+#[x_kube(
+    validation = Rule::new("has(self.images) || has(self.imagesFrom)")
+        .message("spec must have images, imagesFrom, or both")
+)]
 pub struct PayloadBuildSpec {
-    /// The images to carry.
+    /// The images to carry. They, imagesFrom, or both must be there.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
     #[schemars(length(min = 1, max = 1000))]
     #[x_kube(merge_strategy = ListMerge::Map(vec!["image".into()]))]
     pub images: Vec<BuildImage>,
+    /// More images to carry, for long lists.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub images_from: Option<ImagesFrom>,
     /// The platforms that are carried of each image, such as linux/amd64. Absent: all that it has.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     #[schemars(length(min = 1, max = 16), inner(length(min = 1, max = 64)))]
@@ -81,6 +90,11 @@ pub struct PayloadBuildSpec {
     #[schemars(length(max = 32))]
     #[x_kube(merge_strategy = ListMerge::Map(vec!["host".into()]))]
     pub registries: Option<Vec<RegistryAccess>>,
+    /// A Secret of a proxy that registries and the object store are reached by: address, such as
+    /// <http://proxy.corp:3128>, and perhaps username, password and noProxy, a list of hosts that are reached
+    /// without it. Absent: no proxy.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub proxy_secret_ref: Option<SecretRef>,
     /// The pod that does the work.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub worker: Option<Worker>,
@@ -109,6 +123,35 @@ pub struct PayloadBuildSpec {
     #[serde(default, skip_serializing_if = "Option::is_none")]
     #[schemars(length(max = 256))]
     pub trigger: Option<String>,
+}
+
+/// Where a list of images is.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize, KubeSchema)]
+#[serde(rename_all = "camelCase")]
+pub struct ImagesFrom {
+    /// A key of a ConfigMap that holds one image a line, as docker pull takes it; empty lines and those that begin
+    /// with # are skipped. It is read when a worker of the run begins; a change of it asks for no run.
+    pub config_map_key_ref: ConfigMapKeyRef,
+}
+
+/// A key of a ConfigMap of the resource's namespace.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize, KubeSchema)]
+#[serde(rename_all = "camelCase")]
+pub struct ConfigMapKeyRef {
+    /// The ConfigMap's name.
+    #[schemars(length(min = 1, max = 253))]
+    #[x_kube(
+        validation = Rule::new("self.matches('^[a-z0-9]([-a-z0-9.]*[a-z0-9])?$')")
+            .message("name must be the name of a ConfigMap: lowercase letters, digits, '-' and '.'")
+    )]
+    pub name: String,
+    /// The key.
+    #[schemars(length(min = 1, max = 253))]
+    #[x_kube(
+        validation = Rule::new("self.matches('^[-._a-zA-Z0-9]+$')")
+            .message("key must be a key of a ConfigMap: letters, digits, '-', '_' and '.'")
+    )]
+    pub key: String,
 }
 
 /// One image.
@@ -187,4 +230,8 @@ pub struct Output {
     /// An object of a store. It is there when it is whole, not before.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub object_store: Option<ObjectStore>,
+    /// Whether the sha256 of the whole file is told, in status.payload.fileDigest and, as sha256sum checks it, in
+    /// <path>.sha256: the payload is read once more. Absent: false.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub file_digest: Option<bool>,
 }

@@ -4,10 +4,11 @@ use kube::{CustomResource, KubeSchema};
 use serde::{Deserialize, Serialize};
 
 use super::schema;
-use super::shared::{Claim, ObjectStore, SecretRef, Worker};
+use super::shared::{Claim, ObjectStore, SecretRef};
 use super::status::Status;
+use super::worker::Worker;
 use crate::platform::SparseIndex;
-use crate::reference::Naming;
+use crate::reference::{Naming, TagPolicy};
 
 /// The import that is wanted.
 #[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize, CustomResource, KubeSchema)]
@@ -66,6 +67,17 @@ pub struct PayloadImportSpec {
     /// Push nothing unless everything can be pushed. Absent: false, and images that are whole are pushed.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub strict: Option<bool>,
+    /// What becomes of a tag that the registry has already, for something else, when the import begins: it points to
+    /// the payload's image afterwards (`Overwrite`), it stays and the image is not pushed (`KeepExisting`), or it
+    /// stays and the image fails (`Fail`). Absent: `Overwrite`.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[schemars(schema_with = "schema::tag_policy")]
+    pub tag_policy: Option<TagPolicy>,
+    /// A Secret of a proxy that registries and the object store are reached by: address, such as
+    /// <http://proxy.corp:3128>, and perhaps username, password and noProxy, a list of hosts that are reached
+    /// without it. Absent: no proxy.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub proxy_secret_ref: Option<SecretRef>,
     /// The pod that does the work.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub worker: Option<Worker>,

@@ -67,6 +67,13 @@ fn cases() -> Vec<Case> {
             vec![(json!("A"), what), (json!("-a"), what), (json!("a/b"), what), (json!("a."), what)],
         )
     };
+    let config_map_keys = || {
+        let (name, key) = ("name of a ConfigMap", "key must be a key of a ConfigMap");
+        (
+            vec![json!({ "name": "a-1.b", "key": "images_1.txt" })],
+            vec![(json!({ "name": "A", "key": "list" }), name), (json!({ "name": "a", "key": "a/b" }), key)],
+        )
+    };
     let hosts = || {
         let words = "without a scheme and without a path";
         (
@@ -113,6 +120,17 @@ fn cases() -> Vec<Case> {
             vec![json!({ "cpu": 1, "memory": "1Gi", "ephemeral-storage": "1G" })],
             vec![(json!({ "nvidia.com/gpu": 1 }), words)],
         )
+    };
+    let labels = || {
+        let words = "a worker's labels charon.dev/*";
+        let taken = ["charon.dev/uid", "batch.kubernetes.io/a", "job-name", "app.kubernetes.io/managed-by"];
+        let refused = taken.map(|key| (json!({ "team": "a", key: "b" }), words));
+        (vec![json!({ "team": "a", "charon.dev": "b", "app.kubernetes.io/part-of": "c" })], refused.into())
+    };
+    let annotations = || {
+        let words = "a worker's annotations charon.dev/*";
+        let refused = ["charon.dev/run", "batch.kubernetes.io/a"].map(|key| (json!({ key: "b" }), words));
+        (vec![json!({ "a.example/job-name": "a b" })], refused.into())
     };
     let users = || {
         (
@@ -168,6 +186,18 @@ fn cases() -> Vec<Case> {
                 ],
             ),
         ),
+        case(
+            "PayloadBuild",
+            "",
+            (
+                vec![json!({
+                    "imagesFrom": { "configMapKeyRef": { "name": "images", "key": "list" } },
+                    "output": build()["output"],
+                })],
+                vec![(json!({ "output": build()["output"] }), "spec must have images, imagesFrom, or both")],
+            ),
+        ),
+        case("PayloadBuild", "/imagesFrom/configMapKeyRef", config_map_keys()),
         case("PayloadBuild", "/platforms", platforms("platforms must be os/architecture")),
         case("PayloadBuild", "/images/0/platforms", platforms("an image's platforms must be")),
         case("PayloadBuild", "/output", (vec![], places("output"))),
@@ -246,6 +276,11 @@ fn cases() -> Vec<Case> {
     ];
     for kind in ["PayloadBuild", "PayloadImport"] {
         cases.push(case(kind, "/worker/serviceAccountName", names("name of a ServiceAccount")));
+        cases.push(case(kind, "/worker/priorityClassName", names("name of a PriorityClass")));
+        cases.push(case(kind, "/worker/imagePullSecrets/0/name", names("name of a Secret")));
+        cases.push(case(kind, "/worker/podMetadata/labels", labels()));
+        cases.push(case(kind, "/worker/podMetadata/annotations", annotations()));
+        cases.push(case(kind, "/proxySecretRef/name", names("name of a Secret")));
         cases.push(case(kind, "/timeout", timeouts()));
         cases.push(case(kind, "/worker/securityContext/runAsUser", users()));
         cases.push(case(kind, "/worker/resources/requests", amounts("a worker requests cpu")));

@@ -100,6 +100,11 @@ pub(super) fn sparse_index(_: &mut SchemaGenerator) -> Schema {
     json_schema!({ "type": "string", "maxLength": 16, "enum": ["Keep", "Rewrite"] })
 }
 
+/// What becomes of a tag that is there.
+pub(super) fn tag_policy(_: &mut SchemaGenerator) -> Schema {
+    json_schema!({ "type": "string", "maxLength": 16, "enum": ["Overwrite", "KeepExisting", "Fail"] })
+}
+
 /// Amounts of resources by their names. Kubernetes takes a number or a text with a suffix.
 pub(super) fn quantities(_: &mut SchemaGenerator) -> Schema {
     json_schema!({
@@ -111,6 +116,43 @@ pub(super) fn quantities(_: &mut SchemaGenerator) -> Schema {
             "pattern": r"^[+]?(([0-9]+(\.[0-9]*)?)|(\.[0-9]+))(([KMGTPE]i)|[numkMGTPE]|([eE][+-]?[0-9]+))?$",
         },
     })
+}
+
+/// Labels by their keys.
+pub(super) fn labels(_: &mut SchemaGenerator) -> Schema {
+    json_schema!({
+        "type": "object",
+        "maxProperties": 32,
+        "additionalProperties": {
+            "type": "string",
+            "maxLength": 63,
+            "pattern": "^([A-Za-z0-9]([A-Za-z0-9_.-]*[A-Za-z0-9])?)?$",
+        },
+    })
+}
+
+/// Annotations by their keys; with a run configuration they must fit a pod.
+pub(super) fn annotations(_: &mut SchemaGenerator) -> Schema {
+    json_schema!({
+        "type": "object",
+        "maxProperties": 16,
+        "additionalProperties": { "type": "string", "maxLength": 2048 },
+    })
+}
+
+/// How a toleration compares.
+pub(super) fn toleration_operator(_: &mut SchemaGenerator) -> Schema {
+    json_schema!({ "type": "string", "maxLength": 16, "enum": ["Equal", "Exists"] })
+}
+
+/// What a taint does.
+pub(super) fn taint_effect(_: &mut SchemaGenerator) -> Schema {
+    json_schema!({ "type": "string", "maxLength": 32, "enum": ["NoSchedule", "PreferNoSchedule", "NoExecute"] })
+}
+
+/// Something of a pod's that Kubernetes knows better than this schema.
+pub(super) fn as_in_a_pod(_: &mut SchemaGenerator) -> Schema {
+    json_schema!({ "type": "object", "maxProperties": 2, "x-kubernetes-preserve-unknown-fields": true })
 }
 
 /// Conditions as `metav1.Condition` has them.

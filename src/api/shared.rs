@@ -1,8 +1,5 @@
 //! What both kinds of resources have in their specs.
 
-use std::collections::BTreeMap;
-
-use k8s_openapi::apimachinery::pkg::util::intstr::IntOrString;
 use kube::KubeSchema;
 use serde::{Deserialize, Serialize};
 
@@ -132,74 +129,4 @@ pub struct RegistryAccess {
     /// Plain HTTP instead of HTTPS. Absent: false.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub insecure: Option<bool>,
-}
-
-/// The pod that does the work.
-#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize, KubeSchema)]
-#[serde(rename_all = "camelCase")]
-pub struct Worker {
-    /// What the pod asks for and may use. What is absent comes from the controller's defaults.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub resources: Option<WorkerResources>,
-    /// The ids that the pod runs with: volumes which ignore fsGroup (NFS, hostPath) need their owner's.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub security_context: Option<PodIds>,
-    /// The pod's service account, where a cloud identity is bound to one. The pod gets no token of the cluster's API.
-    /// Absent: default.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
-    #[schemars(length(min = 1, max = 253))]
-    #[x_kube(
-        validation = Rule::new("self.matches('^[a-z0-9]([-a-z0-9.]*[a-z0-9])?$')")
-            .message("serviceAccountName must be the name of a ServiceAccount: lowercase letters, digits, '-' and '.'")
-    )]
-    pub service_account_name: Option<String>,
-}
-
-/// Requests and limits, as in a container.
-#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize, KubeSchema)]
-#[serde(rename_all = "camelCase")]
-pub struct WorkerResources {
-    /// What is reserved.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
-    #[schemars(schema_with = "schema::quantities")]
-    #[x_kube(
-        validation = Rule::new("self.all(k, k in ['cpu', 'memory', 'ephemeral-storage'])")
-            .message("a worker requests cpu, memory and ephemeral-storage, nothing else")
-    )]
-    pub requests: Option<BTreeMap<String, IntOrString>>,
-    /// What is the most.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
-    #[schemars(schema_with = "schema::quantities")]
-    #[x_kube(
-        validation = Rule::new("self.all(k, k in ['cpu', 'memory', 'ephemeral-storage'])")
-            .message("a worker has limits of cpu, memory and ephemeral-storage, nothing else")
-    )]
-    pub limits: Option<BTreeMap<String, IntOrString>>,
-}
-
-/// The user and groups of the worker's pod.
-#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize, KubeSchema)]
-#[serde(rename_all = "camelCase")]
-pub struct PodIds {
-    /// The user id. Absent: 65532, or what the cluster gives where the controller is told to set none.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
-    #[schemars(range(max = 2_147_483_647))]
-    #[x_kube(
-        validation = Rule::new("self > 0")
-            .message("runAsUser must be at least 1: the worker never runs as root")
-    )]
-    pub run_as_user: Option<i64>,
-    /// The primary group id. Absent: as runAsUser.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
-    #[schemars(range(min = 0, max = 2_147_483_647))]
-    pub run_as_group: Option<i64>,
-    /// The group that owns the volume, where its driver honours that. Absent: as runAsUser.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
-    #[schemars(range(min = 0, max = 2_147_483_647))]
-    pub fs_group: Option<i64>,
-    /// Further groups of the process.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
-    #[schemars(length(max = 32), inner(range(min = 0, max = 2_147_483_647)))]
-    #[x_kube(merge_strategy = ListMerge::Set)]
-    pub supplemental_groups: Option<Vec<i64>>,
 }

@@ -183,6 +183,9 @@ pub struct Payload {
     /// Its digest, which an import can expect. docker-charon's payloads have none.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub digest: Option<String>,
+    /// The sha256 of the whole file, where a build was asked for it.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub file_digest: Option<String>,
     /// The file's size.
     pub size_bytes: u64,
     /// The version of its format.
@@ -203,6 +206,9 @@ pub struct ImportCounts {
     pub images: u32,
     /// Images that are not.
     pub images_failed: u32,
+    /// Images that were not pushed since something else has their tags there, and keeps them: see tagPolicy.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub images_kept: Option<u32>,
     /// Blobs that were uploaded.
     pub blobs_pushed: u32,
     /// Blobs that were mounted from another repository of the registry.

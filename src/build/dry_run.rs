@@ -6,7 +6,7 @@ use std::sync::Arc;
 use super::earlier::Earlier;
 use super::file::needs;
 use super::left::{Had, Left};
-use super::resolve::Library;
+use super::resolve::ManifestCache;
 use super::{BuildError, BuildRequest, Output, blocking, missing_failure, plan};
 use crate::digest::Digest;
 use crate::progress::{Progress, Stage};
@@ -95,7 +95,7 @@ pub async fn dry_run(
     };
     let (plan, contents) = match left.adopt(request) {
         Some(adopted) => adopted,
-        None => plan(request, Library { manifests: left.manifests(), journal: None }).await?,
+        None => plan(request, ManifestCache { manifests: left.manifests(), journal: None }).await?,
     };
     let had = match upload.filter(|upload| upload.payload() == contents.digest()) {
         Some(upload) => Had { have: contents.blobs_up_to(upload.uploaded()), elsewhere: None },

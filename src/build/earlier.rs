@@ -8,7 +8,7 @@ use tracing::warn;
 use super::journal::{Journal, Notes};
 use super::left::Left;
 use super::plan::Plan;
-use super::resolve::Library;
+use super::resolve::ManifestCache;
 use super::{BuildError, BuildRequest};
 use crate::payload::{Contents, Remains};
 use crate::reason::Class;
@@ -62,7 +62,7 @@ impl Earlier {
             Ok((journal, told))
         });
         let (journal, told) = noted.ok().unzip();
-        let planned = super::plan(request, Library { manifests, journal }).await;
+        let planned = super::plan(request, ManifestCache { manifests, journal }).await;
         let kept = object.beside(MANIFESTS)?;
         match (&planned, told) {
             (Err(error), Some(told)) if error.reason().class() == Class::Wait => {

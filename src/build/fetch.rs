@@ -17,8 +17,7 @@ use crate::digest::Digest;
 use crate::payload::{BlobError, PayloadError, PlacedBlob, PlacedPayload, Remains};
 use crate::progress::{Progress, STEP};
 use crate::reason::Reason;
-use crate::reference::Host;
-use crate::registry::{Foreign, Registry, RegistryError};
+use crate::registry::{Foreign, RegistryError};
 
 /// All that fetching needs.
 pub(super) struct Fetch {
@@ -28,7 +27,6 @@ pub(super) struct Fetch {
     pub(super) have: HashMap<Digest, u64>,
     /// Where that lies, if not in the file itself: another run had left it.
     pub(super) old: Option<Remains>,
-    pub(super) registries: HashMap<Host, Registry>,
     /// Who fetches layers from outside of registries, where that is wanted.
     pub(super) foreign: Option<Foreign>,
     pub(super) progress: Arc<Progress>,
@@ -42,12 +40,14 @@ pub(super) async fn fetch(plan: &Plan, fetch: &Arc<Fetch>) -> Result<(), BuildEr
     let fetched = futures::stream::iter(blobs.into_iter().rev().enumerate()).map(|(index, blob)| {
         let fetch = Arc::clone(fetch);
         AbortOnDropHandle::new(tokio::spawn(async move {
-            info!(target: STEP, "[{}/{count}] Pulling {}/{}", index + 1, blob.repository, blob.digest);
+            let repository = &blob.origin.repository;
+            info!(target: STEP, "[{}/{count}] Pulling {repository}/{}", index + 1, blob.digest);
             let result = fetch.blob(&blob).await;
             (blob.digest, result)
         }))
     });
-    let at_once = fetch.registries.values().map(Registry::blobs_at_once).min();
+    let origins = plan.blobs.iter().flat_map(BlobPlan::origins);
+    let at_once = origins.map(|origin| origin.registry.blobs_at_once()).min();
     let mut fetched = fetched.buffer_unordered(at_once.unwrap_or(1));
     let mut failures = Vec::new();
     while let Some(joined) = fetched.next().await {
@@ -118,12 +118,8 @@ impl Fetch {
         if place.written() == plan.size {
             return Ok(());
         }
-        // Who gave no access was told so when the manifests were to be read.
-        let Some(registry) = self.registries.get(&plan.host) else {
-            return Ok(());
-        };
         let range = place.written()..plan.size;
-        let mut body = source::blob_range(plan, range, registry, self.foreign.as_ref());
+        let mut body = source::blob_range(plan, range, self.foreign.as_ref());
         let mut piece = Vec::with_capacity(PIECE);
         while let Some(chunk) = body.next().await {
             match chunk {

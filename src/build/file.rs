@@ -12,7 +12,7 @@ use super::fetch::Fetch;
 use super::journal::{self, Journal, Notes};
 use super::left::{Had, Left};
 use super::plan::Plan;
-use super::resolve::Library;
+use super::resolve::ManifestCache;
 use super::{
     BuildError, BuildReport, BuildRequest, base, blocking, expect, fetch, foreign, plan, report, tell_plan,
 };
@@ -53,15 +53,7 @@ pub(super) async fn build(
     let begun = blocking(move || begin(target, contents, had, &run)).await?;
     let Begun { target, room, payload, journal, have, old } = begun;
     tell_plan(&plan, payload.contents(), there, Some(room), progress);
-    let fetch = Fetch {
-        payload,
-        journal,
-        have,
-        old,
-        foreign,
-        registries: request.registries,
-        progress: Arc::clone(progress),
-    };
+    let fetch = Fetch { payload, journal, have, old, foreign, progress: Arc::clone(progress) };
 
     progress.enter(Stage::Transferring);
     let fetch = Arc::new(fetch);
@@ -113,7 +105,7 @@ async fn plan_anew(
     let journal =
         if left.has_journal() { Journal::go_on(&path) } else { Journal::begin(&path, &request.run, None) };
     // A journal that cannot be written is told of when the payload cannot be either.
-    let planned = plan(request, Library { manifests, journal: journal.ok() }).await;
+    let planned = plan(request, ManifestCache { manifests, journal: journal.ok() }).await;
     if planned.as_ref().is_err_and(|error| error.reason().class() == Class::Wait) {
         // What may pass comes again, and need not read again what was read.
         target.keep_journal();

@@ -66,7 +66,7 @@ impl Left {
         if notes.run != request.run || *notes.payload.as_ref()? != remains.digest {
             return None;
         }
-        let plan = Plan::of_remains(remains)?;
+        let plan = Plan::of_remains(remains, &request.registries)?;
         let contents = contents(&plan).ok()?;
         if *contents.digest() != remains.digest {
             return None;

@@ -32,7 +32,7 @@ pub(super) async fn build(
     };
     let left = earlier.upload;
     progress.enter(Stage::Checking);
-    super::check_sizes(&plan, &request.registries).await?;
+    super::check_sizes(&plan, &request).await?;
     super::expect(&plan, progress);
 
     let is_same = left.as_ref().is_some_and(|left| left.payload() == contents.digest());
@@ -130,8 +130,7 @@ impl Transfer<'_> {
             }
         };
         let foreign = super::foreign(self.request.foreign_layers, self.plan)?;
-        let registries = &self.request.registries;
-        let written = super::write(self.plan, registries, foreign.as_ref(), self.progress, writer).await?;
+        let written = super::write(self.plan, foreign.as_ref(), self.progress, writer).await?;
         self.progress.enter(Stage::Finishing);
         written.0.finish().await?;
         if self.request.spares_other_files {

@@ -60,6 +60,17 @@ impl Resolver<'_> {
             }
             subjects = next;
         }
+        self.ask(reference, &subjects, &attestations).await?;
+        for subject in subjects {
+            let told = self.told.get(&place(reference, &subject)).cloned().unwrap_or_default();
+            let mut deeper = told.listed.iter().chain(told.tagged.iter().map(|(_, digest)| digest));
+            if deeper.any(|digest| !known.contains(digest)) {
+                warn!(
+                    "{}: what refers to {subject} is left out: {REFERRERS_DEPTH} others lie between that and the image already",
+                    reference.written()
+                );
+            }
+        }
         Ok(referrers)
     }
 

@@ -3,16 +3,16 @@ use std::collections::{BTreeMap, HashMap, HashSet};
 use bytes::BytesMut;
 use futures::future::BoxFuture;
 use futures::{FutureExt, TryStreamExt};
-use tracing::{info, warn};
+use tracing::info;
 
 use super::choice::{self, Choice, Verdict};
 use super::journal::Journal;
+use super::missing::is_about_image;
 use super::referrers::{Place, Told};
 use super::{BuildRequest, ImageRequest};
 use crate::digest::Digest;
 use crate::payload::{
-    Base, Descriptor, ImagePlan, MANIFEST_LIMIT, MANIFESTS_LIMIT, ManifestContent, ManifestPlan,
-    MissingImage, PayloadError,
+    Base, Descriptor, ImagePlan, MANIFEST_LIMIT, MANIFESTS_LIMIT, ManifestContent, ManifestPlan, PayloadError,
 };
 use crate::platform::{self, Platform};
 use crate::progress::STEP;
@@ -32,7 +32,7 @@ pub(super) struct Resolved {
     /// The images that the far side has.
     pub(super) already_transferred: Vec<ImagePlan>,
     /// The images that cannot be had, and are to be left out.
-    pub(super) missing: Vec<MissingImage>,
+    pub(super) missing: Vec<(Reference, Failure)>,
     /// How many manifests were read, by registry.
     pub(super) reads: BTreeMap<Host, usize>,
 }
@@ -71,7 +71,7 @@ pub(super) enum ResolveError {
 }
 
 impl ResolveError {
-    fn reason(&self) -> Reason {
+    pub(super) fn reason(&self) -> Reason {
         match self {
             Self::Registry(error) | Self::Child { error, .. } => error.reason(),
             Self::Payload { error, .. } => error.reason(),
@@ -87,7 +87,7 @@ impl ResolveError {
 
 /// The manifests that need not be read any more.
 #[derive(Debug, Default)]
-pub(super) struct Library {
+pub(super) struct ManifestCache {
     /// What earlier attempts read.
     pub(super) manifests: HashMap<Digest, Manifest>,
     /// Where what is read is noted for further attempts.
@@ -95,10 +95,10 @@ pub(super) struct Library {
 }
 
 /// Resolves every name once. All are tried; all failures are told, unless they are allowed.
-pub(super) async fn resolve(request: &BuildRequest, library: Library) -> Result<Resolved, Vec<Failure>> {
+pub(super) async fn resolve(request: &BuildRequest, cache: ManifestCache) -> Result<Resolved, Vec<Failure>> {
     let mut resolver = Resolver {
         registries: &request.registries,
-        library,
+        cache,
         manifests: HashMap::new(),
         manifests_size: 0,
         reads: BTreeMap::new(),
@@ -148,12 +148,6 @@ pub(super) async fn resolve(request: &BuildRequest, library: Library) -> Result<
         failures.extend(missing.into_iter().map(|(_, failure)| failure));
         return Err(failures);
     }
-    let missing = missing.into_iter().map(|(reference, failure)| {
-        warn!("{}; the payload is made without it", failure.message);
-        let reason = failure.reason.to_string();
-        MissingImage { name: reference.written().to_owned(), reference: reference.to_string(), reason }
-    });
-    let missing = missing.collect();
     Ok(Resolved { images, missing, already_transferred, reads: resolver.reads })
 }
 
@@ -170,7 +164,7 @@ fn apart(results: Vec<Result<ImagePlan, Unresolved>>) -> (Vec<ImagePlan>, Vec<Fa
 }
 
 /// The blobs of an image.
-fn blobs(image: &ImagePlan) -> Vec<Digest> {
+pub(super) fn blobs(image: &ImagePlan) -> Vec<Digest> {
     let parsed = image
         .manifests
         .iter()
@@ -204,11 +198,15 @@ pub(super) struct Found {
     pub(super) manifests: Vec<ManifestPlan>,
     /// What its indexes name.
     pub(super) indexes: Vec<ManifestContent>,
+    /// The digests of these manifests.
+    taken: HashSet<Digest>,
+    /// Indexes of which nothing is wanted: how often they are named does not matter.
+    declined: HashSet<Digest>,
 }
 
 pub(super) struct Resolver<'a> {
     registries: &'a HashMap<Host, Registry>,
-    library: Library,
+    cache: ManifestCache,
     /// Manifests that were read: several images may name the same one.
     manifests: HashMap<Digest, Manifest>,
     /// Bytes of all manifests together.
@@ -261,8 +259,7 @@ impl Resolver<'_> {
         let is_about_image = match reason {
             // The image can be had: it is not to be lost because its signature cannot.
             _ if matches!(error, ResolveError::Referrers { .. }) => false,
-            Reason::ImageNotFound | Reason::UnsupportedImage | Reason::AccessDenied => true,
-            _ => is_refused && !signs_in,
+            reason => is_about_image(reason) || (is_refused && !signs_in),
         };
         let failure = Failure::new(reference.written(), reason, message).caused_by(error);
         Unresolved { failure, is_about_image }
@@ -331,9 +328,11 @@ impl Resolver<'_> {
                     self.check_foreign_layers(reference, &content).await?;
                 }
             } else if !self.visit_children(reference, &content, choice, depth, found).await? {
+                found.declined.insert(manifest.digest);
                 return Ok(false);
             }
             let Manifest { digest, media_type, bytes } = manifest;
+            found.taken.insert(digest.clone());
             found.manifests.push(ManifestPlan { digest, media_type, bytes });
             found.indexes.extend(Some(content).filter(ManifestContent::is_index));
             Ok(true)
@@ -355,8 +354,13 @@ impl Resolver<'_> {
         let mut is_wanted = choice.is_open() || index.children.is_empty();
         let mut left_out = HashSet::new();
         for (child, verdict) in index.children.iter().zip(choice.children(index)) {
-            if found.manifests.iter().any(|known| known.digest == child.digest) {
+            // Where all is known no registry is waited for, and others want to run, too.
+            tokio::task::yield_now().await;
+            if found.taken.contains(&child.digest) {
                 is_wanted = true;
+                continue;
+            }
+            if found.declined.contains(&child.digest) {
                 continue;
             }
             // What is attested of an image that turned out not to be wanted is not wanted either.
@@ -480,14 +484,14 @@ impl Resolver<'_> {
         if let Some(known) = digest.as_ref().and_then(|digest| self.manifests.get(digest)) {
             return Ok(known.clone());
         }
-        let kept = digest.and_then(|digest| self.library.manifests.remove(&digest));
+        let kept = digest.and_then(|digest| self.cache.manifests.remove(&digest));
         let manifest = if let Some(kept) = kept {
             kept
         } else {
             let registry = self.registry(reference)?;
             let manifest = registry.manifest(reference.repository(), tag_or_digest).await?;
             *self.reads.entry(reference.host().clone()).or_default() += 1;
-            if let Some(journal) = &self.library.journal {
+            if let Some(journal) = &self.cache.journal {
                 // Without the note it is read once more: nothing worse.
                 let _ = journal.note_manifest(&manifest);
             }

@@ -1,6 +1,5 @@
 //! A payload into a stream, in sequence; and what an object, which is written in sequence, too, has in common with it.
 
-use std::collections::HashMap;
 use std::sync::Arc;
 
 use futures::StreamExt;
@@ -9,23 +8,21 @@ use tokio_util::task::AbortOnDropHandle;
 use tracing::info;
 
 use super::plan::{BlobPlan, Plan};
-use super::resolve::Library;
+use super::resolve::ManifestCache;
 use super::{
     BuildError, BuildReport, BuildRequest, blob_failures, expect, fetch, foreign, plan, report, source,
     tell_plan,
 };
 use crate::payload::{BlobError, PayloadError, PayloadWriter, Sink};
 use crate::progress::{Progress, STEP, Stage};
-use crate::reason::{Failure, Reason};
-use crate::reference::Host;
-use crate::registry::{Foreign, Registry, RegistryError};
+use crate::registry::{Foreign, RegistryError};
 
 /// Bytes are gathered until there are so many: a write to a file costs a hop to another thread.
 const WRITE_BUFFER: usize = 1 << 20;
 /// The sizes of larger blobs are asked for before the first byte goes into a stream.
 const ASKED_ABOVE: u64 = 1 << 20;
-/// So many of them at once.
-const ASKED_AT_ONCE: usize = 8;
+/// So many blobs are asked for at once.
+pub(super) const ASKED_AT_ONCE: usize = 8;
 /// Of so many blobs the beginnings are fetched at once, where they are written one after the other.
 const BLOBS_AHEAD: usize = 3;
 
@@ -35,27 +32,30 @@ pub(super) async fn build(
     stream: Box<dyn AsyncWrite + Send + Unpin>,
     progress: &Arc<Progress>,
 ) -> Result<BuildReport, BuildError> {
-    let (plan, contents) = plan(&request, Library::default()).await?;
+    let (plan, contents) = plan(&request, ManifestCache::default()).await?;
     progress.enter(Stage::Checking);
-    check_sizes(&plan, &request.registries).await?;
+    check_sizes(&plan, &request).await?;
     expect(&plan, progress);
     let report = report(&plan, &contents);
     tell_plan(&plan, &contents, 0, None, progress);
     let foreign = foreign(request.foreign_layers, &plan)?;
     let out = BufWriter::with_capacity(WRITE_BUFFER, stream);
     let writer = PayloadWriter::begin(&contents, out).await?;
-    write(&plan, &request.registries, foreign.as_ref(), progress, writer).await?;
+    write(&plan, foreign.as_ref(), progress, writer).await?;
     info!("Wrote the payload, {} bytes, payload digest {}", report.size, report.digest);
     Ok(report)
 }
 
 /// What has gone into a stream cannot be taken back: that a manifest lies about the size of a blob
 /// is to be known before. (A blob's registry may not tell; then its bytes will.)
-pub(super) async fn check_sizes(plan: &Plan, registries: &HashMap<Host, Registry>) -> Result<(), BuildError> {
+pub(super) async fn check_sizes(plan: &Plan, request: &BuildRequest) -> Result<(), BuildError> {
+    if request.allow_missing {
+        // All blobs were asked for when it was planned.
+        return Ok(());
+    }
     let large = plan.blobs.iter().filter(|blob| blob.size > ASKED_ABOVE);
-    let asked = large.filter_map(|blob| Some((blob, registries.get(&blob.host)?)));
-    let told = futures::stream::iter(asked).map(async |(blob, registry)| {
-        let told = registry.blob_size(&blob.repository, &blob.digest).await;
+    let told = futures::stream::iter(large).map(async |blob| {
+        let told = blob.origin.registry.blob_size(&blob.origin.repository, &blob.digest).await;
         (blob, told.ok().flatten())
     });
     let told: Vec<(&BlobPlan, Option<u64>)> = told.buffered(ASKED_AT_ONCE).collect().await;
@@ -73,7 +73,6 @@ pub(super) async fn check_sizes(plan: &Plan, registries: &HashMap<Host, Registry
 /// Writes a payload in sequence, from the next blob of `writer` on.
 pub(super) async fn write<S: Sink>(
     plan: &Plan,
-    registries: &HashMap<Host, Registry>,
     foreign: Option<&Foreign>,
     progress: &Progress,
     mut writer: PayloadWriter<'_, S>,
@@ -83,21 +82,20 @@ pub(super) async fn write<S: Sink>(
     let done = plan.blobs.iter().take_while(|blob| Some(&blob.digest) != next).count();
     // While one blob is written, the beginnings of the next ones are on their way.
     let bodies = plan.blobs.iter().enumerate().skip(done).map(|(index, blob)| {
-        let registry = registries.get(&blob.host).ok_or_else(|| unknown_host(&blob.host))?;
         let from = if index == done { have } else { 0 };
-        let mut body = source::blob_ahead(blob, from..blob.size, registry, foreign);
+        let mut body = source::blob_ahead(blob, from..blob.size, foreign);
         let begun = tokio::spawn(async move { (body.next().await, body) });
-        Ok::<_, BuildError>((index, blob, AbortOnDropHandle::new(begun)))
+        (index, blob, AbortOnDropHandle::new(begun))
     });
-    let bodies = futures::stream::iter(bodies).map(async |next| {
-        let (index, blob, begun) = next?;
+    let bodies = futures::stream::iter(bodies).map(async |(index, blob, begun)| {
         let (first, rest) = begun.await.map_err(|error| PayloadError::io("fetching", error))?;
         Ok::<_, BuildError>((index, blob, futures::stream::iter(first).chain(rest)))
     });
     let mut bodies = std::pin::pin!(bodies.buffered(BLOBS_AHEAD));
     while let Some(next) = bodies.next().await {
         let (index, blob, body) = next?;
-        info!(target: STEP, "[{}/{}] Pulling {}/{}", index + 1, plan.blobs.len(), blob.repository, blob.digest);
+        let (count, repository) = (plan.blobs.len(), &blob.origin.repository);
+        info!(target: STEP, "[{}/{count}] Pulling {repository}/{}", index + 1, blob.digest);
         let written = writer.blob(body, |bytes| progress.moved(bytes)).await;
         written.map_err(|error| match error {
             BlobError::Payload(error) => error.into(),
@@ -106,9 +104,4 @@ pub(super) async fn write<S: Sink>(
         progress.blob_done();
     }
     Ok(writer.finish().await?)
-}
-
-fn unknown_host(host: &Host) -> BuildError {
-    let message = format!("no access to {host} was given");
-    BuildError::Images(vec![Failure::new(host.as_str(), Reason::InvalidSpec, message)])
 }

@@ -1,11 +1,13 @@
+use std::collections::BTreeMap;
 use std::net::SocketAddr;
 use std::time::Duration;
 
+use serde::de::DeserializeOwned;
 use tokio::signal::unix::{SignalKind, signal};
 use tokio_util::sync::CancellationToken;
 
 use super::CliError;
-use crate::api::WorkerResources;
+use crate::api::{SecretRef, Toleration, WorkerResources};
 use crate::controller::{self, LeaseTiming, Pace, Settings, WorkerDefaults};
 
 /// Look after the PayloadBuilds and PayloadImports of a cluster
@@ -23,6 +25,15 @@ pub(super) struct ControllerArgs {
     /// User and groups of worker pods: 65532, or those that the cluster gives (OpenShift)
     #[arg(long, value_enum, default_value = "auto")]
     pub(super) worker_security_context: Ids,
+    /// Secrets to pull the worker's image with, as JSON; each namespace must have them, a resource's own win
+    #[arg(long, value_name = "JSON", value_parser = list::<SecretRef>)]
+    pub(super) worker_image_pull_secrets: Option<List<SecretRef>>,
+    /// Labels of the nodes for worker pods, as JSON; a resource's own win
+    #[arg(long, value_name = "JSON", value_parser = labels)]
+    pub(super) worker_node_selector: Option<BTreeMap<String, String>>,
+    /// Tolerations of worker pods, as JSON; a resource's own win
+    #[arg(long, value_name = "JSON", value_parser = list::<Toleration>)]
+    pub(super) worker_tolerations: Option<List<Toleration>>,
     /// Namespace to look after; by default all
     #[arg(long, value_name = "NAMESPACE")]
     pub(super) namespace: Option<String>,
@@ -88,6 +99,9 @@ impl ControllerArgs {
         if self.worker_security_context == Ids::None {
             worker.ids = None;
         }
+        worker.image_pull_secrets = self.worker_image_pull_secrets.unwrap_or_default();
+        worker.node_selector = self.worker_node_selector.unwrap_or_default();
+        worker.tolerations = self.worker_tolerations.unwrap_or_default();
         Settings {
             worker,
             // An empty value is what a chart gives for "not set".
@@ -100,7 +114,18 @@ impl ControllerArgs {
     }
 }
 
+/// One value, and not an option that is given several times.
+type List<T> = Vec<T>;
+
 fn resources(text: &str) -> Result<WorkerResources, serde_json::Error> {
+    serde_json::from_str(text)
+}
+
+fn labels(text: &str) -> Result<BTreeMap<String, String>, serde_json::Error> {
+    serde_json::from_str(text)
+}
+
+fn list<T: DeserializeOwned>(text: &str) -> Result<List<T>, serde_json::Error> {
     serde_json::from_str(text)
 }
 

@@ -52,7 +52,8 @@ pub(super) fn tell_import(plan: &ImportPlan, strict: bool) -> Result<(), CliErro
     for image in &plan.images {
         let fate = match &image.fate {
             Fate::Present => "nothing, it is there",
-            Fate::Push => "it is pushed",
+            Fate::Pushed => "it is pushed",
+            Fate::Kept => "nothing, its tag is something else's",
             Fate::AbsentBase(failure) => {
                 failures.extend(Some(failure).filter(|_| strict));
                 "nothing, though it is not there: MissingBase"

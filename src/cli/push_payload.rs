@@ -13,7 +13,7 @@ use super::make_payload::is_stream;
 use super::registry_options::RegistryOptions;
 use super::{CliError, Context, dry_run, output};
 use crate::digest::Digest;
-use crate::import::{ImportError, ImportReport, Naming, Source, SparseIndex};
+use crate::import::{Fate, ImportError, ImportReport, Naming, Source, SparseIndex};
 use crate::library::{self, named, plan_source, push_source};
 use crate::payload::{BILL_HEADER_LEN, Start};
 use crate::read_at::LocalFile;
@@ -26,6 +26,7 @@ use crate::storage::{ObjectAccess, StorageError};
 // The docstrings are the help that people read at a terminal.
 #[allow(clippy::doc_markdown)]
 #[derive(Debug, Args)]
+#[allow(clippy::struct_excessive_bools)] // each is an option
 pub(super) struct PushPayload {
     /// The payload: a file, or an object such as s3://BUCKET/KEY; standard input if it is not given
     #[arg(short, long, value_name = "FILE")]
@@ -51,6 +52,9 @@ pub(super) struct PushPayload {
     /// What becomes of an index that the registry refuses because images of other platforms were left out
     #[arg(long, value_enum, default_value_t, value_name = "CHOICE")]
     sparse_index: SparseIndexOption,
+    /// Ask for every blob of images whose tags are right already, too, and push what the registry has lost of them
+    #[arg(long)]
+    deep: bool,
     /// The payload digest that the payload must have, or nothing is pushed
     #[arg(long, value_name = "DIGEST")]
     expected_digest: Option<Digest>,
@@ -115,6 +119,7 @@ impl PushPayload {
             base_repositories: self.base_repository,
             no_digest_tags: self.no_digest_tags,
             sparse_index: self.sparse_index.into(),
+            deep: self.deep,
             expected_digest: self.expected_digest,
             registry: self.registry.read(context).await?,
             progress: context.progress(),
@@ -133,12 +138,14 @@ impl PushPayload {
 /// Prints what is whole; what is not makes the command fail.
 fn tell(report: &ImportReport) -> Result<(), CliError> {
     // An image that the payload only names, and that is not there, was told of in a warning.
-    let (incomplete, whole): (Vec<_>, Vec<_>) = report.images.iter().partition(|image| image.is_incomplete());
-    for image in whole {
-        output::line(&image.name)?;
+    let mut failures = Vec::new();
+    for image in &report.images {
+        match &image.fate {
+            Fate::Failed(failure) => failures.push(failure),
+            Fate::Present | Fate::Pushed | Fate::Kept | Fate::AbsentBase(_) => output::line(&image.name)?,
+        }
     }
-    let mut failures = incomplete.into_iter().filter_map(|image| image.failure.as_ref()).peekable();
-    if failures.peek().is_none() { Ok(()) } else { Err(CliError::of_failures(failures)) }
+    if failures.is_empty() { Ok(()) } else { Err(CliError::of_failures(failures)) }
 }
 
 /// An error with the name of what was read, where it is about that.

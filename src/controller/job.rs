@@ -6,23 +6,24 @@ use k8s_openapi::api::batch::v1::{
     Job, JobSpec, PodFailurePolicy, PodFailurePolicyOnExitCodesRequirement,
     PodFailurePolicyOnPodConditionsPattern, PodFailurePolicyRule,
 };
+use k8s_openapi::api::core;
 use k8s_openapi::api::core::v1::{
-    Capabilities, Container, ContainerPort, DownwardAPIProjection, DownwardAPIVolumeFile, KeyToPath,
-    ObjectFieldSelector, PersistentVolumeClaimVolumeSource, PodSecurityContext, PodSpec, PodTemplateSpec,
-    ProjectedVolumeSource, SeccompProfile, SecretProjection, SecurityContext, Volume, VolumeMount,
-    VolumeProjection,
+    Capabilities, ConfigMapProjection, Container, ContainerPort, DownwardAPIProjection,
+    DownwardAPIVolumeFile, KeyToPath, LocalObjectReference, ObjectFieldSelector,
+    PersistentVolumeClaimVolumeSource, PodSecurityContext, PodSpec, PodTemplateSpec, ProjectedVolumeSource,
+    SeccompProfile, SecretProjection, SecurityContext, Volume, VolumeMount, VolumeProjection,
 };
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::{ObjectMeta, OwnerReference};
 
 use super::settings::{WorkerDefaults, ids, resources};
 use super::validate::{Invalid, Place, Registry, Valid};
 use super::{Subject, run_id};
-use crate::api::ObjectStore;
+use crate::api::{ObjectStore, SecretRef, Toleration};
 use crate::digest::Digest;
 use crate::object_location::Provider;
 use crate::worker::contract::{
-    CONTRACT_VERSION, OBJECT_STORE_SECRETS, PAYLOAD_MOUNT, PROGRESS_PORT, REGISTRY_SECRETS, RUN_ANNOTATION,
-    RUN_CONFIG_PATH, RunConfig,
+    BuildWork, CONTRACT_VERSION, IMAGES_LIST, OBJECT_STORE_SECRETS, PAYLOAD_MOUNT, PROGRESS_PORT,
+    PROXY_SECRETS, REGISTRY_SECRETS, RUN_ANNOTATION, RUN_CONFIG_PATH, RunConfig, Work,
 };
 
 /// The worker's container.
@@ -79,11 +80,12 @@ pub(super) fn plan(
         nonce: run_id::nonce(&subject.uid, run_id, attempt),
         work: valid.work.clone(),
         registries: valid.registries.iter().map(|registry| registry.access.clone()).collect(),
+        proxy: valid.proxy.clone(),
     };
     let config = serde_json::to_string(&config).expect("a run configuration is plain data");
     if config.len() > RUN_CONFIG_LIMIT {
         return Err(Invalid(format!(
-            "the image names take {} KiB, and a pod can be given {}; divide them into several payloads",
+            "the image names take {} KiB, and a pod can be given {}; list them in a ConfigMap (spec.imagesFrom), or divide them into several payloads",
             config.len().div_ceil(1024),
             RUN_CONFIG_LIMIT / 1024
         )));
@@ -100,6 +102,7 @@ pub(super) fn plan(
 
 /// The Job of `plan`.
 pub(super) fn job(subject: &Subject, valid: &Valid, plan: &Plan, defaults: &WorkerDefaults) -> Job {
+    let metadata = valid.worker.pod_metadata.clone().unwrap_or_default();
     let labels = BTreeMap::from(
         [
             ("app.kubernetes.io/name", "charon"),
@@ -116,13 +119,17 @@ pub(super) fn job(subject: &Subject, valid: &Valid, plan: &Plan, defaults: &Work
         (NAME_ANNOTATION.to_owned(), subject.name.clone()),
         (GENERATION_ANNOTATION.to_owned(), subject.generation.to_string()),
     ]);
-    let mut pod_annotations = annotations.clone();
+    // What is ours comes last: it is what we find pods by.
+    let mut pod_labels = metadata.labels.unwrap_or_default();
+    pod_labels.extend(labels.clone());
+    let mut pod_annotations = metadata.annotations.unwrap_or_default();
+    pod_annotations.extend(annotations.clone());
     pod_annotations.insert(RUN_ANNOTATION.to_owned(), plan.config.clone());
     Job {
         metadata: ObjectMeta {
             name: Some(plan.name.clone()),
             namespace: Some(subject.namespace.clone()),
-            labels: Some(labels.clone()),
+            labels: Some(labels),
             annotations: Some(annotations),
             owner_references: Some(vec![owner(subject)]),
             ..ObjectMeta::default()
@@ -136,7 +143,7 @@ pub(super) fn job(subject: &Subject, valid: &Valid, plan: &Plan, defaults: &Work
             pod_failure_policy: Some(failure_policy()),
             template: PodTemplateSpec {
                 metadata: Some(ObjectMeta {
-                    labels: Some(labels),
+                    labels: Some(pod_labels),
                     annotations: Some(pod_annotations),
                     ..ObjectMeta::default()
                 }),
@@ -249,12 +256,37 @@ fn pod(valid: &Valid, defaults: &WorkerDefaults) -> PodSpec {
         }],
         volumes: Some(std::iter::once(settings).chain(payload).collect()),
         service_account_name: valid.worker.service_account_name.clone(),
+        priority_class_name: valid.worker.priority_class_name.clone(),
+        affinity: valid.affinity.clone(),
+        ..placed(valid, defaults)
+    }
+}
+
+/// Where the pod may run, and what its image is pulled with: what the spec says of each stands in the place of the
+/// defaults.
+fn placed(valid: &Valid, defaults: &WorkerDefaults) -> PodSpec {
+    let worker = &valid.worker;
+    let secret = |secret: &SecretRef| LocalObjectReference { name: secret.name.clone() };
+    let secrets = worker.image_pull_secrets.as_ref().unwrap_or(&defaults.image_pull_secrets);
+    let toleration = |given: &Toleration| core::v1::Toleration {
+        key: given.key.clone(),
+        operator: given.operator.clone(),
+        value: given.value.clone(),
+        effect: given.effect.clone(),
+        toleration_seconds: given.toleration_seconds,
+    };
+    let tolerations = worker.tolerations.as_ref().unwrap_or(&defaults.tolerations);
+    let node_selector = worker.node_selector.as_ref().unwrap_or(&defaults.node_selector);
+    PodSpec {
+        image_pull_secrets: (!secrets.is_empty()).then(|| secrets.iter().map(secret).collect()),
+        node_selector: (!node_selector.is_empty()).then(|| node_selector.clone()),
+        tolerations: (!tolerations.is_empty()).then(|| tolerations.iter().map(toleration).collect()),
         ..PodSpec::default()
     }
 }
 
 /// All that a worker is told, and the folder where it looks for that: the run configuration, which
-/// lives and dies with the pod as its annotation, and the Secrets of the registries. One volume for
+/// lives and dies with the pod as its annotation, the Secrets of registries, store and proxy, and the list of images. One volume for
 /// all, since nothing can be mounted inside another read-only one.
 fn settings_volume(valid: &Valid) -> (Volume, &'static str) {
     let (folder, file) = RUN_CONFIG_PATH.rsplit_once('/').expect("it is an absolute path");
@@ -280,7 +312,30 @@ fn settings_volume(valid: &Valid) -> (Volume, &'static str) {
         Place::Claim(_) => Vec::new(),
         Place::Object(object) => store_sources(below(OBJECT_STORE_SECRETS), object),
     };
-    let secrets = registries.chain(store);
+    let proxy = valid.proxy.iter().flat_map(|name| {
+        let folder = below(PROXY_SECRETS);
+        [
+            secret_source(folder, name, &["address"], false),
+            secret_source(folder, name, &["username", "password", "noProxy"], true),
+        ]
+    });
+    let list = match &valid.work {
+        Work::Build(BuildWork { images_from: Some(list), .. }) => Some(list),
+        Work::Build(_) | Work::Import(_) => None,
+    };
+    let list = list.map(|list| VolumeProjection {
+        config_map: Some(ConfigMapProjection {
+            name: list.config_map.clone(),
+            items: Some(vec![KeyToPath {
+                key: list.key.clone(),
+                path: below(IMAGES_LIST).into(),
+                mode: None,
+            }]),
+            optional: Some(false),
+        }),
+        ..VolumeProjection::default()
+    });
+    let secrets = registries.chain(store).chain(proxy).chain(list);
     let volume = Volume {
         name: "settings".into(),
         projected: Some(ProjectedVolumeSource {
@@ -427,6 +482,84 @@ mod tests {
             secret("ca", &["ca.crt"], false),
         ];
         assert_eq!(volumes[0]["projected"]["sources"].as_array().unwrap()[1..], expected);
+    }
+
+    #[test]
+    fn a_pod_has_all_that_the_spec_says_of_it_and_ours_besides() {
+        let worker = json!({
+            "imagePullSecrets": [{ "name": "mirror" }],
+            "nodeSelector": { "disk": "fast" },
+            "tolerations": [{ "key": "transfer", "operator": "Exists", "effect": "NoSchedule" }],
+            "affinity": { "nodeAffinity": { "requiredDuringSchedulingIgnoredDuringExecution": {
+                "nodeSelectorTerms": [{ "matchExpressions": [{ "key": "zone", "operator": "In", "values": ["a"] }] }],
+            } } },
+            "priorityClassName": "night",
+            "podMetadata": { "labels": { "team": "ferry" }, "annotations": { "mesh/inject": "false" } },
+        });
+        let job = job_of(&build(json!({ "worker": worker })));
+        let labels = job.metadata.labels.unwrap();
+        assert!(!labels.contains_key("team"), "the Job's are ours");
+        let template = serde_json::to_value(job.spec.unwrap().template).unwrap();
+        let (metadata, pod) = (&template["metadata"], &template["spec"]);
+        for field in ["imagePullSecrets", "nodeSelector", "tolerations", "affinity", "priorityClassName"] {
+            assert_eq!(pod[field], worker[field], "{field}");
+        }
+        assert_eq!(metadata["labels"]["team"], "ferry");
+        assert_eq!(metadata["annotations"]["mesh/inject"], "false");
+        for (key, value) in labels {
+            assert_eq!(metadata["labels"][key], *value);
+        }
+    }
+
+    #[test]
+    fn what_the_spec_does_not_say_of_the_pod_comes_from_the_defaults_each_as_a_whole() {
+        let mut defaults = WorkerDefaults::with_image("i");
+        defaults.image_pull_secrets = vec![SecretRef { name: "mirror".into() }];
+        defaults.node_selector = BTreeMap::from([("pool".into(), "transfer".into())]);
+        defaults.tolerations = vec![Toleration { operator: Some("Exists".into()), ..Toleration::default() }];
+        let pod = |worker: Value| {
+            let valid = build(json!({ "worker": worker }));
+            let plan = plan(&subject(), &valid, "c0ffee", 2, &defaults).unwrap();
+            let job = serde_json::to_value(job(&subject(), &valid, &plan, &defaults)).unwrap();
+            job["spec"]["template"]["spec"].clone()
+        };
+        let plain = pod(json!({}));
+        assert_eq!(plain["imagePullSecrets"], json!([{ "name": "mirror" }]));
+        assert_eq!(plain["nodeSelector"], json!({ "pool": "transfer" }));
+        assert_eq!(plain["tolerations"], json!([{ "operator": "Exists" }]));
+        let own =
+            pod(json!({ "nodeSelector": { "disk": "fast" }, "tolerations": [], "imagePullSecrets": [] }));
+        assert_eq!(own["nodeSelector"], json!({ "disk": "fast" }));
+        assert_eq!((&own["tolerations"], &own["imagePullSecrets"]), (&Value::Null, &Value::Null));
+    }
+
+    #[test]
+    fn a_list_of_images_is_the_pods_to_read() {
+        let from = json!({ "configMapKeyRef": { "name": "images", "key": "list.txt" } });
+        let job = job_of(&build(json!({ "imagesFrom": from })));
+        let pod = serde_json::to_value(job.spec.unwrap().template.spec).unwrap();
+        let item = json!({ "key": "list.txt", "path": "images/list" });
+        assert_eq!(
+            pod["volumes"][0]["projected"]["sources"].as_array().unwrap()[1..],
+            [json!({ "configMap": { "name": "images", "items": [item], "optional": false } })]
+        );
+    }
+
+    #[test]
+    fn a_proxy_is_known_to_the_pod_by_its_secret_alone() {
+        let job = job_of(&build(json!({ "proxySecretRef": { "name": "way-out" } })));
+        let pod = serde_json::to_value(job.spec.unwrap().template.spec).unwrap();
+        let source = |keys: &[&str], optional: bool| {
+            let item = |key: &&str| json!({ "key": key, "path": format!("proxy/{key}") });
+            let items: Vec<Value> = keys.iter().map(item).collect();
+            json!({ "secret": { "name": "way-out", "items": items, "optional": optional } })
+        };
+        let sources = pod["volumes"][0]["projected"]["sources"].as_array().unwrap();
+        assert_eq!(
+            sources[1..],
+            [source(&["address"], false), source(&["username", "password", "noProxy"], true)]
+        );
+        assert_eq!(pod["containers"][0]["env"], Value::Null);
     }
 
     #[test]

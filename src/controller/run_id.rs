@@ -205,6 +205,19 @@ mod tests {
         ] {
             found.push(of_import(registry(fields), None));
         }
+        for key in ["a", "b"] {
+            let from = json!({ "configMapKeyRef": { "name": "images", "key": key } });
+            found.push(of_build(build(json!({ "imagesFrom": from })), None));
+            found.push(of_build(json!({ "imagesFrom": from, "output": build(json!({}))["output"] }), None));
+        }
+        for asked in [true, false] {
+            let place = json!({ "claimName": "transfer", "path": "app.zip" });
+            let output = json!({ "persistentVolumeClaim": place, "fileDigest": asked });
+            found.push(of_build(build(json!({ "output": output })), None));
+        }
+        for policy in ["Overwrite", "KeepExisting", "Fail"] {
+            found.push(of_import(import(json!({ "tagPolicy": policy })), None));
+        }
         found.extend(GOLDEN.map(str::to_owned));
         let distinct: std::collections::BTreeSet<_> = found.iter().collect();
         assert_eq!(distinct.len(), found.len());
@@ -257,6 +270,8 @@ mod tests {
             json!({ "registries": [{ "host": "docker.io", "secretRef": { "name": "pull" } }] }),
             json!({ "registries": [{ "host": "docker.io", "endpoint": "mirror.corp/dockerhub" }] }),
             json!({ "worker": { "securityContext": { "runAsUser": 1 } } }),
+            json!({ "worker": { "nodeSelector": { "a": "b" }, "podMetadata": { "labels": { "a": "b" } } } }),
+            json!({ "proxySecretRef": { "name": "way-out" } }),
             json!({ "backoffLimit": 1 }),
             json!({ "timeout": "1h" }),
             json!({ "suspend": true }),

@@ -9,7 +9,7 @@ use k8s_openapi::apimachinery::pkg::api::resource::Quantity;
 use k8s_openapi::apimachinery::pkg::util::intstr::IntOrString;
 
 use super::LeaseTiming;
-use crate::api::{PodIds, WorkerResources};
+use crate::api::{PodIds, SecretRef, Toleration, WorkerResources};
 
 /// What the controller is told when it starts.
 #[derive(Clone, Debug)]
@@ -39,6 +39,12 @@ pub struct WorkerDefaults {
     pub resources: WorkerResources,
     /// User and groups. Absent: the cluster gives them.
     pub ids: Option<PodIds>,
+    /// Secrets to pull the image with; each namespace must have them.
+    pub image_pull_secrets: Vec<SecretRef>,
+    /// The labels that nodes must have.
+    pub node_selector: BTreeMap<String, String>,
+    /// The taints of nodes that are borne.
+    pub tolerations: Vec<Toleration>,
 }
 
 /// How long things are waited for.
@@ -96,6 +102,7 @@ impl WorkerDefaults {
                 fs_group: Some(65532),
                 supplemental_groups: None,
             }),
+            ..Self::default()
         }
     }
 }

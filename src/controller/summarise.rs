@@ -80,6 +80,7 @@ fn take_outcome(status: &mut Status, outcome: &Outcome, news: &News) {
             run_id: run.id.clone(),
             location: news.location.to_owned(),
             digest: payload.digest.as_ref().map(ToString::to_string),
+            file_digest: payload.file_digest.as_ref().map(ToString::to_string),
             size_bytes: payload.size_bytes,
             format_version: payload.format_version,
             images: payload.images,
@@ -95,6 +96,7 @@ fn take_outcome(status: &mut Status, outcome: &Outcome, news: &News) {
         status.result = outcome.result.as_ref().map(|result| ImportCounts {
             images: result.images,
             images_failed: result.images_failed,
+            images_kept: (result.images_kept > 0).then_some(result.images_kept),
             blobs_pushed: result.blobs_pushed,
             blobs_mounted: result.blobs_mounted,
             blobs_present: result.blobs_present,
@@ -309,16 +311,20 @@ fn verified(run: &Run) -> Option<Condition> {
 
 fn success(status: &Status, news: &News) -> String {
     let Some(payload) = &status.payload else { return "done".into() };
-    let images = match payload.images {
+    let kept = status.result.as_ref().and_then(|result| Some((result.images, result.images_kept?)));
+    let images = match kept.map_or(payload.images, |(whole, _)| whole) {
         1 => "1 image is".to_owned(),
         count => format!("{count} images are"),
     };
     let rewritten = status.result.as_ref().and_then(|result| result.images_rewritten);
+    let kept = kept.map_or_else(String::new, |(_, kept)| {
+        format!("; {kept} not pushed, since something else has the tag there and keeps it")
+    });
     if let Some(registry) = news.registry {
         let rewritten = rewritten.map_or_else(String::new, |count| {
             format!("; {count} with another digest, since it takes no index without all its images: see status.result.rewritten")
         });
-        return format!("{images} in {registry}, from {}{rewritten}", payload.location);
+        return format!("{images} in {registry}, from {}{kept}{rewritten}", payload.location);
     }
     let missing = status.failures_total.map_or_else(String::new, |count| {
         format!("; without {count} that could not be had: see status.failures")

@@ -99,6 +99,19 @@ fn of_volume(pod: &PodView, why: &str) -> Failure {
             format!("pod {name} waits for Secret {secret:?}; create it: {why}"),
         );
     }
+    if let Some(map) = quoted_after(why, "configmap") {
+        return Failure::new(
+            Reason::ConfigMapNotFound,
+            format!("pod {name} waits for ConfigMap {map:?}; create it: {why}"),
+        );
+    }
+    // The kubelet: `configmap references non-existent config key: list`.
+    if why.contains("config key") {
+        return Failure::new(
+            Reason::ConfigMapNotFound,
+            format!("pod {name} waits for a key of the ConfigMap of spec.imagesFrom: {why}"),
+        );
+    }
     // The kubelet: `references non-existent secret key: .dockerconfigjson`.
     if why.contains("secret key") {
         return Failure::new(
@@ -176,11 +189,15 @@ mod tests {
         };
         let secret = "MountVolume.SetUp failed for volume \"settings\" : secret \"pull\" not found";
         let key = "MountVolume.SetUp failed for volume \"settings\" : references non-existent secret key: .dockerconfigjson";
+        let map = "MountVolume.SetUp failed for volume \"settings\" : configmap \"images\" not found";
+        let map_key = "MountVolume.SetUp failed for volume \"settings\" : configmap references non-existent config key: list";
         let busy = "Multi-Attach error for volume \"pvc-1\" Volume is already used by pod(s) x";
         let gone = "MountVolume.SetUp failed for volume \"pv\" : stat /mnt/pv: no such file or directory";
         for (events, expected) in [
             (vec![event(1, "FailedMount", secret)], Reason::SecretNotFound),
             (vec![event(1, "FailedMount", key)], Reason::SecretNotFound),
+            (vec![event(1, "FailedMount", map)], Reason::ConfigMapNotFound),
+            (vec![event(1, "FailedMount", map_key)], Reason::ConfigMapNotFound),
             (
                 vec![event(1, "FailedMount", secret), event(2, "FailedAttachVolume", busy)],
                 Reason::StorageBusy,

@@ -3,19 +3,23 @@
 //! The schema has refused most of what is wrong already; what it cannot say, or what an older or
 //! relaxed schema let through, is told here. Whatever comes out can be turned into a Job.
 
+mod worker;
+
 use std::collections::HashMap;
 use std::fmt;
 use std::time::Duration;
 
+use k8s_openapi::api::core::v1::Affinity;
 use serde_json::{Value, json};
 
 use crate::api::{
-    BuildImage, Claim, ObjectStore, PayloadBuildSpec, PayloadImportSpec, RegistryAccess, Worker,
+    BuildImage, Claim, ConfigMapKeyRef, ObjectStore, PayloadBuildSpec, PayloadImportSpec, RegistryAccess,
+    Worker,
 };
 use crate::digest::Digest;
 use crate::object_location::ObjectLocation;
 use crate::platform::{Platform, PlatformError};
-use crate::reference::{Endpoint, FarName, Host, Reference};
+use crate::reference::{Clash, Endpoint, FarName, Host, Reference};
 use crate::worker::contract::{self, BuildWork, ImportWork, Work};
 
 /// How often a pod may fail if the spec does not say.
@@ -26,7 +30,7 @@ const DEFAULT_JOB_TTL: i32 = 86_400;
 const SHORTEST_JOB_TTL: i32 = 60;
 
 /// What is written beside a payload is called so, and may not be another payload.
-const TAKEN_SUFFIXES: [&str; 7] = [
+const TAKEN_SUFFIXES: [&str; 8] = [
     ".partial",
     ".partial.journal",
     ".partial.manifests",
@@ -34,6 +38,7 @@ const TAKEN_SUFFIXES: [&str; 7] = [
     ".report.partial",
     ".bill.json",
     ".bill.partial",
+    ".sha256",
 ];
 
 /// A wish, checked.
@@ -43,6 +48,8 @@ pub(super) struct Valid {
     pub work: Work,
     /// How registries are reached, an import's target first.
     pub registries: Vec<Registry>,
+    /// The Secret of the proxy that they and the object store are reached by.
+    pub proxy: Option<String>,
     /// Where the payload goes or lies.
     pub place: Place,
     /// The builds whose payloads this one is built upon; the worker is told of them once they are there.
@@ -51,6 +58,8 @@ pub(super) struct Valid {
     pub identity: Value,
     /// The pod's settings.
     pub worker: Worker,
+    /// What the pod's settings say of nodes and neighbours.
+    pub affinity: Option<Affinity>,
     /// How often a pod may fail.
     pub backoff_limit: i32,
     /// How long the run may take.
@@ -177,8 +186,8 @@ impl fmt::Display for Place {
 /// Checks the spec of a `PayloadBuild`.
 pub(super) fn build(spec: &PayloadBuildSpec) -> Result<Valid, Invalid> {
     let names: Vec<String> = spec.images.iter().map(|image| image.image.clone()).collect();
-    if names.is_empty() {
-        return Err(Invalid("spec.images is empty; name at least one image".into()));
+    if names.is_empty() && spec.images_from.is_none() {
+        return Err(Invalid("spec has neither images nor imagesFrom; name at least one image".into()));
     }
     let far = spec.already_transferred.as_ref().and_then(|far| far.images.clone()).unwrap_or_default();
     let references = references(&names, |index| format!("spec.images[{index}].image"))?;
@@ -193,19 +202,24 @@ pub(super) fn build(spec: &PayloadBuildSpec) -> Result<Valid, Invalid> {
             "spec.output.{field} {name:?} ends in {suffix}, which is for files beside payloads; choose another name"
         )));
     }
+    let worker = spec.worker.clone().unwrap_or_default();
+    let mut output_identity = place.identity();
+    output_identity["fileDigest"] = json!(output.file_digest);
     Ok(Valid {
         identity: json!({
-            "images": spec.images,
+            "images": (!spec.images.is_empty()).then_some(&spec.images),
+            "imagesFrom": spec.images_from,
             "platforms": spec.platforms,
             "alreadyTransferred": spec.already_transferred,
             "foreignLayers": spec.foreign_layers,
             "allowMissing": spec.allow_missing,
             "referrers": spec.referrers,
-            "output": place.identity(),
+            "output": output_identity,
             "trigger": spec.trigger,
         }),
         work: Work::Build(BuildWork {
             images: images(spec)?,
+            images_from: images_from(spec)?,
             already_transferred: far,
             bases: Vec::new(),
             foreign_layers: spec.foreign_layers.unwrap_or(false),
@@ -213,11 +227,14 @@ pub(super) fn build(spec: &PayloadBuildSpec) -> Result<Valid, Invalid> {
             referrers: spec.referrers.unwrap_or(true),
             path: place.path(),
             object_store: place.object(),
+            file_digest: spec.output.file_digest.unwrap_or(false),
         }),
         registries: registries(spec.registries.as_deref().unwrap_or_default())?,
         bases: bases(spec)?,
         place,
-        worker: spec.worker.clone().unwrap_or_default(),
+        proxy: spec.proxy_secret_ref.as_ref().map(|secret| secret.name.clone()),
+        affinity: worker::checked(&worker)?,
+        worker,
         backoff_limit: spec.backoff_limit.unwrap_or(DEFAULT_BACKOFF_LIMIT),
         timeout: timeout(spec.timeout.as_deref())?,
         job_ttl: job_ttl(spec.ttl_seconds_after_finished),
@@ -255,7 +272,9 @@ pub(super) fn import(spec: &PayloadImportSpec) -> Result<Valid, Invalid> {
         tag_digests: spec.registry.tag_digests.unwrap_or(true),
         sparse_index: spec.registry.sparse_index.unwrap_or_default(),
         strict: spec.strict.unwrap_or(false),
+        tag_policy: spec.tag_policy.unwrap_or_default(),
     };
+    let worker = spec.worker.clone().unwrap_or_default();
     Ok(Valid {
         identity: json!({
             "source": place.identity(),
@@ -269,13 +288,16 @@ pub(super) fn import(spec: &PayloadImportSpec) -> Result<Valid, Invalid> {
                 "sparseIndex": spec.registry.sparse_index,
             },
             "strict": spec.strict,
+            "tagPolicy": spec.tag_policy,
             "trigger": spec.trigger,
         }),
         work: Work::Import(work),
         registries: vec![registry(&target, "spec.registry")?],
         place,
         bases: Vec::new(),
-        worker: spec.worker.clone().unwrap_or_default(),
+        proxy: spec.proxy_secret_ref.as_ref().map(|secret| secret.name.clone()),
+        affinity: worker::checked(&worker)?,
+        worker,
         backoff_limit: spec.backoff_limit.unwrap_or(DEFAULT_BACKOFF_LIMIT),
         timeout: timeout(spec.timeout.as_deref())?,
         job_ttl: job_ttl(spec.ttl_seconds_after_finished),
@@ -324,6 +346,14 @@ fn images(spec: &PayloadBuildSpec) -> Result<Vec<contract::Image>, Invalid> {
     spec.images.iter().enumerate().map(image).collect()
 }
 
+/// The list that the worker is to read, whose images are carried for the platforms of all.
+fn images_from(spec: &PayloadBuildSpec) -> Result<Option<contract::ImageList>, Invalid> {
+    let Some(from) = &spec.images_from else { return Ok(None) };
+    let platforms = platforms(spec.platforms.as_deref(), "spec.platforms")?.unwrap_or_default();
+    let ConfigMapKeyRef { name, key } = from.config_map_key_ref.clone();
+    Ok(Some(contract::ImageList { config_map: name, key, platforms }))
+}
+
 fn platforms(names: Option<&[String]>, field: &str) -> Result<Option<Vec<Platform>>, Invalid> {
     let refused = |error: PlatformError| Invalid(format!("{field}: {error}"));
     names.map(|names| names.iter().map(|name| name.parse().map_err(refused)).collect()).transpose()
@@ -340,25 +370,13 @@ fn far_names(spec: &PayloadBuildSpec) -> Result<Vec<Option<FarName>>, Invalid> {
 
 /// Refuses two images that would have one name where they arrive.
 fn distinct_at_the_far_side(references: &[Reference], own: &[Option<FarName>]) -> Result<(), Invalid> {
-    let mut names: HashMap<String, &Reference> = HashMap::new();
-    for (reference, own) in references.iter().zip(own) {
-        // Without a tag, the far side gets one that is made of the digest.
-        let tag = own.as_ref().and_then(FarName::tag).or(reference.tag());
-        let tag = tag.unwrap_or_else(|| reference.tag_or_digest());
-        let repository = own.as_ref().map_or(reference.far_repository(), FarName::repository);
-        let name = format!("{repository}:{tag}");
-        match names.get(&name) {
-            Some(first) if first.to_string() != reference.to_string() => {
-                return Err(Invalid(format!(
-                    "spec.images has {} and {}, which would both arrive as {name}; give one of them another name by its field as",
-                    first.written(),
-                    reference.written()
-                )));
-            }
-            _ => names.insert(name, reference),
-        };
+    let images = references.iter().zip(own.iter().map(Option::as_ref));
+    match Clash::among(images) {
+        Some(clash) => {
+            Err(Invalid(format!("spec.images has {clash}; give one of them another name by its field as")))
+        }
+        None => Ok(()),
     }
-    Ok(())
 }
 
 /// The claim, if its path stays in the volume. The schema has the same rules.

@@ -1,4 +1,5 @@
-use std::collections::{BTreeMap, HashMap, HashSet};
+//! Blobs on their way into the registry.
+
 use std::io;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
@@ -8,13 +9,14 @@ use tokio::sync::mpsc;
 use tokio_util::task::AbortOnDropHandle;
 use tracing::{debug, info};
 
+use super::bases::Bases;
+use super::manifests::Put;
 use super::meter::Meter;
-use super::target::{State, Target};
+use super::presence::Presence;
+use super::target::Target;
 use super::{Counts, Passing, Payload};
 use crate::digest::Digest;
-use crate::payload::{
-    Bill, BillEntry, BillManifest, BillReferrer, EntryKind, FilePayload, PayloadError, Verified,
-};
+use crate::payload::{Bill, BillEntry, EntryKind, FilePayload, PayloadError, Required, Verified};
 use crate::progress::{Progress, STEP};
 use crate::reason::{Reason, Told};
 use crate::reference::Host;
@@ -26,30 +28,23 @@ pub(super) const ASKED_AT_ONCE: usize = 8;
 const PIECES: usize = 4;
 
 /// Why a blob is not in a repository, in one word and in a sentence.
-type Why = (Reason, String);
+pub(super) type Why = (Reason, String);
 /// The repositories that a blob could not be brought into.
 type Failed = Vec<(String, Why)>;
 
-/// Brings blobs and manifests into the registry, and remembers what is there: presence is a fact
-/// about a repository and a digest, and is asked for once.
+/// Brings blobs and manifests into the registry, and remembers what is there.
 pub(super) struct Delivery {
     registry: Registry,
     progress: Arc<Progress>,
-    known: Mutex<Known>,
-}
-
-#[derive(Default)]
-pub(super) struct Known {
-    present: HashMap<Digest, BTreeMap<String, bool>>,
-    pub(super) manifests: HashSet<(String, Digest)>,
-    /// The referrers that the registry, or an index in it, lists, by repository and subject.
-    pub(super) listed: HashMap<(String, Digest), HashSet<Digest>>,
-    counts: Counts,
+    presence: Presence,
+    put: Put,
+    counts: Mutex<Counts>,
 }
 
 impl Delivery {
     pub(super) fn new(registry: Registry, progress: Arc<Progress>) -> Self {
-        Self { registry, progress, known: Mutex::default() }
+        let (presence, put, counts) = (Presence::default(), Put::default(), Mutex::default());
+        Self { registry, progress, presence, put, counts }
     }
 
     pub(super) fn host(&self) -> &Host {
@@ -60,52 +55,40 @@ impl Delivery {
         &self.registry
     }
 
+    pub(super) fn put(&self) -> &Put {
+        &self.put
+    }
+
+    /// What was moved so far.
     pub(super) fn counts(&self) -> Counts {
-        self.known().counts
+        *self.count()
     }
 
-    /// Nothing that is known is ever half known: a writer that panicked does not spoil it.
-    pub(super) fn known(&self) -> MutexGuard<'_, Known> {
-        self.known.lock().unwrap_or_else(PoisonError::into_inner)
+    fn count(&self) -> MutexGuard<'_, Counts> {
+        self.counts.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    pub(super) async fn manifest_digest(
+    /// The first of the repositories that has a blob.
+    pub(super) async fn find<'a>(
         &self,
-        repository: &str,
-        tag_or_digest: &str,
-    ) -> Result<Option<Digest>, RegistryError> {
-        self.registry.manifest_digest(repository, tag_or_digest).await
-    }
-
-    /// Whether any of the repositories has a blob.
-    pub(super) async fn find(&self, digest: &Digest, repositories: &[String]) -> Result<bool, RegistryError> {
+        digest: &Digest,
+        repositories: impl Iterator<Item = &'a str>,
+    ) -> Result<Option<&'a str>, RegistryError> {
         for repository in repositories {
             if self.has(repository, digest).await? {
-                return Ok(true);
+                return Ok(Some(repository));
             }
         }
-        Ok(false)
+        Ok(None)
     }
 
     pub(super) async fn has(&self, repository: &str, digest: &Digest) -> Result<bool, RegistryError> {
-        let known = self.known().present.get(digest).and_then(|known| known.get(repository)).copied();
-        if let Some(known) = known {
-            return Ok(known);
-        }
-        let found = self.registry.has_blob(repository, digest).await?;
-        self.learn(repository, digest, found);
-        Ok(found)
-    }
-
-    fn learn(&self, repository: &str, digest: &Digest, present: bool) {
-        self.known().present.entry(digest.clone()).or_default().insert(repository.to_owned(), present);
+        self.presence.has(&self.registry, repository, digest).await
     }
 
     /// A repository that is known to have a blob.
     pub(super) fn holder(&self, digest: &Digest) -> Option<String> {
-        let known = self.known();
-        let known = known.present.get(digest)?;
-        known.iter().find(|(_, present)| **present).map(|(repository, _)| repository.clone())
+        self.presence.holder(digest)
     }
 
     /// Finds out how much there is to bring to the images that want it, and tells it. Gives how many bytes the registry
@@ -229,8 +212,8 @@ impl Delivery {
         }
     }
 
-    /// Brings one blob into repositories: where it is not there, it is mounted from one that has it,
-    /// else uploaded.
+    /// Brings one blob into repositories: where it is not there, it is mounted from one that has it, else uploaded. It
+    /// is not copied inside the registry, which would move it twice.
     async fn blob_of_file(
         &self,
         entry: &BillEntry,
@@ -241,13 +224,15 @@ impl Delivery {
         let (meter, is_lacking) = (self.meter(entry), !absent.is_empty());
         for repository in absent {
             let corrupt = failed.iter().find(|(_, (reason, _))| *reason == Reason::PayloadCorrupt);
-            let brought = match (corrupt, self.holder(&entry.digest)) {
+            let brought = match corrupt {
                 // Bytes that were wrong once are not read again for the next repository.
-                (Some((_, why)), _) => Err(why.clone()),
-                (None, Some(holder)) => self.copy(&entry.digest, entry.size, &holder, &repository).await,
-                (None, None) => {
-                    self.push(entry, &repository, || meter.pass(payload.blob(&entry.digest))).await
-                }
+                Some((_, why)) => Err(why.clone()),
+                None => match self.mount_known(&entry.digest, &repository).await {
+                    Ok(false) => {
+                        self.push(entry, &repository, || meter.pass(payload.blob(&entry.digest))).await
+                    }
+                    mounted => mounted.map(|_| ()),
+                },
             };
             if let Err(why) = brought {
                 failed.push((repository, why));
@@ -273,18 +258,25 @@ impl Delivery {
         let (meter, is_lacking) = (self.meter(entry), !absent.is_empty());
         let mut has_passed = false;
         for repository in absent {
-            let brought = match self.holder(&entry.digest) {
-                Some(holder) => self.copy(&entry.digest, entry.size, &holder, &repository).await,
-                None if !has_passed => {
-                    has_passed = true;
-                    let (read, pushed) = self.push_passing(payload, entry, &repository, &meter).await;
-                    survivable(read)?;
-                    pushed
+            let brought = loop {
+                match self.holder(&entry.digest) {
+                    Some(holder) => match self.copy(&entry.digest, entry.size, &holder, &repository).await {
+                        Ok(false) => {}
+                        copied => break copied.map(|_| ()),
+                    },
+                    None if !has_passed => {
+                        has_passed = true;
+                        let (read, pushed) = self.push_passing(payload, entry, &repository, &meter).await;
+                        survivable(read)?;
+                        break pushed;
+                    }
+                    None => {
+                        break Err(failed.last().map_or_else(
+                            || (Reason::RegistryUnavailable, format!("{} could not be pushed", entry.digest)),
+                            |(_, why)| why.clone(),
+                        ));
+                    }
                 }
-                None => Err(failed.last().map_or_else(
-                    || (Reason::RegistryUnavailable, format!("{} could not be pushed", entry.digest)),
-                    |(_, why)| why.clone(),
-                )),
             };
             if let Err(why) = brought {
                 failed.push((repository, why));
@@ -307,7 +299,7 @@ impl Delivery {
         let (mut absent, mut failed) = (Vec::new(), Vec::new());
         for repository in repositories {
             match self.has(&repository, &entry.digest).await {
-                Ok(true) => self.known().counts.blobs_present += 1,
+                Ok(true) => self.count().blobs_present += 1,
                 Ok(false) => absent.push(repository),
                 Err(error) => failed.push((repository, tell(&error))),
             }
@@ -334,10 +326,10 @@ impl Delivery {
         pushed: Result<(), RegistryError>,
     ) -> Result<(), Why> {
         pushed.map_err(|error| tell(&error))?;
-        self.learn(repository, digest, true);
-        let mut known = self.known();
-        known.counts.blobs_pushed += 1;
-        known.counts.bytes_pushed += size;
+        self.presence.learn(repository, digest, true);
+        let mut counts = self.count();
+        counts.blobs_pushed += 1;
+        counts.bytes_pushed += size;
         Ok(())
     }
 
@@ -363,209 +355,87 @@ impl Delivery {
         futures::join!(payload.next_blob(Some(sender)), push)
     }
 
-    /// Brings a blob from one repository into another: by a mount, or where that is refused by
-    /// reading it there and pushing it here.
-    async fn copy(&self, digest: &Digest, size: u64, from: &str, to: &str) -> Result<(), Why> {
+    /// Lets the registry take a blob from a repository that is known to have it: whether there is one, and it did.
+    async fn mount_known(&self, digest: &Digest, to: &str) -> Result<bool, Why> {
+        match self.holder(digest) {
+            Some(holder) => self.mount(digest, &holder, to).await,
+            None => Ok(false),
+        }
+    }
+
+    async fn mount(&self, digest: &Digest, from: &str, to: &str) -> Result<bool, Why> {
         let mounted = self.registry.mount_blob(to, digest, from).await.map_err(|error| tell(&error))?;
         if mounted {
             info!(target: STEP, "Mounted {from}/{digest} to {to}");
-            self.known().counts.blobs_mounted += 1;
-        } else {
-            info!(target: STEP, "Copying {from}/{digest} to {to}");
-            let registry = self.registry.for_copying().await;
-            let body = || {
-                let bytes = registry.blob(from, digest, size).map_err(io::Error::other);
-                Verified::new(bytes.boxed(), digest.clone())
-            };
-            let pushed = registry.push_blob(to, digest, size, body).await;
-            return self.uploaded(to, digest, size, pushed);
+            self.count().blobs_mounted += 1;
+            self.presence.learn(to, digest, true);
         }
-        self.learn(to, digest, true);
-        Ok(())
+        Ok(mounted)
+    }
+
+    /// Brings a blob that is not at hand from one repository into another: by a mount, or where that is refused by
+    /// reading it there and pushing it here. Gives whether it was there at all: a registry may have said so of what it
+    /// does not have.
+    async fn copy(&self, digest: &Digest, size: u64, from: &str, to: &str) -> Result<bool, Why> {
+        if self.mount(digest, from, to).await? {
+            return Ok(true);
+        }
+        info!(target: STEP, "Copying {from}/{digest} to {to}");
+        let registry = self.registry.for_copying().await;
+        let body = || {
+            let bytes = registry.blob(from, digest, size).map_err(io::Error::other);
+            Verified::new(bytes.boxed(), digest.clone())
+        };
+        let pushed = registry.push_blob(to, digest, size, body).await;
+        if pushed.as_ref().is_err_and(|error| reading(error).is_some_and(RegistryError::is_not_found)) {
+            self.presence.learn(from, digest, false);
+            return Ok(false);
+        }
+        self.uploaded(to, digest, size, pushed).map(|()| true)
     }
 
     /// Brings the blobs that the payload leaves out to the images that want them.
-    pub(super) async fn required(&self, bill: &Bill, targets: &mut [Target]) {
+    pub(super) async fn required(&self, bill: &Bill, targets: &mut [Target], bases: &Bases) {
         for required in &bill.required {
             for repository in wanting(targets, &required.digest) {
-                let brought = match self.has(&repository, &required.digest).await {
-                    Ok(true) => {
-                        self.known().counts.blobs_present += 1;
-                        Ok(())
-                    }
-                    Ok(false) => match self.holder(&required.digest) {
-                        Some(holder) => {
-                            self.copy(&required.digest, required.size, &holder, &repository).await
-                        }
-                        None => Err((Reason::MissingBase, format!("{} is gone", required.digest))),
-                    },
-                    Err(error) => Err(tell(&error)),
-                };
-                if let Err(why) = brought {
+                if let Err(why) = self.bring_required(required, &repository, bases).await {
                     self.fail(targets, &required.digest, vec![(repository, why)]);
                 }
             }
         }
     }
 
-    /// Pushes the manifests of an image whose blobs are all there, the tag last. Images of one repository are to be
-    /// pushed one after the other.
-    ///
-    /// A registry may have said that it has a blob and not have it (its garbage was collected
-    /// meanwhile). Then the blobs that `file` carries are uploaded without asking, once.
-    pub(super) async fn manifests(
+    async fn bring_required(
         &self,
-        target: &mut Target,
-        manifests: &HashMap<Digest, Bytes>,
-        file: Option<&FilePayload>,
-    ) {
-        if !target.is_wanted() {
-            return;
+        Required { digest, size, .. }: &Required,
+        repository: &str,
+        bases: &Bases,
+    ) -> Result<(), Why> {
+        let failed = |error| tell(&error);
+        if self.has(repository, digest).await.map_err(failed)? {
+            self.count().blobs_present += 1;
+            return Ok(());
         }
-        let list = listed(&target.manifests, manifests);
-        let mut put = self.put_manifests(target, &list, &target.referrers, manifests).await;
-        if let (Err(refusal), Some(file)) = (&put, file)
-            && refusal.error.is_blob_unknown()
-            && !refusal.is_of_sparse_index(target)
-        {
-            info!("{}; uploading the blobs of {} without asking", refusal.error, target.name);
-            put = match self.upload_unasked(target, file).await {
-                Ok(()) => self.put_manifests(target, &list, &target.referrers, manifests).await,
-                Err(why) => return target.fail(why.0, &why.1),
+        loop {
+            let holder = match self.holder(digest) {
+                None => self.find(digest, bases.places(digest)).await.map_err(failed)?.map(str::to_owned),
+                known => known,
             };
-        }
-        if let (Err(refusal), Some(rewriting)) = (&put, target.rewriting())
-            && refusal.is_of_sparse_index(target)
-        {
-            debug!("{}", refusal.error);
-            put = self.put_manifests(target, &rewriting.manifests, &rewriting.referrers, manifests).await;
-            if put.is_ok() {
-                target.take_rewritten(self.host());
+            let Some(holder) = holder else {
+                return Err((Reason::MissingBase, format!("{digest} is gone")));
+            };
+            if self.copy(digest, *size, &holder, repository).await? {
+                return Ok(());
             }
         }
-        if let Err(refusal) = put {
-            let (reason, why) = refusal.tell(target, self.host());
-            debug!("{why}");
-            target.fail(reason, &why);
-            return;
-        }
-        let what = if target.is_there { "what belongs to " } else { "" };
-        info!(target: STEP, "Pushed {what}{}", target.far_name());
-        target.state = State::Pushed;
     }
 
-    async fn upload_unasked(&self, target: &Target, file: &FilePayload) -> Result<(), Why> {
-        for entry in file.bill().blobs().filter(|entry| target.blobs.contains(&entry.digest)) {
+    /// Uploads the blobs of an image whether the registry says that it has them or not.
+    pub(super) async fn upload_unasked(&self, target: &Target, file: &FilePayload) -> Result<(), Why> {
+        for entry in file.bill().blobs().filter(|entry| target.blobs().contains(&entry.digest)) {
             self.push(entry, &target.repository, || file.blob(&entry.digest)).await?;
         }
         Ok(())
-    }
-
-    /// Puts the manifests of an image in their order, then what belongs to it, and last its tag.
-    async fn put_manifests(
-        &self,
-        target: &Target,
-        list: &[(BillManifest, Bytes)],
-        referrers: &[BillReferrer],
-        manifests: &HashMap<Digest, Bytes>,
-    ) -> Result<(), Refusal> {
-        let repository = &target.repository;
-        self.put_each(repository, list).await?;
-        self.referrers(repository, referrers, manifests).await?;
-        // Nobody sees a tag without the signature.
-        if let (Some(tag), Some((root, bytes))) = (&target.tag, list.last()) {
-            let (digest, media_type) = (&root.digest, &root.media_type);
-            let put = self.registry.tag_manifest(repository, tag, digest, media_type, bytes.clone());
-            put.await.map_err(Refusal::of(digest))?;
-        }
-        Ok(())
-    }
-
-    /// Puts manifests by their digests, in their order, each once.
-    pub(super) async fn put_each(
-        &self,
-        repository: &str,
-        list: &[(BillManifest, Bytes)],
-    ) -> Result<(), Refusal> {
-        for (BillManifest { digest, media_type, .. }, bytes) in list {
-            let key = (repository.to_owned(), digest.clone());
-            if self.known().manifests.contains(&key) {
-                continue;
-            }
-            let put = self.registry.put_manifest(repository, digest.as_str(), media_type, bytes.clone());
-            put.await.map_err(Refusal::of(digest))?;
-            self.known().manifests.insert(key);
-        }
-        Ok(())
-    }
-}
-
-/// Manifests with their bytes.
-pub(super) fn listed(
-    described: &[BillManifest],
-    manifests: &HashMap<Digest, Bytes>,
-) -> Vec<(BillManifest, Bytes)> {
-    let bytes = |manifest: &BillManifest| manifests.get(&manifest.digest).cloned().unwrap_or_default();
-    described.iter().map(|manifest| (manifest.clone(), bytes(manifest))).collect()
-}
-
-/// A manifest that the registry did not take.
-pub(super) struct Refusal {
-    manifest: Digest,
-    error: RegistryError,
-    /// Whether it is one that belongs to the image, and not a part of it.
-    is_referrer: bool,
-}
-
-impl Refusal {
-    pub(super) fn of(manifest: &Digest) -> impl FnOnce(RegistryError) -> Self {
-        |error| Self { manifest: manifest.clone(), error, is_referrer: false }
-    }
-
-    pub(super) fn of_referrer(self) -> Self {
-        Self { is_referrer: true, ..self }
-    }
-
-    /// Whether it is about an index of which images were left out, and because of them.
-    fn is_of_sparse_index(&self, target: &Target) -> bool {
-        !self.is_referrer
-            && target.touchy.sparse.contains(&self.manifest)
-            && (self.error.is_blob_unknown() || self.error.is_manifest_invalid())
-    }
-
-    /// Why, in one word and in a sentence that says what to do.
-    fn tell(&self, target: &Target, host: &Host) -> Why {
-        let (reason, why) = self.tell_manifest(target, host);
-        if self.is_referrer {
-            let why = format!(
-                "{why}; it is a signature, an attestation or the like, without which no tag is pushed"
-            );
-            return (reason, why);
-        }
-        (reason, why)
-    }
-
-    fn tell_manifest(&self, target: &Target, host: &Host) -> Why {
-        let error = &self.error;
-        if self.is_of_sparse_index(target) && target.rewriting().is_none() {
-            let why = format!(
-                "{error}; images of other platforms were left out of this index: carry all of them, let the registry take such an index (distribution: validation.manifests.indexes.platforms: none), or have it written anew, which changes its digest (registry.sparseIndex: Rewrite, --sparse-index rewrite)"
-            );
-            return (Reason::UnsupportedImage, why);
-        }
-        if target.touchy.with_urls.contains(&self.manifest) && error.is_manifest_unacceptable() {
-            let why = format!(
-                "{error}; it names layers by urls, and {host} takes no manifest that does: allow them there (distribution: validation.manifests.urls.allow), or leave the image out"
-            );
-            return (Reason::UnsupportedImage, why);
-        }
-        let algorithm = self.manifest.algorithm();
-        if algorithm != "sha256" && error.reason() == Reason::DigestMismatch {
-            let why =
-                format!("{error}; {host} keeps no manifest by its {algorithm} digest: leave the image out");
-            return (Reason::UnsupportedImage, why);
-        }
-        tell(error)
     }
 }
 
@@ -580,17 +450,26 @@ pub(super) fn wanting(targets: &[Target], digest: &Digest) -> Vec<String> {
     repositories
 }
 
-/// Why a registry's error happened: the payload's own error, if that is what broke the upload.
-fn tell(error: &RegistryError) -> Why {
+/// Why a registry's error happened: the payload's own error, if that is what broke the upload, or what was met where
+/// the blob was to be copied from.
+pub(super) fn tell(error: &RegistryError) -> Why {
     let payload = error.body_error().and_then(io::Error::get_ref);
-    match payload.and_then(|error| error.downcast_ref::<PayloadError>()) {
-        Some(payload) => (payload.reason(), payload.to_string()),
-        // The store of the payload may have told why.
-        None => match error.body_error().filter(|error| Told::is_in(error)) {
-            Some(told) => (Reason::from(told), format!("reading the payload: {told}")),
-            None => (error.reason(), error.to_string()),
-        },
+    if let Some(payload) = payload.and_then(|error| error.downcast_ref::<PayloadError>()) {
+        return (payload.reason(), payload.to_string());
     }
+    if let Some(error) = reading(error) {
+        return (error.reason(), error.to_string());
+    }
+    // The store of the payload may have told why.
+    match error.body_error().filter(|error| Told::is_in(error)) {
+        Some(told) => (Reason::from(told), format!("reading the payload: {told}")),
+        None => (error.reason(), error.to_string()),
+    }
+}
+
+/// What a registry said where a blob was to be copied from.
+fn reading(error: &RegistryError) -> Option<&RegistryError> {
+    error.body_error()?.get_ref()?.downcast_ref()
 }
 
 /// A blob with the wrong bytes fails its images, but the stream can be read on.

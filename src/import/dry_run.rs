@@ -6,12 +6,12 @@ use std::sync::Arc;
 use futures::StreamExt;
 
 use super::deliver::{ASKED_AT_ONCE, Delivery, wanting};
-use super::target::{State, Target};
-use super::{Counts, ImportError, ImportRequest, Opened};
+use super::target::Target;
+use super::{Counts, Fate, ImportError, ImportRequest, Opened};
 use crate::digest::Digest;
 use crate::payload::Bill;
 use crate::progress::Progress;
-use crate::reason::{Failure, Reason};
+use crate::reason::Reason;
 
 /// A payload as it would be pushed.
 #[derive(Clone, Debug)]
@@ -37,19 +37,6 @@ pub struct PlannedImage {
     pub fate: Fate,
 }
 
-/// What would be done about an image.
-#[derive(Clone, Debug)]
-pub enum Fate {
-    /// It is there, with all that belongs to it.
-    Present,
-    /// It would be pushed.
-    Push,
-    /// It was declared to be there as a whole, and is not.
-    AbsentBase(Failure),
-    /// It cannot be whole there.
-    Failed(Failure),
-}
-
 /// Plans an import. The registry is asked what it has, and no upload is opened: whether it may be pushed to is not known.
 pub async fn dry_run(request: ImportRequest, progress: &Arc<Progress>) -> Result<ImportPlan, ImportError> {
     let mut opened = Opened::new(request, progress).await?;
@@ -59,12 +46,7 @@ pub async fn dry_run(request: ImportRequest, progress: &Arc<Progress>) -> Result
     let images = targets.iter().map(|target| PlannedImage {
         name: target.name.clone(),
         target: target.far_name(),
-        fate: match (&target.state, target.missing_base()) {
-            (_, Some(failure)) => Fate::AbsentBase(failure),
-            (State::Failed(failure), None) => Fate::Failed(failure.clone()),
-            (State::Present, None) => Fate::Present,
-            (State::Wanted | State::Pushed | State::AbsentBase, None) => Fate::Push,
-        },
+        fate: target.fate(),
     });
     Ok(ImportPlan { digest, size, images: images.collect(), counts })
 }

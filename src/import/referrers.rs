@@ -4,7 +4,8 @@ use bytes::Bytes;
 use indexmap::IndexMap;
 use tracing::info;
 
-use super::deliver::{Delivery, Refusal, listed};
+use super::deliver::Delivery;
+use super::manifests::{Refusal, listed};
 use super::target::Target;
 use crate::digest::Digest;
 use crate::payload::BillReferrer;
@@ -16,7 +17,7 @@ impl Delivery {
     pub(super) async fn lacks_referrers(&self, target: &Target) -> Result<bool, RegistryError> {
         let (registry, repository) = (self.registry(), &target.repository);
         let mut by_subject: IndexMap<&Digest, Vec<&Digest>> = IndexMap::new();
-        for referrer in &target.referrers {
+        for referrer in target.referrers() {
             match &referrer.tag {
                 None => by_subject.entry(&referrer.subject).or_default().push(&referrer.digest),
                 Some(tag)
@@ -59,7 +60,7 @@ impl Delivery {
         let (tagged, untagged): (Vec<_>, Vec<_>) =
             referrers.iter().partition(|referrer| referrer.tag.is_some());
         for referrer in untagged {
-            if self.knows_listed(repository, referrer) {
+            if self.put().lists(repository, &referrer.subject, &referrer.digest) {
                 continue;
             }
             self.put_each(repository, &listed(&referrer.manifests, manifests)).await?;
@@ -69,7 +70,7 @@ impl Delivery {
             info!(target: STEP, "Pushing {repository}/{}, which refers to {}", referrer.digest, referrer.subject);
             let put = registry.put_referrer(repository, &manifest).await;
             if put.map_err(Refusal::of(&referrer.digest))? {
-                self.note_listed(repository, &referrer.subject, &referrer.digest);
+                self.put().note_listed(repository, &referrer.subject, &referrer.digest);
             } else {
                 unlisted.entry(&referrer.subject).or_default().push(manifest);
             }
@@ -84,7 +85,7 @@ impl Delivery {
                 Err(error) => return Err(refused(error)),
             }
             for referrer in &referrers {
-                self.note_listed(repository, subject, &referrer.digest);
+                self.put().note_listed(repository, subject, &referrer.digest);
             }
         }
         for referrer in tagged {
@@ -102,16 +103,5 @@ impl Delivery {
             put.map_err(Refusal::of(digest))?;
         }
         Ok(())
-    }
-
-    fn knows_listed(&self, repository: &str, referrer: &BillReferrer) -> bool {
-        let known = self.known();
-        let listed = known.listed.get(&(repository.to_owned(), referrer.subject.clone()));
-        listed.is_some_and(|listed| listed.contains(&referrer.digest))
-    }
-
-    fn note_listed(&self, repository: &str, subject: &Digest, referrer: &Digest) {
-        let key = (repository.to_owned(), subject.clone());
-        self.known().listed.entry(key).or_default().insert(referrer.clone());
     }
 }

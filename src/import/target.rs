@@ -6,7 +6,7 @@ use bytes::Bytes;
 use tracing::warn;
 
 use super::names::Names;
-use super::{ImportError, sparse};
+use super::{Fate, ImportError, sparse};
 use crate::digest::Digest;
 use crate::payload::{Bill, BillImage, BillManifest, BillReferrer, ManifestContent, PayloadError, Required};
 use crate::platform::SparseIndex;
@@ -25,25 +25,29 @@ pub(super) struct Target {
     pub(super) tag: Option<String>,
     /// The digest of its root manifest, where it is known: see [`crate::payload::BillImage`].
     pub(super) root: Option<Digest>,
-    /// Whether the payload carries anything of it.
-    pub(super) carried: bool,
     /// Its manifests in push order, the root last.
-    pub(super) manifests: Vec<BillManifest>,
+    manifests: Vec<BillManifest>,
     /// Every blob that its manifests name, and those of its referrers.
-    pub(super) blobs: Arc<HashSet<Digest>>,
+    blobs: Arc<HashSet<Digest>>,
     /// Those of its manifests that registries may refuse for what they name.
     pub(super) touchy: Touchy,
-    /// What it is with its indexes written anew, where that may be done.
-    rewriting: Option<Rewriting>,
-    /// It was, or had been before.
-    is_rewritten: bool,
+    indexes: Indexes,
     /// What belongs to it: see [`crate::payload::BillImage`].
-    pub(super) referrers: Vec<BillReferrer>,
+    referrers: Vec<BillReferrer>,
     /// The blobs of these.
-    referrers_blobs: Arc<HashSet<Digest>>,
-    /// The image itself is there, with its tag: only what belongs to it is to be pushed.
-    pub(super) is_there: bool,
+    referrers_blobs: HashSet<Digest>,
     pub(super) state: State,
+}
+
+/// What becomes of the indexes of an image at the far side.
+#[derive(Debug)]
+enum Indexes {
+    /// They stay as they are.
+    Kept,
+    /// They are written anew if the registry refuses them.
+    Rewritable(Rewriting),
+    /// They were, or had been before.
+    Rewritten(Rewriting),
 }
 
 /// An image with its indexes written anew.
@@ -53,7 +57,7 @@ pub(super) struct Rewriting {
     pub(super) manifests: Vec<(BillManifest, Bytes)>,
     /// What belongs to one of these.
     pub(super) referrers: Vec<BillReferrer>,
-    referrers_blobs: Arc<HashSet<Digest>>,
+    referrers_blobs: HashSet<Digest>,
 }
 
 impl Rewriting {
@@ -73,8 +77,12 @@ impl Rewriting {
                 referrers.push(referrer.clone());
             }
         }
-        let referrers_blobs = Arc::new(referrers_blobs(&referrers, contents));
+        let referrers_blobs = referrers_blobs(&referrers, contents);
         Ok(Self { manifests, referrers, referrers_blobs })
+    }
+
+    fn root(&self) -> Option<&Digest> {
+        self.manifests.last().map(|(root, _)| &root.digest)
     }
 }
 
@@ -115,16 +123,31 @@ impl Touchy {
 /// How far an image is.
 #[derive(Debug)]
 pub(super) enum State {
-    /// It is to be pushed.
-    Wanted,
+    /// The payload only names it: it is to be there as a whole.
+    Named,
+    /// It, or a part of it, is to be pushed.
+    Wanted(Part),
     /// It is there, with its tag.
     Present,
+    /// Something else has its tag there, and keeps it.
+    Kept,
     /// It was declared to be there as a whole, and is not.
-    AbsentBase,
+    AbsentBase(Failure),
     /// It was pushed.
     Pushed,
     /// It cannot be made whole.
     Failed(Failure),
+}
+
+/// What of an image is to be pushed.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Part {
+    /// All of it that is not there, and its tag.
+    Whole,
+    /// All of it that is not there: the tag is right.
+    BehindTag,
+    /// What belongs to it: the image itself is there, with its tag.
+    Referrers,
 }
 
 impl Target {
@@ -134,45 +157,88 @@ impl Target {
 
     /// Whether it is still to be pushed.
     pub(super) fn is_wanted(&self) -> bool {
-        self.carried && matches!(self.state, State::Wanted)
+        matches!(self.state, State::Wanted(_))
     }
 
     /// Whether it is still to be pushed, and has this blob.
     pub(super) fn wants(&self, digest: &Digest) -> bool {
-        self.is_wanted() && self.blobs.contains(digest)
+        self.is_wanted() && self.blobs().contains(digest)
     }
 
+    /// The manifests that are to be there before its tag is.
+    pub(super) fn manifests(&self) -> &[BillManifest] {
+        match self.state {
+            State::Wanted(Part::Referrers) => &[],
+            _ => &self.manifests,
+        }
+    }
+
+    /// The blobs that are to be there.
+    pub(super) fn blobs(&self) -> &HashSet<Digest> {
+        match (&self.state, &self.indexes) {
+            (State::Wanted(Part::Referrers), Indexes::Rewritten(rewriting)) => &rewriting.referrers_blobs,
+            (State::Wanted(Part::Referrers), _) => &self.referrers_blobs,
+            _ => &self.blobs,
+        }
+    }
+
+    /// What belongs to it as it is at the far side: nobody finds by its subject what belongs to an index that was
+    /// written anew.
+    pub(super) fn referrers(&self) -> &[BillReferrer] {
+        match &self.indexes {
+            Indexes::Rewritten(rewriting) => &rewriting.referrers,
+            Indexes::Kept | Indexes::Rewritable(_) => &self.referrers,
+        }
+    }
+
+    /// Why it is not whole at the far side, if it is not.
     pub(super) fn failure(&self) -> Option<&Failure> {
         match &self.state {
-            State::Failed(failure) => Some(failure),
-            _ => None,
+            State::Failed(failure) | State::AbsentBase(failure) => Some(failure),
+            State::Named | State::Wanted(_) | State::Present | State::Kept | State::Pushed => None,
+        }
+    }
+
+    /// What was done about it, or would be.
+    pub(super) fn fate(&self) -> Fate {
+        match &self.state {
+            State::Named | State::Present => Fate::Present,
+            State::Wanted(_) | State::Pushed => Fate::Pushed,
+            State::Kept => Fate::Kept,
+            State::AbsentBase(failure) => Fate::AbsentBase(failure.clone()),
+            State::Failed(failure) => Fate::Failed(failure.clone()),
         }
     }
 
     /// The digest of its root manifest with its indexes written anew, if they are so at the far side.
     pub(super) fn rewritten_root(&self) -> Option<&Digest> {
-        self.rewriting().filter(|_| self.is_rewritten)?.manifests.last().map(|(root, _)| &root.digest)
+        match &self.indexes {
+            Indexes::Rewritten(rewriting) => rewriting.root(),
+            Indexes::Kept | Indexes::Rewritable(_) => None,
+        }
     }
 
     /// What it is with its indexes written anew, where that may be done.
     pub(super) fn rewriting(&self) -> Option<&Rewriting> {
-        self.rewriting.as_ref()
+        match &self.indexes {
+            Indexes::Kept => None,
+            Indexes::Rewritable(rewriting) | Indexes::Rewritten(rewriting) => Some(rewriting),
+        }
     }
 
     /// Whether a digest is the one that the image would have with its indexes written anew.
     pub(super) fn would_be(&self, found: &Digest) -> bool {
-        let root = self.rewriting().and_then(|rewriting| rewriting.manifests.last());
-        root.is_some_and(|(root, _)| root.digest == *found)
+        self.rewriting().and_then(Rewriting::root) == Some(found)
     }
 
     /// Its indexes are written anew at the far side, which is told, and so is what belongs to them and
     /// cannot be there.
     pub(super) fn take_rewritten(&mut self, host: &Host) {
-        self.is_rewritten = true;
-        let Some(rewriting) = &self.rewriting else { return };
-        let left_out = self.referrers.len() - rewriting.referrers.len();
-        self.referrers.clone_from(&rewriting.referrers);
-        self.referrers_blobs = Arc::clone(&rewriting.referrers_blobs);
+        self.indexes = match std::mem::replace(&mut self.indexes, Indexes::Kept) {
+            Indexes::Rewritable(rewriting) => Indexes::Rewritten(rewriting),
+            other => other,
+        };
+        let left_out = self.referrers.len() - self.referrers().len();
         if let (Some(now), Some(before)) = (self.rewritten_root(), &self.root) {
             warn!(
                 "{}: {host} refuses its index, of which images are left out; it is written anew there without them, and its digest is {now} instead of {before}",
@@ -197,33 +263,24 @@ impl Target {
         }
     }
 
-    /// The image is there, not all that belongs to it.
-    pub(super) fn wants_only_referrers(&mut self) {
-        self.is_there = true;
-        self.manifests = Vec::new();
-        self.blobs = Arc::clone(&self.referrers_blobs);
-    }
-
     /// What the registry is asked for to learn whether the image is there: its tag, or the digest
     /// where nothing is carried that a tag could be put on.
     pub(super) fn asked(&self) -> String {
         let tag = self.tag.as_deref();
         let root = self.root.as_ref().map(Digest::as_str);
-        let asked = if self.carried { tag.or(root) } else { root.or(tag) };
+        let asked = if matches!(self.state, State::Named) { root.or(tag) } else { tag.or(root) };
         asked.unwrap_or("latest").to_owned()
     }
 
-    /// The failure that an absent base is where everything is wanted.
-    pub(super) fn missing_base(&self) -> Option<Failure> {
-        matches!(self.state, State::AbsentBase).then(|| {
-            let message = format!(
-                "{} was declared already transferred, but {} has no {}; transfer it first, or build the payload without declaring it",
-                self.name,
-                self.repository,
-                self.asked()
-            );
-            Failure::new(&self.name, Reason::MissingBase, message)
-        })
+    /// The failure that it is that an image is not there which the payload only names.
+    pub(super) fn missing_base(&self) -> Failure {
+        let message = format!(
+            "{} was declared already transferred, but {} has no {}; transfer it first, or build the payload without declaring it",
+            self.name,
+            self.repository,
+            self.asked()
+        );
+        Failure::new(&self.name, Reason::MissingBase, message)
     }
 
     pub(super) fn fail(&mut self, reason: Reason, why: &str) {
@@ -302,26 +359,23 @@ pub(super) fn targets(
         let repository = names.repository(&reference, own.as_ref());
         let is_name = reference::is_repository(&repository);
         let touchy = Touchy::of(image, &contents);
-        let rewriting = match sparse_index {
+        let indexes = match sparse_index {
             SparseIndex::Rewrite if !touchy.sparse.is_empty() => {
-                Some(Rewriting::of(image, &contents, &manifest)?)
+                Indexes::Rewritable(Rewriting::of(image, &contents, &manifest)?)
             }
-            SparseIndex::Rewrite | SparseIndex::Keep => None,
+            SparseIndex::Rewrite | SparseIndex::Keep => Indexes::Kept,
         };
         let mut target = Target {
             name: image.name.clone(),
             tag: names.tag(&reference, own.as_ref(), image.digest.as_ref()),
             root: image.digest.clone(),
-            carried: image.carried,
             manifests: image.manifests.clone(),
             blobs,
             touchy,
-            rewriting,
-            is_rewritten: false,
+            indexes,
             referrers: image.referrers.clone(),
-            referrers_blobs: Arc::new(referrers_blobs),
-            is_there: false,
-            state: State::Wanted,
+            referrers_blobs,
+            state: if image.carried { State::Wanted(Part::Whole) } else { State::Named },
             repository,
         };
         if !is_name {

@@ -1,4 +1,4 @@
-//! A registry that says that it has what it has not.
+//! Registries that say that they have what they have not.
 
 use std::collections::HashSet;
 use std::io::Write;
@@ -11,7 +11,7 @@ use axum::http::{HeaderMap, Method, StatusCode, Uri, header};
 use axum::response::IntoResponse;
 
 use super::*;
-use crate::payload::{Contents, ImagePlan, ManifestPlan, PayloadWriter};
+use crate::payload::{Contents, ImagePlan, ManifestPlan, PayloadWriter, Required};
 use crate::read_at::LocalFile;
 use crate::reference::{Host, Reference};
 use crate::registry::Access;
@@ -19,94 +19,161 @@ use crate::registry::Access;
 const DOCKER: &str = "application/vnd.docker.distribution.manifest.v2+json";
 const BLOB: &[u8] = b"{}";
 
+/// A registry whose repositories are called by what they do: what `liar…` says to have it does not have, what `closed…`
+/// has it does not give, and `true…` has everything. It mounts nothing.
 #[derive(Default)]
 struct Registry {
-    uploaded: Mutex<HashSet<String>>,
-    tagged: Mutex<Vec<String>>,
+    /// The repositories that a blob was uploaded to.
+    uploaded: Mutex<Vec<String>>,
+    tagged: Mutex<HashSet<String>>,
 }
 
-/// Every blob is there, it says; a manifest is taken only once its blob was really uploaded.
+/// A manifest is taken only once its blob was really uploaded.
 async fn answer(
     State(registry): State<Arc<Registry>>,
     method: Method,
     uri: Uri,
     _: Bytes,
 ) -> impl IntoResponse {
-    let (path, query) = (uri.path(), uri.query().unwrap_or_default());
+    let path = uri.path().strip_prefix("/v2/").unwrap_or_default();
+    let (repository, rest) = path.split_once('/').unwrap_or_default();
+    let is_uploaded = || registry.uploaded.lock().unwrap().iter().any(|uploaded| uploaded == repository);
+    let says_so = ["liar", "closed", "true"].iter().any(|name| repository.starts_with(name));
     let mut headers = HeaderMap::new();
-    let status = match method {
-        Method::HEAD if path.contains("/blobs/") => StatusCode::OK,
-        Method::HEAD => StatusCode::NOT_FOUND,
+    let (status, body) = match method {
+        Method::HEAD if rest.starts_with("blobs/") && (says_so || is_uploaded()) => (StatusCode::OK, ""),
+        Method::GET if repository.starts_with("true") || is_uploaded() => (StatusCode::OK, "{}"),
+        Method::GET if repository.starts_with("closed") => (StatusCode::FORBIDDEN, ""),
+        Method::HEAD | Method::GET => (StatusCode::NOT_FOUND, ""),
         Method::POST => {
-            headers.insert(header::LOCATION, "/v2/app/blobs/uploads/1".parse().unwrap());
-            StatusCode::ACCEPTED
+            let location = format!("/v2/{repository}/blobs/uploads/1");
+            headers.insert(header::LOCATION, location.parse().unwrap());
+            (StatusCode::ACCEPTED, "")
         }
-        Method::PUT if path.contains("/uploads/") => {
-            registry.uploaded.lock().unwrap().insert(query.to_owned());
-            StatusCode::CREATED
+        Method::PUT if rest.starts_with("blobs/uploads/") => {
+            registry.uploaded.lock().unwrap().push(repository.to_owned());
+            (StatusCode::CREATED, "")
         }
-        Method::PUT if registry.uploaded.lock().unwrap().is_empty() => {
-            let error = r#"{"errors":[{"code":"MANIFEST_BLOB_UNKNOWN","message":"blob unknown"}]}"#;
-            return (StatusCode::BAD_REQUEST, headers, error);
+        Method::PUT if is_uploaded() => {
+            registry.tagged.lock().unwrap().insert(path.to_owned());
+            (StatusCode::CREATED, "")
         }
         Method::PUT => {
-            registry.tagged.lock().unwrap().push(path.to_owned());
-            StatusCode::CREATED
+            let error = r#"{"errors":[{"code":"MANIFEST_BLOB_UNKNOWN","message":"blob unknown"}]}"#;
+            (StatusCode::BAD_REQUEST, error)
         }
-        _ => StatusCode::METHOD_NOT_ALLOWED,
+        _ => (StatusCode::NO_CONTENT, ""),
     };
-    (status, headers, "")
+    (status, headers, body)
 }
 
-async fn payload() -> std::fs::File {
+/// A payload of one image under these names, whose blob it carries or requires.
+async fn payload(names: &[&str], carries: bool) -> Vec<u8> {
     let digest = Digest::sha256(BLOB);
-    let json = format!(
-        r#"{{"schemaVersion":2,"config":{{"digest":"{digest}","size":{}}},"layers":[]}}"#,
-        BLOB.len()
-    );
+    let size = BLOB.len() as u64;
+    let json = format!(r#"{{"schemaVersion":2,"config":{{"digest":"{digest}","size":{size}}},"layers":[]}}"#);
     let (bytes, root) = (Bytes::from(json.clone()), Digest::sha256(json.as_bytes()));
-    let image = ImagePlan {
-        reference: Reference::parse("app:1", &Host::docker_hub()).unwrap(),
+    let image = |name: &&str| ImagePlan {
+        reference: Reference::parse(name, &Host::docker_hub()).unwrap(),
         far_name: None,
         digest: root.clone(),
         media_type: DOCKER.into(),
         size: bytes.len() as u64,
         platforms: Vec::new(),
         omitted: Vec::new(),
-        manifests: vec![ManifestPlan { digest: root, media_type: DOCKER.into(), bytes }],
+        manifests: vec![ManifestPlan {
+            digest: root.clone(),
+            media_type: DOCKER.into(),
+            bytes: bytes.clone(),
+        }],
         referrers: Vec::new(),
     };
-    let contents = Contents::new(&[image], &[(digest, BLOB.len() as u64)], Vec::new()).unwrap();
+    let images: Vec<ImagePlan> = names.iter().map(image).collect();
+    let (blobs, required) = if carries {
+        (vec![(digest, size)], Vec::new())
+    } else {
+        (Vec::new(), vec![Required { digest, size, sources: Vec::new() }])
+    };
+    let contents = Contents::new(&images, &blobs, required).unwrap();
     let mut writer = PayloadWriter::begin(&contents, Vec::new()).await.unwrap();
-    let body = futures::stream::iter([Ok::<_, std::io::Error>(Bytes::from_static(BLOB))]);
-    writer.blob(body, |_| ()).await.unwrap();
-    let mut file = tempfile::tempfile().unwrap();
-    file.write_all(&writer.finish().await.unwrap()).unwrap();
-    file
+    if carries {
+        let body = futures::stream::iter([Ok::<_, std::io::Error>(Bytes::from_static(BLOB))]);
+        writer.blob(body, |_| ()).await.unwrap();
+    }
+    writer.finish().await.unwrap()
 }
 
-#[tokio::test]
-async fn blobs_that_a_registry_only_says_it_has_are_uploaded_without_asking_once() {
+fn file(payload: &[u8]) -> Source {
+    let mut file = tempfile::tempfile().unwrap();
+    file.write_all(payload).unwrap();
+    Source::At(Arc::new(LocalFile::new(Arc::new(file)).unwrap()))
+}
+
+/// Pushes a payload; gives what became of it, and the registry.
+async fn push(source: Source, bases: &[&str]) -> (ImportReport, Arc<Registry>) {
     let registry = Arc::new(Registry::default());
     let listener = tokio::net::TcpListener::bind("127.0.0.1:0").await.unwrap();
     let host = listener.local_addr().unwrap().to_string();
     let router = Router::new().fallback(answer).with_state(Arc::clone(&registry));
     tokio::spawn(async { axum::serve(listener, router).await });
-
     let access = Access { insecure: true, ..Access::default() };
     let request = ImportRequest {
-        source: Source::At(Arc::new(LocalFile::new(Arc::new(payload().await)).unwrap())),
+        source,
         expected_digest: None,
         registry: crate::registry::Registry::new(host.parse().unwrap(), access).unwrap(),
         naming: Naming::AsWritten,
         repository_prefix: None,
-        base_repositories: Vec::new(),
+        base_repositories: bases.iter().map(|name| (*name).to_owned()).collect(),
         tag_digests: true,
         sparse_index: SparseIndex::Keep,
-        strict: true,
+        strict: false,
+        deep: false,
+        tag_policy: TagPolicy::Overwrite,
     };
-    let report = import(request, &Arc::default()).await.unwrap();
+    (import(request, &Arc::default()).await.unwrap(), registry)
+}
+
+#[tokio::test]
+async fn blobs_that_a_registry_only_says_it_has_are_uploaded_without_asking_once() {
+    let (report, registry) = push(file(&payload(&["liar:1"], true).await), &[]).await;
     assert!(report.failures().is_empty(), "{:?}", report.failures());
-    assert_eq!(registry.uploaded.lock().unwrap().len(), 1);
-    assert!(registry.tagged.lock().unwrap().contains(&"/v2/app/manifests/1".to_owned()));
+    assert_eq!(*registry.uploaded.lock().unwrap(), ["liar"]);
+    assert!(registry.tagged.lock().unwrap().contains("liar/manifests/1"));
+}
+
+#[tokio::test]
+async fn a_blob_that_one_repository_only_says_it_has_comes_from_the_payload_into_the_others() {
+    let payload = payload(&["liar:1", "app:1", "other:1"], true).await;
+    let (report, registry) = push(file(&payload), &[]).await;
+    assert!(report.failures().is_empty(), "{:?}", report.failures());
+    assert_eq!(*registry.uploaded.lock().unwrap(), ["app", "other", "liar"]);
+
+    // What passes by cannot be read again for the one that lied.
+    let (report, registry) = push(Source::Stream(Box::new(std::io::Cursor::new(payload))), &[]).await;
+    let failed: Vec<String> = report.failures().into_iter().map(|failure| failure.item).collect();
+    assert_eq!(failed, ["liar:1"]);
+    assert_eq!(*registry.uploaded.lock().unwrap(), ["app", "other"]);
+    assert!(registry.tagged.lock().unwrap().contains("other/manifests/1"));
+}
+
+#[tokio::test]
+async fn what_a_base_only_says_it_has_is_looked_for_in_the_next() {
+    let payload = payload(&["app:1"], false).await;
+    let (report, registry) = push(file(&payload), &["liar-base", "true-base"]).await;
+    assert!(report.failures().is_empty(), "{:?}", report.failures());
+    assert_eq!(*registry.uploaded.lock().unwrap(), ["app"]);
+
+    let (report, _) = push(file(&payload), &["liar-base", "liar-mirror"]).await;
+    assert_eq!(report.failures()[0].reason, Reason::MissingBase, "{:?}", report.failures());
+}
+
+#[tokio::test]
+async fn what_a_base_refuses_to_give_is_told_as_the_registry_told_it() {
+    let (report, _) = push(file(&payload(&["app:1"], false).await), &["closed-base"]).await;
+    let failure = &report.failures()[0];
+    assert_eq!(failure.reason, Reason::AccessDenied, "{failure:?}");
+    assert!(
+        failure.message.contains("cannot read blob") && failure.message.contains("closed-base"),
+        "{failure:?}"
+    );
 }

@@ -6,7 +6,7 @@ use tokio_util::sync::CancellationToken;
 
 use super::{Error, RegistryOptions, unless_cancelled};
 use crate::digest::Digest;
-use crate::import::{self, ImportPlan, ImportReport, ImportRequest, Naming, Source, SparseIndex};
+use crate::import::{self, ImportPlan, ImportReport, ImportRequest, Naming, Source, SparseIndex, TagPolicy};
 use crate::progress::Progress;
 use crate::reference::is_repository;
 use crate::storage::{self, Location, ObjectAccess};
@@ -30,6 +30,8 @@ pub struct PushPayload {
     pub no_digest_tags: bool,
     /// What becomes of an index that the registry refuses because images of it were left out.
     pub sparse_index: SparseIndex,
+    /// Ask for every blob of images whose tags are right already, too, and push what the registry has lost of them.
+    pub deep: bool,
     /// The payload digest that the payload must have.
     pub expected_digest: Option<Digest>,
     /// How the registry is reached.
@@ -113,6 +115,8 @@ async fn request(
         base_repositories: options.base_repositories.clone(),
         tag_digests: !options.no_digest_tags,
         sparse_index: options.sparse_index,
+        deep: options.deep,
         strict: options.strict,
+        tag_policy: TagPolicy::Overwrite,
     })
 }

@@ -51,6 +51,9 @@ pub enum PayloadError {
         /// What is wrong with it.
         why: String,
     },
+    /// What would be refused where it is imported.
+    #[error("a payload of these images would be refused where it is imported: {0}; leave the image out")]
+    Unsound(String),
     /// Two descriptors give one digest different sizes.
     #[error("{digest} is said to have {one} and {other} bytes; one of the manifests that name it lies")]
     Sizes {
@@ -97,7 +100,7 @@ impl PayloadError {
                 Reason::UnsupportedFormatVersion
             }
             Self::TooLarge(_) => Reason::InvalidSpec,
-            Self::Manifest { .. } => Reason::UnsupportedImage,
+            Self::Manifest { .. } | Self::Unsound(_) => Reason::UnsupportedImage,
             Self::Sizes { .. } => Reason::DigestMismatch,
             Self::Io { source, .. } => source.into(),
         }

@@ -106,7 +106,10 @@ struct Subject {
 }
 
 #[derive(Deserialize)]
+#[serde(rename_all = "camelCase")]
 struct Raw {
+    #[serde(default)]
+    artifact_type: Option<String>,
     #[serde(default)]
     subject: Option<Subject>,
     #[serde(default)]
@@ -124,7 +127,10 @@ impl ManifestContent {
     pub fn parse(digest: &Digest, bytes: &[u8]) -> Result<Self, PayloadError> {
         let refused = |why: String| PayloadError::Manifest { digest: digest.clone(), why };
         let raw: Raw = serde_json::from_slice(bytes).map_err(|error| refused(error.to_string()))?;
-        if raw.manifests.is_none() && raw.config.is_none() && raw.layers.is_none() && raw.blobs.is_none() {
+        let names_none =
+            raw.manifests.is_none() && raw.config.is_none() && raw.layers.is_none() && raw.blobs.is_none();
+        // Of an OCI artifact manifest the blobs are optional.
+        if names_none && raw.artifact_type.is_none() && raw.subject.is_none() {
             return Err(refused("it has neither manifests nor a config nor layers".to_owned()));
         }
         let mut layers = raw.layers.unwrap_or_default();
@@ -135,6 +141,10 @@ impl ManifestContent {
             layers,
             subject: raw.subject.map(|subject| subject.digest),
         };
+        // Who reads the one would not see the other (CVE-2021-41190): the specification asks for a refusal.
+        if !content.children.is_empty() && !content.is_index() {
+            return Err(refused("it has both manifests and a config or layers".to_owned()));
+        }
         let descriptors = content.children.iter().chain(content.blobs());
         if let Some(large) = descriptors.into_iter().find(|descriptor| descriptor.size >= SIZE_LIMIT) {
             return Err(refused(format!("it says that {} has {} bytes", large.digest, large.size)));
@@ -173,8 +183,20 @@ mod tests {
     }
 
     #[test]
+    fn an_artifact_manifest_may_name_nothing_but_what_it_refers_to() {
+        let digest = Digest::sha256(b"x");
+        let subject = format!(r#""subject":{{"mediaType":"m","digest":"{digest}","size":7}}"#);
+        for json in [format!("{{{subject}}}"), r#"{"artifactType":"a"}"#.to_owned()] {
+            let content = parse(&json).unwrap();
+            assert_eq!((content.blobs().count(), content.children.len()), (0, 0), "{json}");
+        }
+        assert_eq!(parse(&format!("{{{subject}}}")).unwrap().subject, Some(digest));
+    }
+
+    #[test]
     fn what_is_no_manifest_is_refused() {
         let digest = Digest::sha256(b"x");
+        let one = format!(r#"{{"digest":"{digest}","size":1}}"#);
         for json in [
             "",
             "[]",
@@ -182,6 +204,8 @@ mod tests {
             r#"{"manifests":[{}]}"#,
             r#"{"layers":[{"digest":"sha256:..","size":1}]}"#,
             &format!(r#"{{"layers":[{{"digest":"{digest}","size":-1}}]}}"#),
+            &format!(r#"{{"manifests":[{one}],"config":{one}}}"#),
+            &format!(r#"{{"manifests":[{one}],"layers":[{one}]}}"#),
             &format!(r#"{{"layers":[{{"digest":"{digest}","size":9007199254740992}}]}}"#),
         ] {
             assert!(parse(json).is_err(), "{json}");

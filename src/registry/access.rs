@@ -8,6 +8,7 @@ use secrecy::SecretString;
 
 use super::error::{RegistryError, root_cause};
 use super::retry::Patience;
+use crate::proxy::Proxy;
 use crate::reference::{Endpoint, Host};
 
 /// What a registry knows somebody by.
@@ -83,6 +84,8 @@ pub struct Access {
     pub ca_pem: Option<Vec<u8>>,
     /// The client's certificate and its key in PEM.
     pub identity_pem: Option<Vec<u8>>,
+    /// What it is reached by, instead of the proxy that the environment names.
+    pub proxy: Option<Proxy>,
 }
 
 impl fmt::Debug for Access {
@@ -139,6 +142,8 @@ fn client(
     authorities: &[Certificate],
     identity: Option<&Identity>,
 ) -> Result<Client, RegistryError> {
+    let proxy = access.proxy.as_ref().map(Proxy::for_client).transpose();
+    let proxy = proxy.map_err(|error| setup(host, "its proxy cannot be used", error))?;
     let start = || {
         let mut headers = HeaderMap::new();
         headers.insert(ACCEPT_ENCODING, HeaderValue::from_static("identity"));
@@ -151,8 +156,12 @@ fn client(
             // Several blobs move at once: each on a connection of its own, none behind another's window.
             .http1_only()
             .connect_timeout(patience.connect);
-        match identity {
+        let builder = match identity {
             Some(identity) => builder.identity(identity.clone()),
+            None => builder,
+        };
+        match &proxy {
+            Some(proxy) => builder.proxy(proxy.clone()),
             None => builder,
         }
     };

@@ -19,6 +19,7 @@ use super::error::{self, Answer, Asked, RegistryError};
 use super::gate::{Gate, Place};
 use super::retry::{Pacer, Patience, Retry, Traffic, Watch, retry_after};
 use super::upload::LargestPiece;
+use crate::proxy::Proxy;
 use crate::reference::{Endpoint, Host, is_repository};
 
 /// Error bodies and tokens are read up to here.
@@ -46,6 +47,7 @@ struct Inner {
     traffic: Traffic,
     pacer: Pacer,
     auth: Auth,
+    proxy: Option<Proxy>,
     has_moved: AtomicBool,
     /// Whether it was asked for a part of a blob and gave all.
     lacks_ranges: AtomicBool,
@@ -88,6 +90,7 @@ impl Registry {
                 traffic: traffic.clone(),
                 pacer: traffic.pacer(),
                 auth: Auth::new(access.credentials),
+                proxy: access.proxy,
                 has_moved: AtomicBool::new(false),
                 lacks_ranges: AtomicBool::new(false),
                 lacks_referrers: Mutex::default(),
@@ -378,7 +381,10 @@ impl Registry {
         let mut answer = std::pin::pin!(request.send());
         loop {
             match tokio::time::timeout_at(deadline(), &mut answer).await {
-                Ok(result) => return result.map_err(|error| error::unreachable(&call.asked, url, error)),
+                Ok(result) => {
+                    let proxy = self.inner.proxy.as_ref();
+                    return result.map_err(|error| error::unreachable_by(proxy, &call.asked, url, error));
+                }
                 Err(_) if deadline() > Instant::now() => {}
                 Err(_) => return Err(silent(&call.asked, url)),
             }

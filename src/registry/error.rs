@@ -13,6 +13,7 @@ use url::Url;
 
 use super::client::authority;
 use crate::digest::Digest;
+use crate::proxy::{Proxy, shown};
 use crate::reason::Reason;
 use crate::reference::Host;
 
@@ -475,6 +476,16 @@ fn after(count: u32) -> String {
 
 /// What a failed exchange was, in words, and whether another try may pass.
 pub(super) fn unreachable(asked: &Asked, url: &Url, error: reqwest::Error) -> RegistryError {
+    unreachable_by(None, asked, url, error)
+}
+
+/// The same of an exchange by a proxy of its own.
+pub(super) fn unreachable_by(
+    own: Option<&Proxy>,
+    asked: &Asked,
+    url: &Url,
+    error: reqwest::Error,
+) -> RegistryError {
     let host = authority(url);
     let words = plain(&root_cause(&error));
     let (problem, advice, transient) = if words.contains("invalid peer certificate") {
@@ -488,8 +499,7 @@ pub(super) fn unreachable(asked: &Asked, url: &Url, error: reqwest::Error) -> Re
     } else if url.scheme() == "https" && words.contains("InvalidContentType") {
         // What a server of plain HTTP answers is no TLS message.
         (format!("{host} does not speak TLS"), "if it is meant to, use --insecure or insecure: true", false)
-    } else if let Some(proxy) = proxy(url).filter(|_| error.is_connect()) {
-        let advice = "check the proxy, or name the host in NO_PROXY if it is to be reached without";
+    } else if let Some((proxy, advice)) = proxy(own, url).filter(|_| error.is_connect()) {
         (format!("cannot connect to {host} by the proxy {proxy}: {words}"), advice, true)
     } else if error.is_connect() {
         (format!("cannot connect to {host}: {words}"), "check the host, the port and the network", true)
@@ -507,13 +517,19 @@ pub(super) fn unreachable(asked: &Asked, url: &Url, error: reqwest::Error) -> Re
     }
 }
 
-/// The proxy that the environment names for a URL, without the credentials for it.
-fn proxy(url: &Url) -> Option<String> {
+/// The proxy for a URL, without the credentials for it, and what to do about it: its own, or else the one that the
+/// environment names.
+fn proxy(own: Option<&Proxy>, url: &Url) -> Option<(String, &'static str)> {
     static PROXIES: LazyLock<Matcher> = LazyLock::new(Matcher::from_system);
-    let intercept = PROXIES.intercept(&url.as_str().parse().ok()?)?;
-    let (proxy, scheme) = (intercept.uri(), intercept.uri().scheme_str());
-    let port = proxy.port().map(|port| format!(":{port}")).unwrap_or_default();
-    Some(plain(&format!("{}://{}{port}", scheme.unwrap_or("http"), proxy.host()?)))
+    let (proxy, advice) = if let Some(own) = own {
+        let advice =
+            "check the proxy and its Secret, or name the host in noProxy if it is to be reached without";
+        (own.leads_to(url)?, advice)
+    } else {
+        let advice = "check the proxy, or name the host in NO_PROXY if it is to be reached without";
+        (shown(&PROXIES.intercept(&url.as_str().parse().ok()?)?)?, advice)
+    };
+    Some((plain(&proxy), advice))
 }
 
 /// What a server says of a client's certificate; rustls has these TLS alerts in words only.

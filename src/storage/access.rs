@@ -16,6 +16,7 @@ use url::Url;
 
 use super::{StorageError, refusal};
 use crate::object_location::{ObjectLocation, Provider};
+use crate::proxy::Proxy;
 
 /// For a connection to be made.
 const CONNECT: Duration = Duration::from_secs(10);
@@ -34,6 +35,8 @@ pub struct ObjectAccess {
     pub keys: Option<ObjectKeys>,
     /// Certificate authorities, as PEM, that are trusted beside the system's.
     pub ca_pem: Option<Vec<u8>>,
+    /// What it is reached by, instead of the proxy that the environment names.
+    pub proxy: Option<Proxy>,
 }
 
 /// What to sign in with.
@@ -191,6 +194,7 @@ fn once() -> RetryConfig {
 #[derive(Debug)]
 struct Connector {
     authorities: Vec<reqwest::Certificate>,
+    proxy: Option<reqwest::Proxy>,
 }
 
 impl Connector {
@@ -207,7 +211,10 @@ impl Connector {
                 Err(error) => return refused(&format!("cannot be read: {error}")),
             },
         };
-        Ok(Self { authorities })
+        let proxy = access.proxy.as_ref().map(Proxy::for_client).transpose();
+        let unusable = |error| refusal::unusable(location, format!("its proxy cannot be used: {error}"));
+        let proxy = proxy.map_err(unusable)?;
+        Ok(Self { authorities, proxy })
     }
 }
 
@@ -221,9 +228,13 @@ impl HttpConnector for Connector {
             .http1_only()
             .connect_timeout(CONNECT)
             .read_timeout(IDLE)
-            .tls_certs_merge(self.authorities.clone())
-            .build();
+            .tls_certs_merge(self.authorities.clone());
+        let client = match &self.proxy {
+            Some(proxy) => client.proxy(proxy.clone()),
+            None => client,
+        };
         let client = client
+            .build()
             .map_err(|error| object_store::Error::Generic { store: "HTTP", source: Box::new(error) })?;
         Ok(HttpClient::new(client))
     }

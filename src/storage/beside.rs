@@ -13,7 +13,7 @@ pub(crate) fn beside(path: &Path, suffix: &str) -> PathBuf {
     PathBuf::from(name)
 }
 
-/// Writes a small file beside `path`, under its name and `suffix`, which ends in `.json`: it is there as a whole or
+/// Writes a small file beside `path`, under its name and `suffix`: it is there as a whole or
 /// not at all.
 pub(crate) fn write_beside(path: &Path, suffix: &str, bytes: &[u8]) -> io::Result<()> {
     use std::os::unix::fs::OpenOptionsExt;

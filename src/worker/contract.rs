@@ -15,7 +15,7 @@ pub use crate::object_location::Provider;
 pub use crate::platform::SparseIndex;
 pub use crate::progress::{Plan, Stage};
 pub use crate::reason::Failure;
-pub use crate::reference::Naming;
+pub use crate::reference::{Naming, TagPolicy};
 
 /// The version of this contract. A worker refuses another one.
 pub const CONTRACT_VERSION: u32 = 1;
@@ -30,6 +30,10 @@ pub const PAYLOAD_MOUNT: &str = "/payload";
 pub const REGISTRY_SECRETS: &str = "/etc/charon/registries";
 /// The credentials of the object store, and its authorities' `ca.crt`, are mounted here.
 pub const OBJECT_STORE_SECRETS: &str = "/etc/charon/object-store";
+/// The list of images is mounted here.
+pub const IMAGES_LIST: &str = "/etc/charon/images/list";
+/// The proxy's `address`, and perhaps `username`, `password` and `noProxy`, are mounted here.
+pub const PROXY_SECRETS: &str = "/etc/charon/proxy";
 /// The port where the worker answers `GET /progress`.
 pub const PROGRESS_PORT: u16 = 8080;
 /// An outcome is never longer than this: Kubernetes cuts a termination message at 4096 bytes.
@@ -55,6 +59,10 @@ pub struct RunConfig {
     /// How registries are reached; an import's first one is its target.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub registries: Vec<RegistryAccess>,
+    /// The Secret of the proxy that registries and the object store are reached by, if one was named: its `address`
+    /// must be mounted.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub proxy: Option<String>,
 }
 
 /// The two kinds of work.
@@ -70,9 +78,14 @@ pub enum Work {
 /// A payload to write.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase", deny_unknown_fields)]
+#[allow(clippy::struct_excessive_bools)] // each is a choice of its own
 pub struct BuildWork {
     /// The images, as written in the spec.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub images: Vec<Image>,
+    /// A list of more images, mounted at [`IMAGES_LIST`].
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub images_from: Option<ImageList>,
     /// Images that the far side has, as written in the spec.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub already_transferred: Vec<String>,
@@ -94,6 +107,9 @@ pub struct BuildWork {
     /// The object that the payload goes into, if it is not a file.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub object_store: Option<ObjectStore>,
+    /// Whether the sha256 of the whole file is told.
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub file_digest: bool,
 }
 
 /// An object of a store, and how that is reached.
@@ -131,6 +147,19 @@ pub struct BasePayload {
     pub path: String,
     /// The payload digest that it, or the bill that stayed behind of it, must have.
     pub digest: Digest,
+}
+
+/// A list of images, one a line.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase", deny_unknown_fields)]
+pub struct ImageList {
+    /// The `ConfigMap` that it is in.
+    pub config_map: String,
+    /// The key there.
+    pub key: String,
+    /// The platforms that are carried of each of its images; none: all that it has.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub platforms: Vec<Platform>,
 }
 
 /// An image to carry, as written in the spec.
@@ -186,6 +215,9 @@ pub struct ImportWork {
     /// Push nothing unless everything can be pushed.
     #[serde(default)]
     pub strict: bool,
+    /// What becomes of tags that are there already and point to something else.
+    #[serde(default)]
+    pub tag_policy: TagPolicy,
 }
 
 fn yes() -> bool {
@@ -249,6 +281,9 @@ pub struct PayloadSummary {
     /// The payload digest: the sha256 of the bill's bytes. docker-charon's payloads have none.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub digest: Option<Digest>,
+    /// The sha256 of the whole file, where it was asked for.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub file_digest: Option<Digest>,
     /// The file's size.
     pub size_bytes: u64,
     /// The payload format's version.
@@ -269,6 +304,9 @@ pub struct ImportResult {
     pub images: u32,
     /// Images that are not.
     pub images_failed: u32,
+    /// Images whose tags were kept as they were.
+    #[serde(default)]
+    pub images_kept: u32,
     /// Blobs that were uploaded.
     pub blobs_pushed: u32,
     /// Blobs that were mounted from another repository.
@@ -407,6 +445,11 @@ mod tests {
             nonce: "n".into(),
             work: Work::Build(BuildWork {
                 images: vec!["python:3".into()],
+                images_from: Some(ImageList {
+                    config_map: "images".into(),
+                    key: "list".into(),
+                    platforms: vec![],
+                }),
                 already_transferred: vec![],
                 bases: vec![],
                 foreign_layers: false,
@@ -414,6 +457,7 @@ mod tests {
                 referrers: true,
                 path: "out/app.zip".into(),
                 object_store: None,
+                file_digest: true,
             }),
             registries: vec![RegistryAccess {
                 host: "docker.io".into(),
@@ -421,6 +465,7 @@ mod tests {
                 insecure: false,
                 certificates: None,
             }],
+            proxy: Some("proxy".into()),
         };
         let text = serde_json::to_string(&config).unwrap();
         assert_eq!(serde_json::from_str::<RunConfig>(&text).unwrap(), config);

@@ -6,6 +6,7 @@ use std::path::{Component, Path, PathBuf};
 use std::sync::Arc;
 
 use bytes::Bytes;
+use futures::StreamExt as _;
 use secrecy::SecretString;
 use tokio::io::AsyncReadExt as _;
 use url::Url;
@@ -14,7 +15,9 @@ use super::Refusal;
 use super::contract::{ObjectStore, Provider};
 use super::run::{Folders, secret};
 use crate::build::Output;
+use crate::digest::Digest;
 use crate::object_location::ObjectLocation;
+use crate::proxy::Proxy;
 use crate::read_at::ReadAt;
 use crate::reason::Reason;
 use crate::storage::{
@@ -31,15 +34,16 @@ pub(super) enum Place {
 }
 
 impl Place {
-    /// The place that a run configuration names: `path` in the volume, or an object.
+    /// The place that a run configuration names: `path` in the volume, or an object, which may be reached by `proxy`.
     pub(super) fn new(
         path: &str,
         object: Option<&ObjectStore>,
         folders: &Folders<'_>,
+        proxy: Option<&Proxy>,
     ) -> Result<Self, Refusal> {
         match object {
             None => Ok(Self::File { path: payload_path(folders.payloads, path)?, shown: path.to_owned() }),
-            Some(object) => Ok(Self::Object(stored_object(object, folders.object_store_secrets)?)),
+            Some(object) => Ok(Self::Object(stored_object(object, folders.object_store_secrets, proxy)?)),
         }
     }
 
@@ -72,6 +76,30 @@ impl Place {
         }
     }
 
+    /// The payload's name without the folders before it.
+    pub(super) fn file_name(&self) -> &str {
+        let name = match self {
+            Self::File { shown, .. } => shown,
+            Self::Object(object) => &object.location().key,
+        };
+        name.rsplit('/').next().unwrap_or(name)
+    }
+
+    /// The sha256 of the whole file.
+    pub(super) async fn file_digest(&self) -> Result<Digest, Refusal> {
+        let source = self.open().await?;
+        let mut hasher = Digest::sha256(b"").hasher();
+        let mut bytes = source.stream(0..source.size());
+        while let Some(chunk) = bytes.next().await {
+            let chunk = chunk.map_err(|error| {
+                let message = format!("cannot read {self} once more for its sha256: {error}");
+                Refusal::new(Reason::from(&error), message)
+            })?;
+            hasher.update(&chunk);
+        }
+        Ok(hasher.finish())
+    }
+
     /// Reads what lies beside the payload under its name and `suffix`, if it has no more than `limit` bytes.
     pub(super) async fn read_beside(&self, suffix: &str, limit: usize) -> Option<Bytes> {
         match self {
@@ -95,6 +123,19 @@ impl Place {
                 written.map_err(|error| StorageError::io("write", &whole, error))
             }
             Self::Object(object) => object.beside(suffix)?.write(bytes).await,
+        }
+    }
+
+    /// Removes what lies beside the payload.
+    pub(super) async fn remove_beside(&self, suffix: &str) -> Result<(), StorageError> {
+        match self {
+            Self::File { path, .. } => match tokio::fs::remove_file(beside(path, suffix)).await {
+                Err(error) if error.kind() != io::ErrorKind::NotFound => {
+                    Err(StorageError::io("remove", &beside(path, suffix), error))
+                }
+                _ => Ok(()),
+            },
+            Self::Object(object) => object.beside(suffix)?.remove().await,
         }
     }
 }
@@ -121,7 +162,11 @@ fn payload_path(payloads: &Path, path: &str) -> Result<PathBuf, Refusal> {
 }
 
 /// The object, with what the mounted Secrets hold.
-fn stored_object(given: &ObjectStore, secrets: &Path) -> Result<StoredObject, Refusal> {
+fn stored_object(
+    given: &ObjectStore,
+    secrets: &Path,
+    proxy: Option<&Proxy>,
+) -> Result<StoredObject, Refusal> {
     let location = ObjectLocation::new(given.provider, &given.bucket, &given.key);
     let location = location.map_err(|error| Refusal::new(Reason::InvalidSpec, error.to_string()))?;
     let ca_pem = secret(secrets, "ca.crt")?;
@@ -135,7 +180,7 @@ fn stored_object(given: &ObjectStore, secrets: &Path) -> Result<StoredObject, Re
         let message = format!("the endpoint {endpoint:?} of {location} is no URL: {error}");
         Refusal::new(Reason::InvalidSpec, message)
     })?;
-    let access = ObjectAccess { endpoint, region: given.region.clone(), keys, ca_pem };
+    let access = ObjectAccess { endpoint, region: given.region.clone(), keys, ca_pem, proxy: proxy.cloned() };
     Ok(StoredObject::new(location, &access)?)
 }
 

@@ -17,6 +17,8 @@ use crate::storage::StorageError;
 const REPORT_LIMIT: usize = 16 << 20;
 /// What is behind the payload's name in the report's.
 const SUFFIX: &str = ".report.json";
+/// What is behind it in the name of the sum of the whole file.
+const SUM_SUFFIX: &str = ".sha256";
 
 /// What a build leaves beside its payload.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
@@ -54,6 +56,7 @@ enum ImageOutcome {
 pub(super) fn summary(bill: &Bill, digest: Option<&Digest>, size: u64) -> PayloadSummary {
     PayloadSummary {
         digest: digest.cloned(),
+        file_digest: None,
         size_bytes: size,
         format_version: bill.format_version,
         images: super::run::count(bill.images.len()),
@@ -65,14 +68,21 @@ pub(super) fn summary(bill: &Bill, digest: Option<&Digest>, size: u64) -> Payloa
 /// The payload at `place`, if its report says that run `run_id` made it, and it is that payload still:
 /// bill, size and directory are read, its blobs are not. With it come the images that it is without.
 pub(super) async fn already_present(place: &Place, run_id: &str) -> Option<(PayloadSummary, Vec<Failure>)> {
-    let report: Report = serde_json::from_slice(&place.read_beside(SUFFIX, REPORT_LIMIT).await?).ok()?;
+    let report = read(place).await?;
     if report.version != CONTRACT_VERSION || report.run_id != run_id {
         return None;
     }
     let payload = open(place).await.ok()?;
-    let found = summary(payload.bill(), payload.digest(), payload.size());
+    // It is not read as a whole for it; whoever carries the file compares.
+    let file_digest = report.payload.file_digest.clone();
+    let found = PayloadSummary { file_digest, ..summary(payload.bill(), payload.digest(), payload.size()) };
     let missing = payload.bill().missing.iter().map(missing_failure).collect();
     (found == report.payload).then_some((found, missing))
+}
+
+/// The report beside the payload, if there is one.
+async fn read(place: &Place) -> Option<Report> {
+    serde_json::from_slice(&place.read_beside(SUFFIX, REPORT_LIMIT).await?).ok()
 }
 
 /// Why there is no report.
@@ -91,9 +101,22 @@ async fn open(place: &Place) -> Result<FilePayload, ReportError> {
 }
 
 impl Report {
-    /// Leaves the report of run `run_id`, which made the payload at `place`, beside it.
-    pub(super) async fn leave(place: &Place, run_id: &str) -> Result<(), ReportError> {
-        let report = Self::of(&open(place).await?, run_id);
+    /// Leaves the report of run `run_id`, which made the payload at `place`, beside it, and so the sum of the whole
+    /// file, where that is known.
+    pub(super) async fn leave(
+        place: &Place,
+        run_id: &str,
+        file_digest: Option<Digest>,
+    ) -> Result<(), ReportError> {
+        let mut report = Self::of(&open(place).await?, run_id);
+        if let Some(digest) = &file_digest {
+            let sum = format!("{}  {}\n", digest.hex(), place.file_name());
+            place.write_beside(SUM_SUFFIX, sum.into()).await?;
+        } else if read(place).await.is_some_and(|before| before.payload.file_digest.is_some()) {
+            // It is that of another file.
+            place.remove_beside(SUM_SUFFIX).await?;
+        }
+        report.payload.file_digest = file_digest;
         Ok(place.write_beside(SUFFIX, report.to_bytes()?.into()).await?)
     }
 
@@ -152,6 +175,7 @@ mod tests {
             run_id: "run".into(),
             payload: PayloadSummary {
                 digest: Some(Digest::sha256(b"bill")),
+                file_digest: None,
                 size_bytes: 9,
                 format_version: 1,
                 images: 2,
@@ -170,10 +194,6 @@ mod tests {
         place.write_beside(SUFFIX, report.to_bytes().unwrap().into()).await
     }
 
-    async fn read(place: &Place) -> Report {
-        serde_json::from_slice(&place.read_beside(SUFFIX, REPORT_LIMIT).await.unwrap()).unwrap()
-    }
-
     #[tokio::test]
     async fn a_report_is_json_with_a_line_for_each_image_and_is_read_as_it_was_written() {
         let folder = tempfile::tempdir().unwrap();
@@ -183,7 +203,7 @@ mod tests {
         assert!(lines[0].contains(r#""runId":"run""#), "{text}");
         assert!(lines[1].starts_with(r#"{"name":"a:1""#) && lines[1].contains("Carried"), "{text}");
         assert!(lines[2].contains("b:1") && lines[2].contains("AlreadyTransferred"), "{text}");
-        assert_eq!(read(&place(&folder)).await, report());
+        assert_eq!(read(&place(&folder)).await.unwrap(), report());
         let names: Vec<_> = std::fs::read_dir(folder.path()).unwrap().map(|file| file.unwrap()).collect();
         assert_eq!(names.len(), 1, "nothing but the report: {names:?}");
     }
@@ -195,7 +215,7 @@ mod tests {
         // What is to be renamed cannot be, since a folder is in its way.
         std::fs::create_dir(folder.path().join("app.zip.report.partial")).unwrap();
         write(&report(), &place(&folder)).await.unwrap_err();
-        assert_eq!(read(&place(&folder)).await, report());
+        assert_eq!(read(&place(&folder)).await.unwrap(), report());
     }
 
     #[tokio::test]

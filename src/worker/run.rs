@@ -2,19 +2,22 @@ use std::collections::HashMap;
 use std::path::Path;
 use std::sync::Arc;
 
+use secrecy::{ExposeSecret, SecretString};
 use tracing::{info, warn};
 
 use super::Refusal;
 use super::contract::{
-    BasePayload, BuildWork, FAILURES_LIMIT, Image, ImportResult, ImportWork, ObjectStore, Outcome,
-    PayloadSummary, RegistryAccess, Rewritten, RunConfig, Work,
+    BasePayload, BuildWork, FAILURES_LIMIT, ImportResult, ImportWork, ObjectStore, Outcome, PayloadSummary,
+    RegistryAccess, Rewritten, RunConfig, Work,
 };
+use super::list::images;
 use super::place::Place;
 use super::report::{self, Report};
-use crate::build::{BaseError, BuildRequest, ImageRequest, build, open_base};
-use crate::import::{ImportReport, ImportRequest, Source, import};
+use crate::build::{BaseError, BuildRequest, build, open_base};
+use crate::import::{Fate, ImportReport, ImportRequest, Source, import};
 use crate::payload::Base;
 use crate::progress::Progress;
+use crate::proxy::Proxy;
 use crate::reason::{self, Failure, Reason};
 use crate::reference::{Endpoint, Host, Reference};
 use crate::registry::{Access, DockerConfig, Logins, Registry, Traffic};
@@ -27,6 +30,17 @@ pub(super) struct Folders<'a> {
     pub(super) registry_secrets: &'a Path,
     /// What opens the object store.
     pub(super) object_store_secrets: &'a Path,
+    /// What tells of the proxy.
+    pub(super) proxy_secrets: &'a Path,
+    /// The list of images.
+    pub(super) images_list: &'a Path,
+}
+
+/// How registries and stores are reached.
+#[derive(Clone)]
+struct Way {
+    traffic: Traffic,
+    proxy: Option<Proxy>,
 }
 
 /// Does the work of a run configuration.
@@ -36,22 +50,29 @@ pub(super) async fn run(
     traffic: &Traffic,
     progress: &Arc<Progress>,
 ) -> Outcome {
-    // What is mounted is read from a disk.
-    let (given, secrets, counted) =
-        (config.registries.clone(), folders.registry_secrets.to_owned(), traffic.clone());
-    let mounted = tokio::task::spawn_blocking(move || registries(&given, &secrets, &counted)).await;
-    let mounted = mounted.map_err(|error| Refusal::new(Reason::WorkerFailed, error.to_string()));
-    let registries = match mounted.and_then(std::convert::identity) {
-        Ok(registries) => registries,
-        Err(refusal) => return refusal.into(),
-    };
-    let outcome = match &config.work {
-        Work::Build(work) => {
-            Box::pin(run_build(&config.run_id, work, registries, traffic, folders, progress)).await
-        }
-        Work::Import(work) => Box::pin(run_import(work, registries, traffic, folders, progress)).await,
-    };
+    let outcome = work(config, folders, traffic, progress).await;
     outcome.unwrap_or_else(Outcome::from)
+}
+
+async fn work(
+    config: &RunConfig,
+    folders: &Folders<'_>,
+    traffic: &Traffic,
+    progress: &Arc<Progress>,
+) -> Result<Outcome, Refusal> {
+    let proxy = config.proxy.as_deref().map(|name| proxy(name, folders.proxy_secrets)).transpose()?;
+    let way = Way { traffic: traffic.clone(), proxy };
+    // What is mounted is read from a disk.
+    let (given, secrets, by) = (config.registries.clone(), folders.registry_secrets.to_owned(), way.clone());
+    let mounted = tokio::task::spawn_blocking(move || registries(&given, &secrets, &by)).await;
+    let mounted = mounted.map_err(|error| Refusal::new(Reason::WorkerFailed, error.to_string()));
+    let registries = mounted.and_then(std::convert::identity)?;
+    match &config.work {
+        Work::Build(work) => {
+            Box::pin(run_build(&config.run_id, work, registries, &way, folders, progress)).await
+        }
+        Work::Import(work) => Box::pin(run_import(work, registries, &way, folders, progress)).await,
+    }
 }
 
 /// For how long the registries want to be left alone before the next attempt.
@@ -64,23 +85,23 @@ async fn run_build(
     run_id: &str,
     work: &BuildWork,
     mut registries: HashMap<Host, Registry>,
-    traffic: &Traffic,
+    way: &Way,
     folders: &Folders<'_>,
     progress: &Arc<Progress>,
 ) -> Result<Outcome, Refusal> {
-    let place = Place::new(&work.path, work.object_store.as_ref(), folders)?;
+    let place = Place::new(&work.path, work.object_store.as_ref(), folders, way.proxy.as_ref())?;
     if let Some((payload, failures)) = report::already_present(&place, run_id).await {
         let message = format!("{place} lies there already, as this run had written it");
         let outcome = Outcome::new(Reason::AlreadyPresent, message).with_failures(failures);
         return Ok(Outcome { payload: Some(payload), ..outcome });
     }
-    let images = images(&work.images)?;
+    let images = images(work, folders.images_list)?;
     let already_transferred = references(&work.already_transferred)?;
-    let bases = bases(work, folders).await?;
+    let bases = bases(work, way, folders).await?;
     for reference in images.iter().map(|image| &image.reference).chain(&already_transferred) {
         if !registries.contains_key(reference.host()) {
             let access = Access::default();
-            let client = client(reference.host().clone(), access, traffic)?;
+            let client = client(reference.host().clone(), access, way)?;
             registries.insert(reference.host().clone(), client);
         }
     }
@@ -99,14 +120,16 @@ async fn run_build(
     };
     Ok(match Box::pin(build(request, place.output(), progress)).await {
         Ok(built) => {
+            let file_digest = if work.file_digest { Some(place.file_digest().await?) } else { None };
             // The payload is whole without it: the price is that it may be built again.
-            if let Err(error) = Report::leave(&place, run_id).await {
+            if let Err(error) = Report::leave(&place, run_id, file_digest.clone()).await {
                 warn!("cannot report on {place}: {error}");
             }
             let message = format!("{place} with {} images, {} bytes, was written", built.images, built.size);
             Outcome {
                 payload: Some(PayloadSummary {
                     digest: Some(built.digest.clone()),
+                    file_digest,
                     size_bytes: built.size,
                     format_version: built.format_version,
                     images: count(built.images),
@@ -132,16 +155,16 @@ async fn run_build(
 async fn run_import(
     work: &ImportWork,
     mut registries: HashMap<Host, Registry>,
-    traffic: &Traffic,
+    way: &Way,
     folders: &Folders<'_>,
     progress: &Arc<Progress>,
 ) -> Result<Outcome, Refusal> {
     let host: Host = work.registry.parse()?;
     let registry = match registries.remove(&host) {
         Some(registry) => registry,
-        None => client(host, Access::default(), traffic)?,
+        None => client(host, Access::default(), way)?,
     };
-    let place = Place::new(&work.path, work.object_store.as_ref(), folders)?;
+    let place = Place::new(&work.path, work.object_store.as_ref(), folders, way.proxy.as_ref())?;
     let source = place.open().await?;
     let request = ImportRequest {
         source: Source::At(source),
@@ -153,6 +176,8 @@ async fn run_import(
         tag_digests: work.tag_digests,
         sparse_index: work.sparse_index,
         strict: work.strict,
+        deep: false,
+        tag_policy: work.tag_policy,
     };
     let outcome = match import(request, progress).await {
         Ok(report) => imported(&report, &work.registry),
@@ -172,11 +197,14 @@ async fn run_import(
 }
 
 fn imported(report: &ImportReport, registry: &str) -> Outcome {
-    for image in report.images.iter().filter(|image| image.failure.is_none()) {
-        info!("{} is whole as {registry}/{}", image.name, image.target);
+    for image in report.images.iter().filter(|image| image.fate.failure().is_none()) {
+        let is_kept = matches!(image.fate, Fate::Kept);
+        let what = if is_kept { "is not pushed: another image keeps" } else { "is whole as" };
+        info!("{} {what} {registry}/{}", image.name, image.target);
     }
     let failures: Vec<Failure> = report.failures();
-    let whole = report.images.len() - failures.len();
+    let kept = report.images.iter().filter(|image| matches!(image.fate, Fate::Kept)).count();
+    let whole = report.images.len() - failures.len() - kept;
     let rewritten = report.images.iter().filter_map(|image| {
         let digest = image.rewritten.clone()?;
         Some(Rewritten { image: image.name.clone(), digest })
@@ -199,6 +227,7 @@ fn imported(report: &ImportReport, registry: &str) -> Outcome {
         result: Some(ImportResult {
             images: count(whole),
             images_failed: count(failures.len()),
+            images_kept: count(kept),
             blobs_pushed: report.counts.blobs_pushed,
             blobs_mounted: report.counts.blobs_mounted,
             blobs_present: report.counts.blobs_present,
@@ -214,7 +243,7 @@ fn imported(report: &ImportReport, registry: &str) -> Outcome {
 fn registries(
     accesses: &[RegistryAccess],
     secrets: &Path,
-    traffic: &Traffic,
+    way: &Way,
 ) -> Result<HashMap<Host, Registry>, Refusal> {
     let mut registries = HashMap::new();
     for (index, given) in accesses.iter().enumerate() {
@@ -262,9 +291,15 @@ fn registries(
             );
             return Err(Refusal::new(Reason::SecretNotFound, message));
         }
-        let access =
-            Access { insecure: given.insecure, endpoint, credentials, ca_pem, identity_pem: identity };
-        registries.insert(host.clone(), client(host, access, traffic)?);
+        let access = Access {
+            insecure: given.insecure,
+            endpoint,
+            credentials,
+            ca_pem,
+            identity_pem: identity,
+            ..Access::default()
+        };
+        registries.insert(host.clone(), client(host, access, way)?);
     }
     Ok(registries)
 }
@@ -280,19 +315,36 @@ pub(super) fn secret(folder: &Path, key: &str) -> Result<Option<Vec<u8>>, Refusa
     }
 }
 
-fn client(host: Host, access: Access, traffic: &Traffic) -> Result<Registry, Refusal> {
-    Ok(Registry::with_traffic(host, access, traffic)?)
+/// The proxy that the mounted Secret `name` tells of.
+fn proxy(name: &str, secrets: &Path) -> Result<Proxy, Refusal> {
+    let text = |key: &str| -> Result<Option<SecretString>, Refusal> {
+        let Some(bytes) = secret(secrets, key)? else { return Ok(None) };
+        let text = String::from_utf8(bytes).map_err(|_| {
+            let message = format!("the proxy's Secret {name:?} has a {key} that is no text");
+            Refusal::new(Reason::InvalidSpec, message)
+        })?;
+        // Who writes a Secret with echo puts a line's end behind it.
+        Ok(Some(SecretString::from(text.trim_end_matches(['\r', '\n']))))
+    };
+    let missing = || {
+        let message = format!("the proxy's Secret {name:?} has no address; add it");
+        Refusal::new(Reason::SecretNotFound, message)
+    };
+    let address = text("address")?.ok_or_else(missing)?;
+    let (username, password, no_proxy) = (text("username")?, text("password")?, text("noProxy")?);
+    let open = |text: &'_ Option<SecretString>| text.as_ref().map(|text| text.expose_secret().to_owned());
+    let (username, no_proxy) = (open(&username), open(&no_proxy));
+    Proxy::new(address.expose_secret(), username.as_deref(), password.as_ref(), no_proxy.as_deref()).map_err(
+        |error| {
+            let message = format!("the address in the proxy's Secret {name:?} is wrong: {error}");
+            Refusal::new(Reason::InvalidSpec, message)
+        },
+    )
 }
 
-fn images(images: &[Image]) -> Result<Vec<ImageRequest>, Refusal> {
-    let request = |image: &Image| {
-        Ok(ImageRequest {
-            reference: Reference::parse(&image.name, &Host::docker_hub())?,
-            far_name: image.far_name.as_deref().map(str::parse).transpose()?,
-            platforms: image.platforms.clone(),
-        })
-    };
-    images.iter().map(request).collect()
+fn client(host: Host, access: Access, way: &Way) -> Result<Registry, Refusal> {
+    let access = Access { proxy: way.proxy.clone(), ..access };
+    Ok(Registry::with_traffic(host, access, &way.traffic)?)
 }
 
 fn references(names: &[String]) -> Result<Vec<Reference>, Refusal> {
@@ -300,11 +352,11 @@ fn references(names: &[String]) -> Result<Vec<Reference>, Refusal> {
 }
 
 /// The bills of earlier payloads, in the volume or in the bucket that this one goes into.
-async fn bases(work: &BuildWork, folders: &Folders<'_>) -> Result<Vec<Base>, Refusal> {
+async fn bases(work: &BuildWork, way: &Way, folders: &Folders<'_>) -> Result<Vec<Base>, Refusal> {
     let mut found = Vec::new();
     for base in &work.bases {
         let object = work.object_store.clone().map(|object| ObjectStore { key: base.path.clone(), ..object });
-        let place = Place::new(&base.path, object.as_ref(), folders)?;
+        let place = Place::new(&base.path, object.as_ref(), folders, way.proxy.as_ref())?;
         let refused =
             |error: BaseError| Refusal::new(error.reason(), format!("PayloadBuild {:?}: {error}", base.name));
         found.push(open_base(&place.payload(), Some(&base.digest)).await.map_err(refused)?);

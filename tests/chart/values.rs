@@ -5,7 +5,7 @@ use serde_json::Value;
 use crate::rendering::{CHART, NAMESPACE, conforms, helm, objects, one, render, template};
 
 /// What people set.
-const MATRIX: [&str; 13] = [
+const MATRIX: [&str; 14] = [
     "{}",
     "namespaced: true",
     "{namespaced: true, crds: {enabled: false}}",
@@ -16,6 +16,7 @@ const MATRIX: [&str; 13] = [
     "{image: {tag: latest}, imagePullSecrets: [{name: pull}]}",
     "global: {imageRegistry: 'r.example:5000', ofAnotherChart: 1}",
     "worker: {securityContext: none, resources: {requests: {cpu: 1, ephemeral-storage: 1Gi}, limits: {memory: 1Gi}}}",
+    "worker: {imagePullSecrets: [{name: pull}], nodeSelector: null, tolerations: [{key: a, operator: Equal, value: b, effect: NoExecute, tolerationSeconds: 5}]}",
     "metrics: {serviceMonitor: {enabled: true, labels: {release: prometheus}}, prometheusRule: {enabled: true, labels: {release: prometheus}}, dashboard: {enabled: true}}",
     "networkPolicy: {enabled: true, apiServer: {cidrs: [10.0.0.1/32], ports: [6443]}}",
     "{resources: null, podAnnotations: {a: b}, podLabels: {a: b}, nodeSelector: null, tolerations: [{operator: Exists}], affinity: {nodeAffinity: {requiredDuringSchedulingIgnoredDuringExecution: {nodeSelectorTerms: [{matchExpressions: [{key: a, operator: Exists}]}]}}}}",
@@ -72,6 +73,24 @@ fn several_controllers_take_turns_are_not_all_drained_at_once_and_one_alone_bloc
 }
 
 #[test]
+fn what_workers_get_by_default_reaches_the_controller_as_json_that_it_reads() {
+    let objects = render(
+        "worker: {imagePullSecrets: [{name: pull}], nodeSelector: {pool: transfer}, tolerations: [{key: a, operator: Exists}]}",
+    );
+    let container = &one(&objects, "Deployment").unwrap()["spec"]["template"]["spec"]["containers"][0];
+    let value = |name: &str| {
+        let variable = container["env"].as_array().unwrap().iter().find(|one| one["name"] == name);
+        serde_json::from_str::<Value>(variable.unwrap()["value"].as_str().unwrap()).unwrap()
+    };
+    assert_eq!(value("CHARON_WORKER_IMAGE_PULL_SECRETS"), serde_json::json!([{ "name": "pull" }]));
+    assert_eq!(
+        value("CHARON_WORKER_NODE_SELECTOR"),
+        serde_json::json!({ "kubernetes.io/os": "linux", "pool": "transfer" })
+    );
+    assert_eq!(value("CHARON_WORKER_TOLERATIONS"), serde_json::json!([{ "key": "a", "operator": "Exists" }]));
+}
+
+#[test]
 fn a_registry_for_all_charts_goes_in_the_place_of_the_images_own() {
     let image = |values: &str| {
         let objects = render(values);
@@ -108,6 +127,9 @@ fn a_mistake_in_the_values_is_told_with_its_place() {
         ("global: {imageRegistry: r.example/team}", "/global/imageRegistry"),
         ("worker: {securityContext: restricted}", "/worker/securityContext"),
         ("worker: {resources: {limits: {gpu: 1}}}", "gpu"),
+        ("worker: {imagePullSecrets: [pull]}", "/worker/imagePullSecrets"),
+        ("worker: {nodeSelector: {gpu: 1}}", "/worker/nodeSelector/gpu"),
+        ("worker: {tolerations: [{operator: Never}]}", "/worker/tolerations/0/operator"),
         ("metrics: {serviceMonitor: true}", "/metrics/serviceMonitor"),
         ("metrics: {serviceMonitor: {interval: 30s}}", "interval"),
         ("networkPolicy: {apiServer: {cidrs: []}}", "/networkPolicy/apiServer/cidrs"),

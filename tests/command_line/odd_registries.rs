@@ -14,7 +14,7 @@ with_each_registry!(
     a_blob_without_a_length_is_read,
     a_digest_that_is_not_told_or_not_true_misleads_nobody,
     a_registry_that_does_not_answer_to_head_is_read,
-    a_mount_that_becomes_an_upload_is_given_up_and_the_blob_copied,
+    a_mount_that_becomes_an_upload_is_given_up_and_the_blob_comes_from_the_payload,
     a_slow_and_busy_registry_is_waited_for;
     and olareg
 );
@@ -123,7 +123,7 @@ fn a_registry_that_does_not_answer_to_head_is_read(software: Software) {
     }
 }
 
-fn a_mount_that_becomes_an_upload_is_given_up_and_the_blob_copied(software: Software) {
+fn a_mount_that_becomes_an_upload_is_given_up_and_the_blob_comes_from_the_payload(software: Software) {
     let source = Registry::start(Software::Distribution3);
     let image = Image::new(Types::Oci, &[Layer::new("water", LAYER)]);
     image.push(&source, "one:1");
@@ -140,6 +140,7 @@ fn a_mount_that_becomes_an_upload_is_given_up_and_the_blob_copied(software: Soft
     image.assert_is_whole_in(&target, "one:1");
     image.assert_is_whole_in(&target, "two:1");
     assert_eq!(proxy.count("POST", "mount="), 2);
+    assert_eq!(proxy.count("GET", BLOBS), 0, "nothing is copied inside the registry");
     // And one for each repository, to see whether it may be pushed to.
     assert_eq!(proxy.count("DELETE", "/blobs/uploads/"), 2 + 2);
     if software != Software::Olareg {

@@ -14,6 +14,7 @@ with_each_registry!(
     a_platform_that_an_image_does_not_have_is_told_with_those_that_it_has,
     an_image_that_its_registry_has_lost_fails_its_index_which_can_be_had_without_it,
     an_index_without_all_its_images_is_refused_and_told_or_written_anew,
+    indexes_that_name_one_another_many_times_are_looked_into_once,
 );
 
 /// The registry takes an index without all its images, which distribution 2 never does.
@@ -250,4 +251,24 @@ fn an_index_without_all_its_images_is_refused_and_told_or_written_anew(software:
     assert_eq!(children, digests([amd64, &fleet.attestations[0]]));
     crane_pulls(&target.name("ferry:1"), "linux/amd64", folder.path());
     assert_eq!(target.manifest("ferry", &arm64.digest), None);
+}
+
+/// Looked into at every mention they would be 20 to the power of 7.
+fn indexes_that_name_one_another_many_times_are_looked_into_once(software: Software) {
+    let source = Registry::start(software);
+    let mut nested = Image::for_platform(Types::Oci, "arm64", &layers(&["arm64"]));
+    nested.push(&source, "ferry:only");
+    for depth in 0..8 {
+        // Every child has the same bytes; the innermost alone tells its platform.
+        let children = vec![nested.clone(); if depth == 0 { 1 } else { 20 }];
+        let mut index = Image::index(Types::Oci, &children);
+        source.push_manifest("ferry", "1", index.media_type, &index.manifest);
+        // Once it is stored, it is not to be pushed again.
+        index.children = Vec::new();
+        nested = index;
+    }
+    let folder = tempfile::tempdir().unwrap();
+    let told = make(&source, "ferry:1", &["--platform", "linux/amd64"], folder.path()).run().ended_with(1);
+    assert!(told.stderr.contains("it has no linux/amd64; it has linux/arm64"), "{}", told.stderr);
+    make(&source, "ferry:1", &["--platform", "linux/arm64"], folder.path()).run().succeeded();
 }

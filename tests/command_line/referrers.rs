@@ -1,8 +1,6 @@
 //! Signatures, attestations and SBOMs travel with the images; cosign and oras judge what arrives.
 
 use std::fs;
-use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, Ordering};
 
 use serde_json::{Value, json};
 use tempfile::TempDir;
@@ -41,17 +39,17 @@ between_registries!(
 );
 
 /// Both sides of an air gap, and somebody who signs.
-struct Sides {
-    source: Registry,
-    target: Registry,
-    folder: TempDir,
+pub(crate) struct Sides {
+    pub(crate) source: Registry,
+    pub(crate) target: Registry,
+    pub(crate) folder: TempDir,
     /// Who pushes a manifest there lists it by himself.
     source_lists_nothing: bool,
 }
 
 /// In which form cosign keeps what it makes.
 #[derive(Clone, Copy)]
-enum Form {
+pub(crate) enum Form {
     /// Under tags that are made of the image's digest, as before version 3.
     Tag,
     /// As bundles that refer to the image.
@@ -78,7 +76,7 @@ impl Form {
 }
 
 impl Sides {
-    fn new(source: Software, target: Software) -> Self {
+    pub(crate) fn new(source: Software, target: Software) -> Self {
         let folder = tempfile::tempdir().unwrap();
         for (file, kind) in [
             ("services.json", "application/vnd.dev.sigstore.signingconfig.v0.2+json"),
@@ -107,7 +105,7 @@ impl Sides {
         program.arguments(["--key", "cosign.key", "--allow-http-registry", "-y", name]).run().succeeded();
     }
 
-    fn sign(&self, form: Form, name: &str) {
+    pub(crate) fn sign(&self, form: Form, name: &str) {
         self.make(form, &["sign"], name);
     }
 
@@ -122,7 +120,7 @@ impl Sides {
     }
 
     /// Attaches a file to an image as oras does; gives the digest of what refers to it.
-    fn attach(&self, registry: &Registry, name: &str, file: &str) -> String {
+    pub(crate) fn attach(&self, registry: &Registry, name: &str, file: &str) -> String {
         let file = format!("{file}:application/json");
         let arguments =
             ["attach", "--plain-http", "--format", "json", "--artifact-type", "application/spdx+json"];
@@ -131,12 +129,12 @@ impl Sides {
         serde_json::from_str::<Value>(&attached).unwrap()["digest"].as_str().unwrap().to_owned()
     }
 
-    fn payload(&self, options: &[&str], images: &str) -> Vec<u8> {
+    pub(crate) fn payload(&self, options: &[&str], images: &str) -> Vec<u8> {
         let made = charon(["make-payload", "-q", "-i", "-r", self.source.host(), images]).arguments(options);
         made.run().succeeded().stdout
     }
 
-    fn push(&self, payload: &[u8]) -> Ended {
+    pub(crate) fn push(&self, payload: &[u8]) -> Ended {
         charon(["push-payload", "-i", "-r", self.target.host()]).fed(payload).run()
     }
 }
@@ -153,13 +151,13 @@ fn discovered(registry: &Registry, name: &str) -> Vec<String> {
     digests
 }
 
-fn sorted(digests: &[&String]) -> Vec<String> {
+pub(crate) fn sorted(digests: &[&String]) -> Vec<String> {
     let mut digests: Vec<String> = digests.iter().map(|digest| (*digest).clone()).collect();
     digests.sort();
     digests
 }
 
-fn image(name: &str) -> Image {
+pub(crate) fn image(name: &str) -> Image {
     Image::new(Types::Oci, &[Layer::new("common", 2000), Layer::new(name, 2000)])
 }
 
@@ -260,7 +258,7 @@ fn push_manifest(registry: &Registry, manifest: &Value) -> String {
     digest
 }
 
-fn described(image: &Image) -> Value {
+pub(crate) fn described(image: &Image) -> Value {
     json!({"mediaType": image.media_type, "digest": image.digest, "size": image.manifest.len()})
 }
 
@@ -426,177 +424,4 @@ fn an_image_whose_signature_is_refused_gets_no_tag() {
     );
     assert_eq!(sides.target.tags("ferry"), Vec::<String>::new());
     unsigned.assert_is_whole_in(&sides.target, "styx:1");
-}
-
-#[test]
-fn that_a_signature_cannot_be_looked_for_does_not_mean_that_there_is_none() {
-    let sides = Sides::new(Software::Olareg, Software::Distribution3);
-    image("a").push(&sides.source, "ferry:1");
-    image("b").push(&sides.source, "styx:1");
-    let front = Front::before(&sides.source, |request| {
-        request.contains("ferry/referrers/").then(|| (403, Vec::new()))
-    });
-    let make = || charon(["make-payload", "ferry:1,styx:1", "-q", "-i", "-r", front.host()]);
-    // An image is not left out because its signature cannot be had.
-    for options in [&[][..], &["--allow-missing"]] {
-        let refused = make().arguments(options).run().ended_with(1);
-        assert!(refused.stdout.is_empty());
-        for words in
-            ["cannot list what refers to", "answered 403 Forbidden", "--no-referrers", "referrers: false"]
-        {
-            assert!(refused.stderr.contains(words), "{}", refused.stderr);
-        }
-    }
-    let before = front.requests().len();
-    make().arguments(["--no-referrers"]).run().succeeded();
-    let asked = front.requests().split_off(before);
-    assert!(
-        !asked.iter().any(|request| request.contains("referrers") || request.contains("sha256-")),
-        "{asked:?}"
-    );
-}
-
-#[test]
-fn what_registries_answer_instead_of_a_list_is_not_taken_for_one() {
-    let sides = Sides::new(Software::Distribution3, Software::Distribution3);
-    let image = image("a");
-    image.push(&sides.source, "ferry:1");
-    let web = Front::before(&sides.source, |_| Some((200, Vec::new())));
-    // GHCR sends on to a web page; GitLab takes the fallback tag for the digest.
-    let (page, hash) = (format!("http://{}/login", web.host()), image.digest.clone());
-    let fallback = format!("/manifests/{}", image.digest.replace(':', "-"));
-    let front = Front::before(&sides.source, move |request| {
-        if request.contains("/referrers/") {
-            return Some((303, vec![("location", page.clone())]));
-        }
-        request.ends_with(&fallback).then(|| (200, vec![("docker-content-digest", hash.clone())]))
-    });
-    let make = || charon(["make-payload", "ferry:1", "-q", "-i", "-r", front.host()]);
-    let with = make().run().succeeded().stdout;
-    assert!(with == make().arguments(["--no-referrers"]).run().succeeded().stdout);
-    assert_eq!(web.requests(), Vec::<String>::new());
-}
-
-#[test]
-fn what_is_listed_and_does_not_refer_to_the_image_or_is_gone_is_left_out() {
-    let sides = Sides::new(Software::Distribution3, Software::Distribution3);
-    let [image, stranger, gone] = ["a", "stranger", "gone"].map(image);
-    image.push(&sides.source, "ferry:1");
-    stranger.push(&sides.source, "ferry:stranger");
-    gone.push(&sides.source, "ferry:gone");
-    let index = json!({
-        "schemaVersion": 2, "mediaType": Types::Oci.index(),
-        "manifests": [described(&stranger), described(&gone)],
-    });
-    let tag = image.digest.replace(':', "-");
-    sides.source.push_manifest("ferry", &tag, Types::Oci.index(), index.to_string().as_bytes());
-    sides.source.lose(&gone.digest);
-    assert!(sides.payload(&[], "ferry:1") == sides.payload(&["--no-referrers"], "ferry:1"));
-}
-
-#[test]
-fn an_image_without_referrers_costs_one_list_and_a_head_for_each_tag_and_none_for_what_is_attested_of_it() {
-    let sides = Sides::new(Software::Distribution3, Software::Distribution3);
-    let platform = image("a");
-    let attestation = Image::attestation(&platform);
-    let index = Image::index(Types::Oci, &[platform.clone(), attestation.clone()]);
-    index.push(&sides.source, "ferry:1");
-    let before = sides.source.requests().len();
-    let with = sides.payload(&[], "ferry:1");
-    let requests = sides.source.requests().split_off(before);
-    let about = |image: &Image| {
-        let tag = image.digest.replace(':', "-");
-        requests.iter().filter(|request| request.contains(&tag)).count()
-    };
-    assert_eq!((about(&index), about(&platform), about(&attestation)), (4, 4, 0), "{requests:?}");
-    assert!(
-        requests
-            .iter()
-            .filter(|request| request.contains("sha256-"))
-            .all(|request| request.starts_with("HEAD"))
-    );
-    let lists = requests.iter().filter(|request| request.contains("/referrers/"));
-    assert_eq!(lists.count(), 1, "it says once that it has no lists: {requests:?}");
-    assert!(with == sides.payload(&["--no-referrers"], "ferry:1"));
-}
-
-#[test]
-fn the_same_image_with_the_same_referrers_gives_the_same_bytes_which_inspect_tells_of() {
-    let sides = Sides::new(Software::Olareg, Software::Distribution3);
-    let image = Image::new(Types::Docker, &[Layer::new("a", 2000)]);
-    image.push(&sides.source, "ferry:1");
-    sides.sign(Form::Tag, &sides.source.name(&format!("ferry@{}", image.digest)));
-    let sboms = ["sbom.json", "other.json"].map(|file| sides.attach(&sides.source, "ferry:1", file));
-    let payload = sides.payload(&[], "ferry:1");
-    assert!(payload == sides.payload(&[], "ferry:1"));
-    let file = sides.folder.path().join("payload.zip");
-    fs::write(&file, payload).unwrap();
-    charon(["verify"]).arguments([&file]).run().succeeded();
-    let told = charon(["inspect"]).arguments([&file]).run().succeeded().text();
-    assert!(told.contains("one manifest, 3 referrers"), "{told}");
-    assert!(told.contains("can push its images, too, without their referrers"), "{told}");
-    let told = charon(["inspect", "--json"]).arguments([&file]).run().succeeded().text();
-    let told: Value = serde_json::from_str(&told).unwrap();
-    let referrers = told["bill"]["images"][0]["referrers"].as_array().unwrap();
-    let tag = format!("{}.sig", image.digest.replace(':', "-"));
-    let signature = crane_digest(&sides.source.name(&format!("ferry:{tag}")));
-    let digests: Vec<&str> = referrers.iter().map(|referrer| referrer["digest"].as_str().unwrap()).collect();
-    let mut expected = sorted(&[&sboms[0], &sboms[1]]);
-    expected.push(signature);
-    assert_eq!(digests, expected);
-    for referrer in referrers {
-        assert_eq!(referrer["subject"].as_str(), Some(image.digest.as_str()));
-        assert!(referrer["size"].as_u64() > Some(0) && referrer["mediaType"].is_string(), "{referrer}");
-    }
-    assert_eq!(referrers[2]["tag"].as_str(), Some(tag.as_str()));
-}
-
-#[test]
-fn a_payload_is_an_oci_layout_in_which_oras_finds_the_referrers() {
-    let sides = Sides::new(Software::Olareg, Software::Distribution3);
-    let image = image("a");
-    image.push(&sides.source, "ferry:1");
-    let sbom = sides.attach(&sides.source, "ferry:1", "sbom.json");
-    let of_sbom = sides.attach(&sides.source, &format!("ferry@{sbom}"), "other.json");
-    let file = sides.folder.path().join("payload.zip");
-    fs::write(&file, sides.payload(&[], "ferry:1")).unwrap();
-    tool("unzip", ["-q", "-d", "layout", "payload.zip"]).in_folder(sides.folder.path()).run().succeeded();
-    let name = format!("layout@{}", image.digest);
-    let found = tool("oras", ["discover", "--oci-layout", "--format", "json", &name]);
-    let found = found.in_folder(sides.folder.path()).run().succeeded().text();
-    let found: Value = serde_json::from_str(&found).unwrap();
-    let first = &found["referrers"][0];
-    assert_eq!(first["digest"].as_str(), Some(sbom.as_str()), "{found}");
-    assert_eq!(first["referrers"][0]["digest"].as_str(), Some(of_sbom.as_str()), "{found}");
-}
-
-#[test]
-fn a_build_that_goes_on_lists_nothing_again() {
-    let sides = Sides::new(Software::Distribution3, Software::Distribution3);
-    let image = image("a");
-    image.push(&sides.source, "ferry:1");
-    let sbom = sides.attach(&sides.source, "ferry:1", "sbom.json");
-    let lost = digest(&image.blobs[1]);
-    let is_shut = Arc::new(AtomicBool::new(true));
-    let shut = is_shut.clone();
-    let front = Front::before(&sides.source, move |request| {
-        let refuses = shut.load(Ordering::SeqCst) && request.contains(&lost);
-        refuses.then(|| (403, Vec::new()))
-    });
-    let payload = sides.folder.path().join("payload.zip");
-    let make = || {
-        charon(["make-payload", "ferry:1", "-q", "-i", "-r", front.host(), "-f"]).arguments([&payload]).run()
-    };
-    make().ended_with(1);
-    // What comes later is of another payload.
-    sides.attach(&sides.source, "ferry:1", "other.json");
-    is_shut.store(false, Ordering::SeqCst);
-    let before = front.requests().len();
-    make().succeeded();
-    let asked = front.requests().split_off(before);
-    assert!(asked.iter().all(|request| request.contains("/blobs/")), "{asked:?}");
-    let told = charon(["inspect", "--json"]).arguments([&payload]).run().succeeded().text();
-    let told: Value = serde_json::from_str(&told).unwrap();
-    let referrers = told["bill"]["images"][0]["referrers"].as_array().unwrap();
-    assert_eq!((referrers.len(), referrers[0]["digest"].as_str()), (1, Some(sbom.as_str())));
 }

@@ -38,6 +38,11 @@ impl Pod {
         pod
     }
 
+    /// Where something is mounted.
+    pub(crate) fn at(&self, name: &str) -> PathBuf {
+        self.folder.path().join(name)
+    }
+
     /// A file of the volume.
     pub(crate) fn payload(&self, path: &str) -> PathBuf {
         self.folder.path().join("payload").join(path)
@@ -58,7 +63,7 @@ impl Pod {
     }
 
     /// Runs a worker with `work`; its exit code is the one of its outcome.
-    fn works(&self, run: &str, work: &Value, registry: &Registry) -> Outcome {
+    pub(crate) fn works(&self, run: &str, work: &Value, registry: &Registry) -> Outcome {
         self.works_with(run, work, &json!([{ "host": registry.host(), "insecure": true }]))
     }
 
@@ -77,7 +82,8 @@ impl Pod {
         let (config, payloads, secrets, log) = (at("run.json"), at("payload"), at("secrets"), at("outcome"));
         let places = ["--config", &config, "--payloads", &payloads, "--registry-secrets", &secrets];
         let worker = charon(["worker", "--termination-log", &log]).arguments(places);
-        worker.arguments(["--object-store-secrets", &at("object-store")])
+        let worker = worker.arguments(["--object-store-secrets", &at("object-store")]);
+        worker.arguments(["--proxy-secrets", &at("proxy"), "--images-list", &at("list")])
     }
 
     /// How a worker ends.
@@ -89,11 +95,11 @@ impl Pod {
         outcome
     }
 
-    fn builds(&self, run: &str, images: &Value, path: &str, registry: &Registry) -> Outcome {
+    pub(crate) fn builds(&self, run: &str, images: &Value, path: &str, registry: &Registry) -> Outcome {
         self.works(run, &json!({ "build": { "images": images, "path": path } }), registry)
     }
 
-    fn imports(&self, fields: &Value, path: &str, registry: &Registry) -> Outcome {
+    pub(crate) fn imports(&self, fields: &Value, path: &str, registry: &Registry) -> Outcome {
         let mut import = json!({ "path": path, "registry": registry.host() });
         import.as_object_mut().unwrap().extend(fields.as_object().unwrap().clone());
         self.works("import", &json!({ "import": import }), registry)
@@ -276,7 +282,7 @@ fn asked_for(registry: &Registry, repository: &str) -> usize {
     registry.requests().iter().filter(|request| request.contains(repository)).count()
 }
 
-fn source(software: Software, names: &[&str]) -> Registry {
+pub(crate) fn source(software: Software, names: &[&str]) -> Registry {
     let source = Registry::start(software);
     for name in names {
         Image::new(Types::Docker, &[Layer::new(name, 100)]).push(&source, name);

@@ -28,6 +28,7 @@ async fn a_build_becomes_ready_and_tells_what_it_made() {
     assert_eq!(brief(&status, "PayloadAvailable"), "False/Progressing");
     let work = BuildWork {
         images: vec!["python:3".into()],
+        images_from: None,
         already_transferred: vec![],
         bases: vec![],
         foreign_layers: false,
@@ -35,6 +36,7 @@ async fn a_build_becomes_ready_and_tells_what_it_made() {
         referrers: true,
         path: "out/app.zip".into(),
         object_store: None,
+        file_digest: false,
     };
     assert_eq!(config(&pod).work, Work::Build(work));
 

@@ -19,6 +19,7 @@ use crate::world::World;
 pub(crate) fn payload() -> PayloadSummary {
     PayloadSummary {
         digest: Some(Digest::sha256(b"a bill")),
+        file_digest: None,
         size_bytes: 1_234_567,
         format_version: 1,
         images: 1,

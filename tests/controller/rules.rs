@@ -35,6 +35,20 @@ async fn the_api_server_refuses_what_the_rules_forbid_in_their_words() {
     assert_eq!(refusal::<PayloadBuild>(&world, &build()).await, None);
     for (pointer, value, words) in [
         ("/images", json!([]), "should have at least 1 items"),
+        ("/images", Value::Null, "spec must have images, imagesFrom, or both"),
+        (
+            "/imagesFrom",
+            json!({ "configMapKeyRef": { "name": "a", "key": "b/c" } }),
+            "must be a key of a ConfigMap",
+        ),
+        ("/proxySecretRef", json!({ "name": "A" }), "must be the name of a Secret"),
+        (
+            "/worker",
+            json!({ "podMetadata": { "labels": { "charon.dev/uid": "a" } } }),
+            "are not yours to set",
+        ),
+        ("/worker", json!({ "nodeSelector": { "a": "b c" } }), "should match"),
+        ("/worker", json!({ "tolerations": [{ "operator": "Never" }] }), "Unsupported value"),
         ("/images", json!([{ "image": "a" }, { "image": "a" }]), "Duplicate value"),
         ("/images", json!([{ "image": "https://a.b/c" }]), "without a scheme"),
         ("/output", json!({}), "exactly one kind of place"),
@@ -62,6 +76,7 @@ async fn the_api_server_refuses_what_the_rules_forbid_in_their_words() {
         ("/registry/repositoryPrefix", json!("/A"), "beginning of a repository's name"),
         ("/source", json!({}), "exactly one kind of place"),
         ("/registry/naming", json!("Short"), "Unsupported value"),
+        ("/tagPolicy", json!("Move"), "Unsupported value"),
         ("/registry/baseRepositories", json!(["a:1"]), "must be names of repositories"),
         ("/ttlSecondsAfterFinished", json!(1), "greater than or equal to 60"),
     ] {
@@ -90,12 +105,16 @@ async fn all_that_the_rules_allow_is_taken_and_runs() {
     spec["ttlSecondsAfterFinished"] = json!(60);
     spec["suspend"] = json!(false);
     spec["images"][0]["as"] = json!("base/python:3");
+    spec["imagesFrom"] = json!({ "configMapKeyRef": { "name": "images", "key": "list.txt" } });
+    spec["proxySecretRef"] = json!({ "name": "way-out" });
+    spec["output"]["fileDigest"] = json!(true);
     world.create::<PayloadBuild>("app", spec).await;
     let job = world.job_of_attempt::<PayloadBuild>("app", 1).await;
     // The pod stands before the namespace's restricted standard.
     world.pod_of(&job).await;
 
     let mut spec = import_spec();
+    spec["tagPolicy"] = json!("KeepExisting");
     for (field, value) in
         [("naming", json!("WithHost")), ("baseRepositories", json!(["a/b"])), ("tagDigests", json!(false))]
     {

@@ -2,7 +2,7 @@
 
 use charon::api::{PayloadBuild, Status};
 use charon::reason::Reason;
-use k8s_openapi::api::core::v1::{Pod, ResourceQuota};
+use k8s_openapi::api::core::v1::{Pod, ResourceQuota, Secret};
 use kube::api::{DeleteParams, PostParams};
 use serde_json::{Value, json};
 
@@ -44,6 +44,49 @@ async fn a_missing_secret_is_named_until_it_is_there() {
     world.works(&pod, "127.0.7.6").await;
     let status = world.until_ready::<PayloadBuild>("app", "Unknown", "Progressing").await;
     assert_eq!(brief(&status, "Reconciling"), "True/Progressing");
+    world.ends_for(&pod, Reason::Succeeded).await;
+    world.until_ready::<PayloadBuild>("app", "True", "Succeeded").await;
+}
+
+#[tokio::test]
+async fn a_missing_secret_of_a_proxy_is_waited_for_by_its_name_and_nothing_of_it_is_in_the_job() {
+    let world = World::new("proxy").await;
+    let secret = json!({ "metadata": { "name": "way-out" }, "stringData": { "password": "obolus" } });
+    let secret: Secret = serde_json::from_value(secret).unwrap();
+    world.api().create(&PostParams::default(), &secret).await.unwrap();
+    for (name, why, words) in [
+        ("no-key", "references non-existent secret key: address", "secret key: address"),
+        ("no-secret", "secret \"way-out\" not found", "Secret \"way-out\"; create it"),
+    ] {
+        let mut spec = build_to("python:3", name);
+        spec["proxySecretRef"] = json!({ "name": "way-out" });
+        world.create::<PayloadBuild>(name, spec).await;
+        let job = world.job_of_attempt::<PayloadBuild>(name, 1).await;
+        assert!(!serde_json::to_string(&job).unwrap().contains("obolus"));
+        let pod = world.pod_of(&job).await;
+        world.bind(&pod).await;
+        world.waits(&pod, "ContainerCreating", "").await;
+        let why = format!("MountVolume.SetUp failed for volume \"settings\" : {why}");
+        world.event(&pod, "FailedMount", &why).await;
+        is_held_up(&world, name, Reason::SecretNotFound, words).await;
+    }
+}
+
+#[tokio::test]
+async fn a_missing_list_of_images_is_named_until_it_is_there() {
+    let world = World::new("list").await;
+    let mut spec = build_spec("python:3");
+    spec.as_object_mut().unwrap().remove("images");
+    spec["imagesFrom"] = json!({ "configMapKeyRef": { "name": "images", "key": "list" } });
+    world.create::<PayloadBuild>("app", spec).await;
+    let job = world.job_of_attempt::<PayloadBuild>("app", 1).await;
+    let pod = world.pod_of(&job).await;
+    world.bind(&pod).await;
+    world.waits(&pod, "ContainerCreating", "").await;
+    world.event(&pod, "FailedMount", "MountVolume.SetUp failed : configmap \"images\" not found").await;
+    is_held_up(&world, "app", Reason::ConfigMapNotFound, "ConfigMap \"images\"; create it").await;
+    world.works(&pod, "127.0.7.7").await;
+    world.until_ready::<PayloadBuild>("app", "Unknown", "Progressing").await;
     world.ends_for(&pod, Reason::Succeeded).await;
     world.until_ready::<PayloadBuild>("app", "True", "Succeeded").await;
 }

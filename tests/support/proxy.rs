@@ -19,6 +19,9 @@ pub(crate) enum Misdeed {
     LoseAnswer,
     /// This is answered instead: a status, and headers.
     Answer(&'static str, Vec<(String, String)>),
+    /// This is answered instead: a media type, and a body.
+    #[allow(dead_code)] // not every test binary has a use for it
+    Serve(&'static str, Vec<u8>),
     /// A request whose body has more bytes is answered by 413.
     TooLarge(usize),
     /// The answer comes without this header.
@@ -183,6 +186,17 @@ impl Desk {
             headers
                 .extend([header("content-length", "0".to_owned()), header("connection", "close".to_owned())]);
             return put_head(client, &format!("HTTP/1.1 {status}"), &headers);
+        }
+
+        if let Some(Misdeed::Serve(media_type, body)) = &misdeed {
+            let headers = [
+                header("content-type", (*media_type).to_owned()),
+                header("content-length", body.len().to_string()),
+                header("connection", "close".to_owned()),
+            ];
+            put_head(client, "HTTP/1.1 200 OK", &headers)?;
+            let is_head = request.method == "HEAD";
+            return if is_head { Ok(()) } else { client.write_all(body) };
         }
 
         let mut registry = TcpStream::connect(&self.registry)?;

@@ -218,6 +218,7 @@ fn news<'a>(run: &'a Run, verdict: &'a Verdict) -> News<'a> {
 fn a_new_run_forgets_the_failures_of_the_old_one_and_keeps_its_payload() {
     let summary = PayloadSummary {
         digest: Some(Digest::sha256(b"")),
+        file_digest: Some(Digest::sha256(b"file")),
         size_bytes: 1,
         format_version: 1,
         images: 1,
@@ -251,6 +252,7 @@ fn ready_tells_what_was_left_out_and_what_has_another_digest() {
     };
     let summary = PayloadSummary {
         digest: None,
+        file_digest: Some(Digest::sha256(b"file")),
         size_bytes: 1,
         format_version: 1,
         images: 1,
@@ -274,6 +276,14 @@ fn ready_tells_what_was_left_out_and_what_has_another_digest() {
     assert!(
         told.contains("; 1 with another digest") && told.ends_with("see status.result.rewritten"),
         "{told}"
+    );
+    let kept = ImportResult { images: 3, images_kept: 1, ..ImportResult::default() };
+    let (told, kept) = message(&Outcome { result: Some(kept), ..imported }, true);
+    assert!(told.starts_with("3 images are in registry.infra, from "), "{told}");
+    assert!(told.ends_with("; 1 not pushed, since something else has the tag there and keeps it"), "{told}");
+    assert_eq!(
+        (kept.result.unwrap().images_kept, kept.payload.unwrap().file_digest.is_some()),
+        (Some(1), true)
     );
     let result = status.result.unwrap();
     assert_eq!((result.images_rewritten, result.rewritten[0].image.as_str()), (Some(1), "a:1"));

@@ -40,6 +40,7 @@ fn a_build_becomes_work_with_the_defaults_filled_in() {
     let valid = build_of(spec()).unwrap();
     let work = BuildWork {
         images: vec!["python:3".into()],
+        images_from: None,
         already_transferred: vec![],
         bases: vec![],
         foreign_layers: false,
@@ -47,6 +48,7 @@ fn a_build_becomes_work_with_the_defaults_filled_in() {
         referrers: true,
         path: "out/app.zip".into(),
         object_store: None,
+        file_digest: false,
     };
     assert_eq!(valid.work, Work::Build(work));
     assert_eq!((valid.backoff_limit, valid.timeout), (6, None));
@@ -91,7 +93,7 @@ fn what_the_schema_cannot_see_is_refused_with_its_field() {
         with(spec(), "registries", hosts.map(|host| json!({ "host": host })).to_vec().into())
     };
     for (spec, words) in [
-        (images(&[]), "spec.images is empty"),
+        (images(&[]), "spec has neither images nor imagesFrom"),
         (images(&["a", "A"]), "spec.images[1].image: \"A\" is no image name"),
         (
             images(&["q.io/a:1", "g.io/a:1"]),
@@ -210,4 +212,57 @@ fn a_timeout_is_the_sum_of_its_parts() {
     for (text, seconds) in [("72h", 259_200), ("1h30m", 5400), ("1m1s", 61)] {
         assert_eq!(timeout(Some(text)).unwrap(), Some(Duration::from_secs(seconds)));
     }
+}
+
+#[test]
+fn a_pods_own_labels_are_not_the_users_to_set_and_a_misspelt_affinity_is_not_left_out() {
+    let term =
+        |field: &str| json!({ "nodeSelectorTerms": [{ field: [{ "key": "a", "operator": "Exists" }] }] });
+    let node = |field: &str, terms: Value| json!({ "affinity": { "nodeAffinity": { field: terms } } });
+    let required = "requiredDuringSchedulingIgnoredDuringExecution";
+    for (worker, words) in [
+        (
+            json!({ "podMetadata": { "labels": { "charon.dev/uid": "a" } } }),
+            "podMetadata.labels has \"charon.dev/uid\"",
+        ),
+        (json!({ "podMetadata": { "labels": { "job-name": "a" } } }), "job-name"),
+        (json!({ "podMetadata": { "labels": { "app.kubernetes.io/managed-by": "a" } } }), "managed-by"),
+        (
+            json!({ "podMetadata": { "annotations": { "batch.kubernetes.io/a": "a" } } }),
+            "podMetadata.annotations",
+        ),
+        (
+            node("required", term("matchExpressions")),
+            "spec.worker.affinity.nodeAffinity.required is no field",
+        ),
+        (
+            node(required, term("matchExpression")),
+            "nodeSelectorTerms[0].matchExpression is no field of a pod's affinity",
+        ),
+        (node(required, json!([])), "spec.worker.affinity cannot be read"),
+    ] {
+        let refused = build_of(with(spec(), "worker", worker.clone())).unwrap_err();
+        assert!(refused.contains(words), "{worker}: {refused}");
+    }
+    let right = node(required, term("matchExpressions"));
+    assert!(import_of(with(import_spec(), "worker", right)).unwrap().affinity.is_some());
+    let others =
+        json!({ "podMetadata": { "labels": { "app": "job-name" }, "annotations": { "job-name": "a" } } });
+    build_of(with(spec(), "worker", others)).unwrap();
+}
+
+#[test]
+fn a_list_of_images_is_the_workers_to_read_for_the_platforms_of_all() {
+    let mut list =
+        with(spec(), "imagesFrom", json!({ "configMapKeyRef": { "name": "images", "key": "list" } }));
+    list["platforms"] = json!(["linux/amd64"]);
+    list.as_object_mut().unwrap().remove("images");
+    let Work::Build(work) = build_of(list.clone()).unwrap().work else { panic!("a build builds") };
+    let found = work.images_from.unwrap();
+    assert_eq!((found.config_map.as_str(), found.key.as_str()), ("images", "list"));
+    assert_eq!(crate::platform::list(&found.platforms), "linux/amd64");
+    assert!(work.images.is_empty());
+    // Together with others, which are judged as ever.
+    list["images"] = json!([{ "image": "A" }]);
+    assert!(build_of(list).unwrap_err().contains("spec.images[0].image"));
 }

@@ -1,5 +1,6 @@
 use super::scripted::{Server, reply};
 use super::*;
+use crate::proxy::Proxy;
 use crate::reason::Reason;
 
 #[tokio::test]
@@ -107,6 +108,26 @@ async fn a_registry_that_is_not_there_is_told_by_its_name() {
         )
     );
     assert_eq!(error.reason(), Reason::RegistryUnavailable);
+}
+
+#[tokio::test]
+async fn a_proxy_that_is_not_there_is_told_without_its_password_and_with_the_way_around() {
+    let listener = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
+    let dead = listener.local_addr().unwrap().to_string();
+    drop(listener);
+    let password = SecretString::from("obolus");
+    let proxy = Proxy::new(&format!("http://{dead}"), Some("charon"), Some(&password), None).unwrap();
+    let access = Access { insecure: true, proxy: Some(proxy), ..Access::default() };
+    let registry = with_patience("a.example".parse().unwrap(), access, NO_PATIENCE);
+    let error = registry.manifest("x", "1").await.unwrap_err();
+    assert_eq!(
+        error.to_string(),
+        format!(
+            "cannot read a.example/x:1: cannot connect to a.example by the proxy http://{dead}: \
+             Connection refused (os error 111); check the proxy and its Secret, or name the host in noProxy if it \
+             is to be reached without"
+        )
+    );
 }
 
 #[tokio::test]
