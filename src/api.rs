@@ -27,8 +27,8 @@ pub use import::{PayloadImport, PayloadImportSpec, Source, TargetRegistry};
 pub use schema::{CRD_FILES, crds, crds_yaml};
 pub use shared::{Claim, ObjectStore, RegistryAccess, SecretRef};
 pub use status::{
-    AttemptEnd, Condition, ImportCounts, ItemFailure, LastFailure, Payload, Progress, RewrittenImage, Run,
-    Status,
+    AttemptEnd, Condition, ImportCounts, ItemFailure, LastFailure, Payload, Plan, Progress, RewrittenImage,
+    Run, Status,
 };
 pub use worker::{PodIds, PodMetadata, Toleration, Worker, WorkerAffinity, WorkerResources};
 

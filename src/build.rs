@@ -1,55 +1,39 @@
-//! Registries to payload: references become a plan, the plan becomes a file or a stream.
+//! Registries to payload: references become a plan, the plan becomes a file, an object or a stream.
 
 mod base;
 mod choice;
 mod dry_run;
+mod earlier;
 mod fetch;
+mod file;
 mod journal;
+mod left;
 mod object;
 mod plan;
 mod referrers;
 mod resolve;
 mod source;
+mod stream;
 
 use std::collections::HashMap;
-use std::fs::{self, File};
-use std::io;
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
 use std::sync::Arc;
 
-use futures::StreamExt;
-use tokio::io::{AsyncWrite, BufWriter};
-use tokio::task::JoinError;
-use tokio_util::task::AbortOnDropHandle;
-use tracing::{debug, info};
+use tokio::io::AsyncWrite;
 
 use crate::digest::Digest;
-use crate::payload::{
-    Base, BillImage, BlobError, Contents, FORMAT_VERSION, MissingImage, PayloadError, PayloadWriter,
-    PlacedPayload, Remains, Sink, is_payload,
-};
+use crate::payload::{Base, Contents, FORMAT_VERSION, MissingImage, PayloadError};
 use crate::platform::Platform;
-use crate::progress::{Progress, STEP, Stage};
-use crate::read_at::LocalFile;
-use crate::reason::{self, Class, Failure, Reason};
+use crate::progress::{self, Progress, Stage};
+use crate::reason::{self, Failure, Reason};
 use crate::reference::{FarName, Host, Reference};
-use crate::registry::{Foreign, Manifest, Registry, RegistryError};
-use crate::storage::{FileTarget, StorageError, StoredObject};
+use crate::registry::{Foreign, Registry, RegistryError};
+use crate::storage::{StorageError, StoredObject};
 pub use base::{BaseError, open_base};
 pub use dry_run::{Amount, BuildPlan, dry_run};
-use fetch::Fetch;
-use journal::{Journal, Notes};
-use plan::{BlobPlan, Plan};
+use plan::Plan;
 use resolve::Library;
-
-/// Bytes are gathered until there are so many: a write to a file costs a hop to another thread.
-const WRITE_BUFFER: usize = 1 << 20;
-/// The sizes of larger blobs are asked for before the first byte goes into a stream.
-const ASKED_ABOVE: u64 = 1 << 20;
-/// So many of them at once.
-const ASKED_AT_ONCE: usize = 8;
-/// Of so many blobs the beginnings are fetched at once, where they are written one after the other.
-const BLOBS_AHEAD: usize = 3;
+use stream::{check_sizes, write};
 
 /// A payload to build.
 #[allow(clippy::struct_excessive_bools)] // each is a choice of its own
@@ -70,8 +54,6 @@ pub struct BuildRequest {
     pub referrers: bool,
     /// A client for each host that the images name.
     pub registries: HashMap<Host, Registry>,
-    /// Where the payload goes.
-    pub output: Output,
     /// What is asked for, in one word: a build goes on with what another of the same run left.
     pub run: String,
     /// A file under the final name that is no payload of Charon's is left alone, and nothing is built.
@@ -138,7 +120,7 @@ pub struct BuildReport {
 #[derive(Debug, thiserror::Error)]
 pub enum BuildError {
     /// Some images cannot be had.
-    #[error("{}", several(.0))]
+    #[error("{}", reason::messages(.0))]
     Images(Vec<Failure>),
     /// The payload cannot be made of them.
     #[error(transparent)]
@@ -169,159 +151,22 @@ impl BuildError {
     }
 }
 
-fn several(failures: &[Failure]) -> String {
-    failures.iter().map(|failure| failure.message.as_str()).collect::<Vec<_>>().join("\n")
-}
-
 /// Builds a payload.
 ///
 /// Every image is resolved once, at the start. If one of them cannot be had, all are tried and all
 /// failures are told, and there is no file under the final name. What was fetched into a file stays
 /// in its partial file, and the next build of the same `run` goes on with it.
-pub async fn build(request: BuildRequest, progress: &Arc<Progress>) -> Result<BuildReport, BuildError> {
+pub async fn build(
+    request: BuildRequest,
+    output: Output,
+    progress: &Arc<Progress>,
+) -> Result<BuildReport, BuildError> {
     progress.enter(Stage::Resolving);
-    let path = match &request.output {
-        Output::File(path) => path.clone(),
-        Output::Object(object) => {
-            let object = object.clone();
-            return Box::pin(object::build(request, object, progress)).await;
-        }
-        Output::Stream(_) => return Box::pin(build_stream(request, progress)).await,
-    };
-    if request.spares_other_files {
-        check_replaceable(&path)?;
+    match output {
+        Output::File(path) => Box::pin(file::build(request, path, progress)).await,
+        Output::Object(object) => Box::pin(object::build(request, object, progress)).await,
+        Output::Stream(stream) => Box::pin(stream::build(request, stream, progress)).await,
     }
-    let mut target = FileTarget::open(&path)?;
-    let notes = Notes::read(&target.journal());
-    let partial = LocalFile::new(Arc::clone(target.file()));
-    let remains = partial.ok().and_then(|partial| Remains::of(Arc::new(partial)));
-    let known = notes.as_ref().and_then(|notes| Some((notes.run.as_str(), notes.payload.as_ref()?)));
-    let adopted = adopt(&request, known, remains.as_ref());
-    let (plan, contents) = if let Some(adopted) = adopted {
-        adopted
-    } else {
-        plan_file(&request, &mut target, notes.as_ref(), remains.as_ref()).await?
-    };
-    progress.enter(Stage::Checking);
-    expect(&plan, progress);
-
-    let size = contents.layout().total_size();
-    // What the notes say holds for the payload that they were made of, here or set aside.
-    let (have, old) = match (notes, remains) {
-        (Some(notes), _) if notes.payload.as_ref() == Some(contents.digest()) => (notes.have, None),
-        (Some(notes), Some(remains)) if notes.payload.as_ref() == Some(&remains.digest) => {
-            (notes.have, set_aside(&mut target, remains, size)?)
-        }
-        _ => (HashMap::new(), None),
-    };
-    target.check_room(size)?;
-    let report = report(&plan, &contents);
-    let bill = contents.bill_bytes();
-    let failed = |error| BuildError::Storage(target.error(error));
-    let is_same = !have.is_empty() && old.is_none();
-    let journal = if is_same {
-        Journal::go_on(&target.journal())
-    } else {
-        Journal::begin(&target.journal(), &request.run, Some(contents.digest()))
-    };
-    let journal = journal.map_err(failed)?;
-    let payload = PlacedPayload::begin(contents, Arc::clone(target.file())).map_err(failed)?;
-    let fetch = Fetch {
-        payload,
-        journal,
-        have,
-        old,
-        foreign: foreign(request.foreign_layers, &plan)?,
-        registries: request.registries,
-        progress: Arc::clone(progress),
-    };
-
-    progress.enter(Stage::Transferring);
-    let fetch = Arc::new(fetch);
-    if let Err(error) = fetch::fetch(&plan, &fetch).await {
-        return Err(match error {
-            BuildError::Payload(PayloadError::Io { source, .. }) => failed(source),
-            error => {
-                // What is gone will not come back: the tags may lead elsewhere by now.
-                if matches!(error.reason(), Reason::ImageNotFound | Reason::DigestMismatch) {
-                    Notes::disown(&target.journal()).map_err(failed)?;
-                }
-                error
-            }
-        });
-    }
-    fetch.payload.finish().map_err(failed)?;
-    if request.spares_other_files {
-        // It may have been put there meanwhile.
-        check_replaceable(&path)?;
-    }
-    progress.enter(Stage::Finishing);
-    debug!("Syncing {}", path.display());
-    let finish = move || {
-        // First: where the payload is, there its bill is, too, whenever this is cut short.
-        base::keep_bill(&path, &bill);
-        target.finish()?;
-        Ok::<_, StorageError>(path)
-    };
-    let path = tokio::task::spawn_blocking(finish)
-        .await
-        .map_err(|error| PayloadError::Io { doing: "syncing the payload", source: error.into() })??;
-    info!("Wrote {}, {} bytes, payload digest {}", path.display(), report.size, report.digest);
-    Ok(report)
-}
-
-/// That what lies at `path`, if anything, is a payload of Charon's.
-fn check_replaceable(path: &Path) -> Result<(), StorageError> {
-    let failed = |error| StorageError::io("look at", path, error);
-    match File::open(path) {
-        Ok(file) if file.metadata().map_err(failed)?.is_file() => {
-            let file = LocalFile::new(Arc::new(file)).map_err(failed)?;
-            let is_ours = is_payload(&file).map_err(failed)?;
-            if is_ours { Ok(()) } else { Err(StorageError::NotOurs(path.to_owned())) }
-        }
-        Ok(_) => Err(StorageError::NotOurs(path.to_owned())),
-        Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(()),
-        Err(error) => Err(failed(error)),
-    }
-}
-
-/// Plans a payload in a file. What an earlier attempt read of manifests is not read again, and what is read now is
-/// noted for the next.
-async fn plan_file(
-    request: &BuildRequest,
-    target: &mut FileTarget,
-    notes: Option<&Notes>,
-    remains: Option<&Remains>,
-) -> Result<(Plan, Contents), BuildError> {
-    let manifests = known_manifests(notes, remains);
-    let path = target.journal();
-    let journal =
-        if notes.is_some() { Journal::go_on(&path) } else { Journal::begin(&path, &request.run, None) };
-    // A journal that cannot be written is told of when the payload cannot be either.
-    let planned = plan(request, Library { manifests, journal: journal.ok() }).await;
-    if planned.as_ref().is_err_and(|error| error.reason().class() == Class::Wait) {
-        // What may pass comes again, and need not read again what was read.
-        target.keep_journal();
-    } else if notes.is_none() {
-        // From here on the partial file has them, and needs the room.
-        let _ = fs::remove_file(path);
-    }
-    planned
-}
-
-/// The manifests that earlier attempts read.
-fn known_manifests(notes: Option<&Notes>, remains: Option<&Remains>) -> HashMap<Digest, Manifest> {
-    let mut manifests = notes.map(|notes| notes.manifests.clone()).unwrap_or_default();
-    if let Some(remains) = remains {
-        let images = remains.bill.images.iter();
-        let had = images.flat_map(BillImage::all_manifests).filter_map(|(digest, media_type)| {
-            let (digest, media_type) = (digest.clone(), media_type.to_owned());
-            let bytes = remains.manifests.get(&digest)?.clone();
-            Some((digest.clone(), Manifest { bytes, digest, media_type }))
-        });
-        manifests.extend(had);
-    }
-    manifests
 }
 
 /// Resolves all names, and plans the payload.
@@ -346,75 +191,6 @@ fn foreign(is_wanted: bool, plan: &Plan) -> Result<Option<Foreign>, BuildError> 
         BuildError::Images(vec![failure.caused_by(&error)])
     };
     Foreign::new().map(Some).map_err(refused)
-}
-
-/// Takes over the plan of an earlier attempt of the same run, from what it left: no registry is
-/// asked what a tag means, since it could mean something else by now.
-fn adopt(
-    request: &BuildRequest,
-    noted: Option<(&str, &Digest)>,
-    remains: Option<&Remains>,
-) -> Option<(Plan, Contents)> {
-    let ((run, payload), remains) = (noted?, remains?);
-    if run != request.run || *payload != remains.digest {
-        return None;
-    }
-    let plan = Plan::of_remains(remains)?;
-    let contents = contents(&plan).ok()?;
-    if *contents.digest() != remains.digest {
-        return None;
-    }
-    info!("Going on with what an earlier attempt left of payload {}", contents.digest());
-    Some((plan, contents))
-}
-
-/// What another run left may hold blobs that this one needs. It is kept, without a name, as long
-/// as there is room for both.
-fn set_aside(target: &mut FileTarget, remains: Remains, size: u64) -> Result<Option<Remains>, BuildError> {
-    target.begin_anew()?;
-    if target.room()? < size {
-        // What is dropped here makes room.
-        info!("There is no room to keep what an earlier run left; all is fetched anew");
-        return Ok(None);
-    }
-    Ok(Some(remains))
-}
-
-async fn build_stream(request: BuildRequest, progress: &Arc<Progress>) -> Result<BuildReport, BuildError> {
-    let (plan, contents) = plan(&request, Library::default()).await?;
-    progress.enter(Stage::Checking);
-    check_sizes(&plan, &request.registries).await?;
-    expect(&plan, progress);
-    let report = report(&plan, &contents);
-    if let Output::Stream(stream) = request.output {
-        let foreign = foreign(request.foreign_layers, &plan)?;
-        let out = BufWriter::with_capacity(WRITE_BUFFER, stream);
-        let writer = PayloadWriter::begin(&contents, out).await?;
-        write(&plan, &request.registries, foreign.as_ref(), progress, writer).await?;
-    }
-    info!("Wrote the payload, {} bytes, payload digest {}", report.size, report.digest);
-    Ok(report)
-}
-
-/// What has gone into a stream cannot be taken back: that a manifest lies about the size of a blob
-/// is to be known before. (A blob's registry may not tell; then its bytes will.)
-async fn check_sizes(plan: &Plan, registries: &HashMap<Host, Registry>) -> Result<(), BuildError> {
-    let large = plan.blobs.iter().filter(|blob| blob.size > ASKED_ABOVE);
-    let asked = large.filter_map(|blob| Some((blob, registries.get(&blob.host)?)));
-    let told = futures::stream::iter(asked).map(async |(blob, registry)| {
-        let told = registry.blob_size(&blob.repository, &blob.digest).await;
-        (blob, told.ok().flatten())
-    });
-    let told: Vec<(&BlobPlan, Option<u64>)> = told.buffered(ASKED_AT_ONCE).collect().await;
-    let mut failures = Vec::new();
-    for (blob, found) in told {
-        if let Some(found) = found.filter(|found| *found != blob.size) {
-            let (digest, size) = (blob.digest.clone(), blob.size);
-            let error: BlobError<RegistryError> = BlobError::WrongSize { digest, size, found };
-            failures.extend(blob_failures(plan, &blob.digest, fetch::reason(&error), &error));
-        }
-    }
-    if failures.is_empty() { Ok(()) } else { Err(BuildError::Images(failures)) }
 }
 
 fn expect(plan: &Plan, progress: &Progress) {
@@ -442,43 +218,20 @@ pub(crate) fn missing_failure(missing: &MissingImage) -> Failure {
     Failure::new(&missing.name, reason, message)
 }
 
-/// Writes a payload in sequence, from the next blob of `writer` on.
-async fn write<S: Sink>(
-    plan: &Plan,
-    registries: &HashMap<Host, Registry>,
-    foreign: Option<&Foreign>,
-    progress: &Progress,
-    mut writer: PayloadWriter<'_, S>,
-) -> Result<S, BuildError> {
-    progress.enter(Stage::Transferring);
-    let (next, have) = (writer.next_blob().map(|(digest, _)| digest), writer.have());
-    let done = plan.blobs.iter().take_while(|blob| Some(&blob.digest) != next).count();
-    // While one blob is written, the beginnings of the next ones are on their way.
-    let bodies = plan.blobs.iter().enumerate().skip(done).map(|(index, blob)| {
-        let registry = registries.get(&blob.host).ok_or_else(|| unknown_host(&blob.host))?;
-        let from = if index == done { have } else { 0 };
-        let mut body = source::blob_ahead(blob, from..blob.size, registry, foreign);
-        let begun = tokio::spawn(async move { (body.next().await, body) });
-        Ok::<_, BuildError>((index, blob, AbortOnDropHandle::new(begun)))
+/// Tells what is about to be fetched: all of `plan` but the first `there` bytes, which an earlier attempt left. For
+/// a file it is known what its volume has `room` for.
+fn tell_plan(plan: &Plan, contents: &Contents, there: u64, room: Option<u64>, progress: &Progress) {
+    let count = |number: usize| u32::try_from(number).unwrap_or(u32::MAX);
+    progress.plan(progress::Plan {
+        digest: Some(contents.digest().clone()),
+        size_bytes: contents.layout().total_size(),
+        images: count(plan.images.len()),
+        images_failed: count(plan.missing.len()),
+        blobs: count(plan.blobs.len()),
+        blobs_reused: count(plan.required.len()),
+        bytes_present: there,
+        room_bytes: room,
     });
-    let bodies = futures::stream::iter(bodies).map(async |next| {
-        let (index, blob, begun) = next?;
-        let failed = |error: JoinError| PayloadError::Io { doing: "fetching", source: error.into() };
-        let (first, rest) = begun.await.map_err(failed)?;
-        Ok::<_, BuildError>((index, blob, futures::stream::iter(first).chain(rest)))
-    });
-    let mut bodies = std::pin::pin!(bodies.buffered(BLOBS_AHEAD));
-    while let Some(next) = bodies.next().await {
-        let (index, blob, body) = next?;
-        info!(target: STEP, "[{}/{}] Pulling {}/{}", index + 1, plan.blobs.len(), blob.repository, blob.digest);
-        let written = writer.blob(body, |bytes| progress.moved(bytes)).await;
-        written.map_err(|error| match error {
-            BlobError::Payload(error) => error.into(),
-            error => BuildError::Images(blob_failures(plan, &blob.digest, fetch::reason(&error), &error)),
-        })?;
-        progress.blob_done();
-    }
-    Ok(writer.finish().await?)
 }
 
 /// A blob that cannot be had fails every image that has it.
@@ -492,7 +245,9 @@ fn blob_failures(
     images.map(|image| Failure::new(image, reason, format!("{image}: {error}")).caused_by(error)).collect()
 }
 
-fn unknown_host(host: &Host) -> BuildError {
-    let message = format!("no access to {host} was given");
-    BuildError::Images(vec![Failure::new(host.as_str(), Reason::InvalidSpec, message)])
+/// Does what waits for a disk or a store, on a thread where that may be done.
+async fn blocking<T: Send + 'static>(
+    work: impl FnOnce() -> Result<T, BuildError> + Send + 'static,
+) -> Result<T, BuildError> {
+    tokio::task::spawn_blocking(work).await.map_err(PayloadError::writing)?
 }

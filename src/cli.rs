@@ -136,9 +136,7 @@ async fn open(file: &Path) -> Result<Arc<dyn ReadAt>, CliError> {
 
 /// Reads what is in front of a payload's blobs.
 async fn open_payload(file: &Path, source: Arc<dyn ReadAt>) -> Result<FilePayload, CliError> {
-    let payload = tokio::task::spawn_blocking(move || FilePayload::open_at(source)).await;
-    let payload = payload.map_err(|error| CliError::of_file(file, &error))?;
-    payload.map_err(|error| CliError::of_file(file, &error))
+    FilePayload::open_at(source).await.map_err(|error| CliError::of_file(file, &error))
 }
 
 impl From<library::Error> for CliError {

@@ -23,7 +23,7 @@ use tracing::{info, warn};
 use crate::digest::Digest;
 use crate::payload::{Bill, FilePayload, PayloadError, StreamPayload};
 pub use crate::platform::SparseIndex;
-use crate::progress::{Progress, Stage};
+use crate::progress::{self, Progress, Stage};
 use crate::read_at::ReadAt;
 use crate::reason::{self, Failure, Reason};
 pub use crate::reference::{Naming, TagPolicy};
@@ -141,7 +141,7 @@ pub enum ImportError {
     #[error(transparent)]
     Registry(#[from] RegistryError),
     /// Everything was wanted, and not everything can be had.
-    #[error("nothing was pushed: {}", several(.0))]
+    #[error("nothing was pushed: {}", reason::messages(.0))]
     Strict(Vec<Failure>),
 }
 
@@ -165,10 +165,6 @@ impl ImportError {
             _ => &[],
         }
     }
-}
-
-fn several(failures: &[Failure]) -> String {
-    failures.iter().map(|failure| failure.message.as_str()).collect::<Vec<_>>().join("\n")
 }
 
 impl ImportedImage {
@@ -199,10 +195,7 @@ enum Payload {
 impl Payload {
     async fn open(source: Source) -> Result<Self, PayloadError> {
         match source {
-            Source::At(source) => tokio::task::spawn_blocking(move || FilePayload::open_at(source))
-                .await
-                .map_err(|error| PayloadError::Io { doing: "reading the payload", source: error.into() })?
-                .map(|payload| Self::File(Arc::new(payload))),
+            Source::At(source) => Ok(Self::File(Arc::new(FilePayload::open_at(source).await?))),
             Source::Stream(stream) => Ok(Self::Stream(Box::new(Passing::open(stream).await?))),
         }
     }
@@ -263,7 +256,8 @@ pub async fn import(request: ImportRequest, progress: &Arc<Progress>) -> Result<
     right::check(&mut targets, &delivery).await?;
     refuse(&targets)?;
 
-    delivery.expect(&bill, &targets);
+    let present = delivery.expect(&bill, &targets).await;
+    progress.plan(plan(digest.as_ref(), size, &bill, &targets, present));
     progress.enter(Stage::Transferring);
     delivery.blobs(&bill, &mut targets, &mut payload).await?;
     delivery.required(&bill, &mut targets).await;
@@ -289,6 +283,22 @@ pub async fn import(request: ImportRequest, progress: &Arc<Progress>) -> Result<
         })
         .collect();
     Ok(ImportReport { digest, size, bill, images, counts: delivery.counts() })
+}
+
+/// What is about to be pushed: all but what the registry has of it already.
+fn plan(digest: Option<&Digest>, size: u64, bill: &Bill, targets: &[Target], present: u64) -> progress::Plan {
+    let count = |number: usize| u32::try_from(number).unwrap_or(u32::MAX);
+    let is_lost = |target: &&Target| target.has_failed() || target.missing_base().is_some();
+    progress::Plan {
+        digest: digest.cloned(),
+        size_bytes: size,
+        images: count(bill.images.len()),
+        images_failed: count(targets.iter().filter(is_lost).count()),
+        blobs: count(bill.blobs().count()),
+        blobs_reused: count(bill.required.len()),
+        bytes_present: present,
+        room_bytes: None,
+    }
 }
 
 /// A payload that was opened, and what is to become of its images.

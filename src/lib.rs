@@ -6,6 +6,7 @@
 #![forbid(unsafe_code)]
 
 pub mod api;
+mod backoff;
 pub mod build;
 pub mod cli;
 pub mod controller;

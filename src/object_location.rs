@@ -51,7 +51,8 @@ impl Provider {
         }
     }
 
-    fn scheme(self) -> &'static str {
+    /// What the URL of an object begins with, before `://`.
+    pub(crate) fn scheme(self) -> &'static str {
         match self {
             Self::S3 => "s3",
             Self::Azure => "az",

@@ -30,10 +30,12 @@ pub use bill::{
     RequiredSource,
 };
 pub use contents::{Contents, ImagePlan, ManifestPlan};
+pub use descriptor::Obstacle;
 pub use error::PayloadError;
 pub use layout::{Layout, LayoutEntry};
 pub use manifest::{Descriptor, MANIFEST_LIMIT, MANIFESTS_LIMIT, ManifestContent};
 pub use placed::{PlacedBlob, PlacedPayload, Remains};
+pub(crate) use reader::{BILL_HEADER_LEN, Start};
 pub use reader::{FilePayload, is_payload};
 pub use referrers::{BillReferrer, REFERRERS_DEPTH, ReferrerPlan, cosign_tags};
 pub use stream::StreamPayload;

@@ -5,6 +5,8 @@ use std::sync::atomic::{AtomicU8, AtomicU32, AtomicU64, Ordering};
 
 use serde::{Deserialize, Serialize};
 
+use crate::digest::Digest;
+
 /// The target of the log lines that tell each step: where a bar shows the progress they are not wanted.
 pub const STEP: &str = "charon::step";
 
@@ -22,6 +24,30 @@ pub enum Stage {
     Finishing,
 }
 
+/// What a run is about to move, known before its first byte moves. Blobs and bytes to move are [`Snapshot`]'s.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub struct Plan {
+    /// The payload digest. docker-charon's payloads have none.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub digest: Option<Digest>,
+    /// The payload's exact size in bytes.
+    pub size_bytes: u64,
+    /// How many images it names.
+    pub images: u32,
+    /// How many images cannot be had, or cannot be pushed: the run goes on without them.
+    pub images_failed: u32,
+    /// How many blobs it carries.
+    pub blobs: u32,
+    /// How many blobs it leaves out because the far side has them.
+    pub blobs_reused: u32,
+    /// Bytes of blobs that need not be moved: an earlier attempt left them, or the registry has them.
+    pub bytes_present: u64,
+    /// What there is room for where a file goes, in bytes. An object and a registry do not tell.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub room_bytes: Option<u64>,
+}
+
 /// What a transfer has done so far. The transfer writes it, anybody may read it meanwhile.
 #[derive(Debug, Default)]
 pub struct Progress {
@@ -31,6 +57,7 @@ pub struct Progress {
     blobs_done: AtomicU32,
     blobs_total: AtomicU32,
     last_error: Mutex<Option<String>>,
+    plan: Mutex<Option<Plan>>,
 }
 
 /// [`Progress`] at one moment.
@@ -48,6 +75,8 @@ pub struct Snapshot {
     pub blobs_total: u32,
     /// The last failure that did not end the transfer.
     pub last_error: Option<String>,
+    /// What is to be moved; absent while that is not known.
+    pub plan: Option<Plan>,
 }
 
 impl Progress {
@@ -60,6 +89,13 @@ impl Progress {
     pub fn expect(&self, blobs: u32, bytes: u64) {
         self.blobs_total.store(blobs, Ordering::Relaxed);
         self.bytes_total.store(bytes, Ordering::Relaxed);
+    }
+
+    /// All is checked, and the first byte is about to move.
+    pub fn plan(&self, plan: Plan) {
+        if let Ok(mut told) = self.plan.lock() {
+            *told = Some(plan);
+        }
     }
 
     /// Bytes have arrived.
@@ -94,6 +130,7 @@ impl Progress {
             blobs_done: self.blobs_done.load(Ordering::Relaxed),
             blobs_total: self.blobs_total.load(Ordering::Relaxed),
             last_error: self.last_error.lock().ok().and_then(|last| last.clone()),
+            plan: self.plan.lock().ok().and_then(|plan| plan.clone()),
         }
     }
 }

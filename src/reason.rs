@@ -286,6 +286,12 @@ impl Failure {
     }
 }
 
+/// What failures say, a line each.
+#[must_use]
+pub fn messages(failures: &[Failure]) -> String {
+    failures.iter().map(|failure| failure.message.as_str()).collect::<Vec<_>>().join("\n")
+}
+
 /// What lies behind an error, without what a text before it says already.
 #[must_use]
 pub fn causes(error: &(dyn Error + 'static)) -> Vec<String> {

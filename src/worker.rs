@@ -21,14 +21,50 @@ use tracing::{error, info, warn};
 use crate::digest::Digest;
 use crate::progress::Progress;
 use crate::reason::Reason;
-use crate::registry::Traffic;
+use crate::reference::ReferenceError;
+use crate::registry::{RegistryError, Traffic};
+use crate::storage::StorageError;
 use contract::{
     CONTRACT_VERSION, IMAGES_LIST, OBJECT_STORE_SECRETS, Outcome, PAYLOAD_MOUNT, PROGRESS_PORT,
     PROXY_SECRETS, REGISTRY_SECRETS, RUN_CONFIG_PATH, RunConfig,
 };
 
 /// Why a run came to nothing before its engine began.
-type Refusal = (Reason, String);
+#[derive(Debug)]
+struct Refusal {
+    reason: Reason,
+    message: String,
+}
+
+impl Refusal {
+    fn new(reason: Reason, message: impl Into<String>) -> Self {
+        Self { reason, message: message.into() }
+    }
+}
+
+impl From<ReferenceError> for Refusal {
+    fn from(error: ReferenceError) -> Self {
+        Self::new(Reason::InvalidSpec, error.to_string())
+    }
+}
+
+impl From<StorageError> for Refusal {
+    fn from(error: StorageError) -> Self {
+        Self::new(error.reason(), error.to_string())
+    }
+}
+
+impl From<RegistryError> for Refusal {
+    fn from(error: RegistryError) -> Self {
+        Self::new(error.reason(), error.to_string())
+    }
+}
+
+impl From<Refusal> for Outcome {
+    fn from(refusal: Refusal) -> Self {
+        Self::new(refusal.reason, refusal.message)
+    }
+}
 
 /// The exit code of a run that was told to stop: never a final one.
 const TERMINATED: u8 = 143;
@@ -94,13 +130,13 @@ impl Worker {
             Ok(bytes) => bytes,
             Err(error) => {
                 let message = format!("cannot read the run configuration {}: {error}", self.config.display());
-                return failed(Reason::WorkerFailed, message);
+                return Outcome::new(Reason::WorkerFailed, message);
             }
         };
         let input_digest = Digest::sha256(&bytes).hex().to_owned();
         let config = match parse(&bytes) {
             Ok(config) => config,
-            Err(message) => return Outcome { input_digest, ..failed(Reason::WorkerFailed, message) },
+            Err(message) => return Outcome { input_digest, ..Outcome::new(Reason::WorkerFailed, message) },
         };
         let progress = Arc::new(Progress::default());
         match TcpListener::bind(("::", self.progress_port)).await {
@@ -138,21 +174,6 @@ fn parse(bytes: &[u8]) -> Result<RunConfig, String> {
         ));
     }
     Ok(config)
-}
-
-fn failed(reason: Reason, message: String) -> Outcome {
-    Outcome {
-        version: CONTRACT_VERSION,
-        run_id: String::new(),
-        input_digest: String::new(),
-        reason,
-        message,
-        payload: None,
-        result: None,
-        failures: Vec::new(),
-        failures_total: 0,
-        retry_after_seconds: None,
-    }
 }
 
 /// Waits for SIGTERM.

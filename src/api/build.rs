@@ -193,8 +193,8 @@ pub struct AlreadyTransferred {
     #[schemars(length(max = 1000), inner(length(min = 1, max = 530)))]
     #[x_kube(merge_strategy = ListMerge::Set)]
     pub images: Option<Vec<String>>,
-    /// Earlier payloads, by the PayloadBuilds of this namespace that made them, into the same claim. Their bills are
-    /// read, not their blobs: the zip may have left, if <path>.bill.json is there. Until all are Ready the build waits.
+    /// Earlier payloads, by the PayloadBuilds of this namespace that made them, into the same claim or the same bucket. Their
+    /// bills are read, not their blobs: the zip may have left, if <path>.bill.json is there. Until all are Ready the build waits.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     #[schemars(length(max = 64))]
     #[x_kube(merge_strategy = ListMerge::Map(vec!["name".into()]))]

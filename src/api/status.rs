@@ -6,7 +6,7 @@ use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
 use super::schema;
-use crate::worker::contract::Stage;
+use crate::progress::Stage;
 
 /// What Charon knows about a resource. It is the ledger: a run that it calls complete is not run again.
 #[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize, JsonSchema)]
@@ -135,6 +135,9 @@ pub struct Progress {
     /// Blobs to move in all.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub blobs_total: Option<u32>,
+    /// What the run is about to move, known before its first byte moves.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub plan: Option<Plan>,
     /// The last failure that the worker tried again after.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     #[schemars(length(max = 1024))]
@@ -142,6 +145,31 @@ pub struct Progress {
     /// When the worker said so.
     #[schemars(schema_with = "schema::time")]
     pub update_time: Time,
+}
+
+/// What a run is about to move, when all is checked: the names at the far side, the room, the right to push.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+#[serde(rename_all = "camelCase")]
+pub struct Plan {
+    /// The payload digest. docker-charon's payloads have none.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[schemars(length(max = 256))]
+    pub digest: Option<String>,
+    /// The payload's exact size.
+    pub size_bytes: u64,
+    /// How many images it names.
+    pub images: u32,
+    /// How many images cannot be had, or cannot be pushed: the run goes on without them.
+    pub images_failed: u32,
+    /// How many blobs it carries.
+    pub blobs: u32,
+    /// How many blobs it leaves out because the far side has them.
+    pub blobs_reused: u32,
+    /// Bytes of blobs that need not be moved: an earlier attempt left them, or the registry has them.
+    pub bytes_present: u64,
+    /// What the volume had room for, in bytes. Absent where the payload is no file that is written.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub room_bytes: Option<u64>,
 }
 
 /// A payload that was written, or imported whole.

@@ -1,15 +1,15 @@
 //! What a build would do, told before it does anything.
 
-use std::collections::{BTreeMap, HashMap};
+use std::collections::BTreeMap;
 use std::sync::Arc;
 
-use super::journal::Notes;
+use super::earlier::Earlier;
+use super::file::needs;
+use super::left::{Had, Left};
 use super::resolve::Library;
-use super::{BuildError, BuildRequest, Output, adopt, known_manifests, missing_failure, plan};
+use super::{BuildError, BuildRequest, Output, blocking, missing_failure, plan};
 use crate::digest::Digest;
-use crate::payload::Remains;
 use crate::progress::{Progress, Stage};
-use crate::read_at::LocalFile;
 use crate::reason::Failure;
 use crate::reference::Host;
 use crate::storage::{FileLook, StorageError};
@@ -25,7 +25,7 @@ pub struct BuildPlan {
     pub images: usize,
     /// The blobs that it carries.
     pub carried: Amount,
-    /// What of those an earlier attempt left in the partial file: it is hashed again, and not fetched.
+    /// What of those an earlier attempt left, in the partial file or in parts of an object: it is not fetched again.
     pub there: Amount,
     /// The blobs that it leaves to the far side.
     pub left_out: Amount,
@@ -70,42 +70,49 @@ impl BuildPlan {
 }
 
 /// Plans a build. Registries are read, and nothing is written.
-pub async fn dry_run(request: &BuildRequest, progress: &Arc<Progress>) -> Result<BuildPlan, BuildError> {
+pub async fn dry_run(
+    request: &BuildRequest,
+    output: &Output,
+    progress: &Arc<Progress>,
+) -> Result<BuildPlan, BuildError> {
     progress.enter(Stage::Resolving);
-    let look = match &request.output {
-        Output::File(path) => Some(FileLook::at(path)?),
-        Output::Object(_) | Output::Stream(_) => None,
+    let (look, left, upload) = match output {
+        Output::File(path) => {
+            let path = path.clone();
+            let look = move || {
+                let look = FileLook::at(&path)?;
+                let left = Left::read(look.partial.as_ref(), &look.journal);
+                Ok((look, left))
+            };
+            let (look, left) = blocking(look).await?;
+            (Some(look), left, None)
+        }
+        Output::Object(object) => {
+            let Earlier { left, upload } = Earlier::beside(object).await?;
+            (None, left, upload)
+        }
+        Output::Stream(_) => (None, Left::default(), None),
     };
-    let notes = look.as_ref().and_then(|look| Notes::read(&look.journal));
-    let remains = look.as_ref().and_then(|look| {
-        let partial = LocalFile::new(Arc::clone(look.partial.as_ref()?)).ok()?;
-        Remains::of(Arc::new(partial))
-    });
-    let known = notes.as_ref().and_then(|notes| Some((notes.run.as_str(), notes.payload.as_ref()?)));
-    let (plan, contents) = if let Some(adopted) = adopt(request, known, remains.as_ref()) {
-        adopted
-    } else {
-        let manifests = known_manifests(notes.as_ref(), remains.as_ref());
-        plan(request, Library { manifests, journal: None }).await?
+    let (plan, contents) = match left.adopt(request) {
+        Some(adopted) => adopted,
+        None => plan(request, Library { manifests: left.manifests(), journal: None }).await?,
     };
-    // What the notes say holds for the payload that they were made of, which may be another one with the same blobs.
-    let theirs = [Some(contents.digest()), remains.as_ref().map(|remains| &remains.digest)];
-    let have: HashMap<Digest, u64> = match (notes, remains.is_some()) {
-        (Some(notes), true) if theirs.contains(&notes.payload.as_ref()) => notes.have,
-        _ => HashMap::new(),
+    let had = match upload.filter(|upload| upload.payload() == contents.digest()) {
+        Some(upload) => Had { have: contents.blobs_up_to(upload.uploaded()), elsewhere: None },
+        None if look.is_some() => left.had(contents.digest()),
+        // Of another payload's parts nothing can be taken.
+        None => Had::default(),
     };
-    let size = contents.layout().total_size();
-    let there = plan.blobs.iter().filter_map(|blob| Some((*have.get(&blob.digest)?).min(blob.size)));
     Ok(BuildPlan {
         digest: contents.digest().clone(),
-        size,
+        size: contents.layout().total_size(),
         images: plan.images.len(),
         carried: plan.blobs.iter().map(|blob| blob.size).collect(),
-        there: there.filter(|bytes| *bytes > 0).collect(),
+        there: had.of(&plan.blobs).collect(),
         left_out: plan.required.iter().map(|blob| blob.size).collect(),
         missing: plan.missing.iter().map(missing_failure).collect(),
         manifests: plan.reads,
-        full: look.as_ref().and_then(|look| look.check_room(size).err()),
-        room: look.map(|look| look.room),
+        full: look.as_ref().and_then(|look| look.check_room(needs(&contents)).err()),
+        room: look.as_ref().map(FileLook::room),
     })
 }

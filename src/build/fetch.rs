@@ -10,7 +10,7 @@ use tokio::runtime::{Handle, RuntimeFlavor};
 use tokio_util::task::AbortOnDropHandle;
 use tracing::info;
 
-use super::journal::Journal;
+use super::journal::{Journal, PIECE};
 use super::plan::{BlobPlan, Plan};
 use super::{BuildError, source};
 use crate::digest::Digest;
@@ -19,9 +19,6 @@ use crate::progress::{Progress, STEP};
 use crate::reason::Reason;
 use crate::reference::Host;
 use crate::registry::{Foreign, Registry, RegistryError};
-
-/// Bytes are gathered until there are so many, and noted in the journal when they are written.
-const PIECE: usize = 256 << 10;
 
 /// All that fetching needs.
 pub(super) struct Fetch {
@@ -91,15 +88,13 @@ impl Fetch {
         let have = self.have.get(&plan.digest).copied().unwrap_or(0);
         blocking(|| {
             if let Some(old) = &self.old {
-                return old.copy(&mut place, have);
-            }
-            // A file that is shorter than the journal says holds nothing to take over.
-            if place.take_over(have).is_err() {
+                old.copy(&mut place, have, |written| self.journal.note(&plan.digest, written))?;
+            } else if place.take_over(have).is_err() {
+                // A file that is shorter than the journal says holds nothing to take over.
                 place.start_again();
             }
-            Ok(())
+            self.journal.note(&plan.digest, place.written())
         })
-        .and_then(|()| self.journal.note(&plan.digest, place.written()))
         .map_err(writing_blob)?;
         self.progress.moved(place.written());
         let taken_over = place.written();
@@ -172,9 +167,9 @@ fn blocking<T>(work: impl FnOnce() -> T) -> T {
 }
 
 fn writing(source: io::Error) -> BuildError {
-    PayloadError::Io { doing: "writing the payload", source }.into()
+    PayloadError::writing(source).into()
 }
 
 fn writing_blob(source: io::Error) -> BlobError<RegistryError> {
-    BlobError::Payload(PayloadError::Io { doing: "writing the payload", source })
+    BlobError::Payload(PayloadError::writing(source))
 }

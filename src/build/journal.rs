@@ -4,13 +4,14 @@
 
 use std::collections::HashMap;
 use std::fs::{self, File, OpenOptions};
-use std::io::{self, BufRead, BufReader, Write};
+use std::io::{self, BufRead, BufReader, Read, Seek, Write};
 use std::os::unix::fs::OpenOptionsExt;
 use std::path::Path;
 
 use base64::Engine;
 use base64::engine::general_purpose::STANDARD;
 use bytes::Bytes;
+use rustix::fs::{MemfdFlags, memfd_create};
 use serde::{Deserialize, Serialize};
 
 use crate::digest::Digest;
@@ -22,6 +23,21 @@ use crate::storage::NO_DETOUR;
 const LINE_LIMIT: u64 = 6 << 20;
 /// Nor is a journal: a note for each quarter of a mebibyte of a terabyte.
 const JOURNAL_LIMIT: u64 = 1 << 30;
+
+/// Bytes of a blob are noted in pieces of so many, or larger ones.
+pub(super) const PIECE: usize = 256 << 10;
+/// What is in a note beside the digest: its frame, and a number as long as it may be.
+const NOTE: u64 = r#"{"blob":"","have":18446744073709551615}"#.len() as u64 + 1;
+
+/// How many bytes a journal of these blobs, given with their sizes, becomes at most, unless connections break often.
+pub(super) fn longest<'a>(blobs: impl Iterator<Item = (&'a Digest, u64)>) -> u64 {
+    let head = 2 * NOTE + 200;
+    let notes = |(blob, size): (&Digest, u64)| {
+        // One more when it begins, and one for what is left at its end.
+        (size / PIECE as u64 + 2).saturating_mul(NOTE + blob.as_str().len() as u64)
+    };
+    blobs.map(notes).fold(head, u64::saturating_add)
+}
 
 /// A journal that is being written: JSON, a line an event, appended.
 #[derive(Debug)]
@@ -69,10 +85,14 @@ impl Notes {
     pub(super) fn read(path: &Path) -> Option<Self> {
         let file = OpenOptions::new().read(true).custom_flags(NO_DETOUR).open(path).ok()?;
         file.metadata().ok().filter(|found| found.is_file() && found.len() < JOURNAL_LIMIT)?;
-        let mut reader = BufReader::new(file);
+        Self::parse(BufReader::new(file))
+    }
+
+    /// The same of one that is no file.
+    pub(super) fn parse(mut reader: impl BufRead) -> Option<Self> {
         let mut next = || {
             let mut line = Vec::new();
-            let length = io::Read::take(&mut reader, LINE_LIMIT).read_until(b'\n', &mut line).ok()?;
+            let length = (&mut reader).take(LINE_LIMIT).read_until(b'\n', &mut line).ok()?;
             (length > 0).then_some(line)
         };
         let Head { run, payload } = serde_json::from_slice(&next()?).ok()?;
@@ -123,6 +143,20 @@ impl Journal {
         Ok(Self { file })
     }
 
+    /// Begins a journal in memory; what is given with it tells what it holds by then.
+    pub(super) fn in_memory(run: &str) -> io::Result<(Self, impl FnOnce() -> io::Result<Vec<u8>>)> {
+        let mut file = File::from(memfd_create("journal", MemfdFlags::CLOEXEC)?);
+        let mut same = file.try_clone()?;
+        append(&mut file, &Head { run: run.to_owned(), payload: None })?;
+        let told = move || {
+            let mut bytes = Vec::new();
+            same.rewind()?;
+            same.read_to_end(&mut bytes)?;
+            Ok(bytes)
+        };
+        Ok((Self { file }, told))
+    }
+
     /// Goes on with the journal that is there.
     pub(super) fn go_on(path: &Path) -> io::Result<Self> {
         let mut file = OpenOptions::new().append(true).custom_flags(NO_DETOUR).open(path)?;
@@ -169,6 +203,23 @@ mod tests {
         let notes = Notes::read(&path).unwrap();
         assert_eq!((notes.run.as_str(), &notes.payload), ("run", &Some(payload)));
         assert_eq!(notes.have, HashMap::from([(a, 2), (b, 8)]));
+    }
+
+    #[test]
+    fn a_journal_is_not_longer_than_was_foretold() {
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join("journal");
+        let blobs = [(Digest::sha256(b"a"), 9 << 20), (Digest::sha256(b"b"), 1), (Digest::sha256(b"c"), 0)];
+        let run = Digest::sha256(b"run").to_string();
+        let journal = Journal::begin(&path, &run, Some(&Digest::sha256(b"p"))).unwrap();
+        for (blob, size) in &blobs {
+            journal.note(blob, 0).unwrap();
+            let pieces = (PIECE as u64..*size).step_by(PIECE).chain([*size]);
+            pieces.for_each(|have| journal.note(blob, have).unwrap());
+        }
+        let (length, longest) =
+            (fs::metadata(&path).unwrap().len(), longest(blobs.iter().map(|(blob, size)| (blob, *size))));
+        assert!(length <= longest && longest < length * 3 / 2, "{length} and {longest}");
     }
 
     #[test]

@@ -6,15 +6,15 @@ use std::sync::Arc;
 use tokio_util::io::StreamReader;
 use tracing::{info, warn};
 
+use super::base::keep_bill_of;
+use super::earlier::Earlier;
 use super::plan::Plan;
 use super::{BuildError, BuildReport, BuildRequest};
-use crate::payload::{
-    Contents, FilePayload, PayloadError, PayloadWriter, Remains, Sink, StreamPayload, Sums, is_payload,
-};
+use crate::payload::{Contents, PayloadError, PayloadWriter, Sink, StreamPayload, Sums, is_payload};
 use crate::progress::{Progress, Stage};
 use crate::read_at::ReadAt as _;
-use crate::reason::{Class, Reason, Told};
-use crate::storage::{Left, ObjectSource, Parts, StorageError, StoredObject, Upload};
+use crate::reason::{Reason, Told};
+use crate::storage::{ObjectSource, Parts, StorageError, StoredObject, Upload};
 
 /// Builds a payload into `object`.
 pub(super) async fn build(
@@ -25,14 +25,12 @@ pub(super) async fn build(
     if request.spares_other_files {
         check_replaceable(&object).await?;
     }
-    let left = Left::of(&object).await?;
-    let remains = left.as_ref().and_then(|left| Remains::of(Arc::new(left.head.clone()?)));
-    let noted = left.as_ref().map(|left| (left.run(), left.payload()));
-    let (plan, contents) = match super::adopt(&request, noted, remains.as_ref()) {
+    let earlier = Earlier::beside(&object).await?;
+    let (plan, contents) = match earlier.left.adopt(&request) {
         Some(adopted) => adopted,
-        None => super::plan(&request, super::Library::default()).await?,
+        None => earlier.plan(&request, &object).await?,
     };
-    drop(remains);
+    let left = earlier.upload;
     progress.enter(Stage::Checking);
     super::check_sizes(&plan, &request.registries).await?;
     super::expect(&plan, progress);
@@ -41,31 +39,34 @@ pub(super) async fn build(
     let (total, beginning) = (contents.layout().total_size(), contents.beginning());
     let upload = Upload::begin(object.clone(), left, &request.run, contents.digest(), total, beginning);
     let mut upload = Arc::new(upload.await?);
+    let there = upload.begun().map_or(0, |(from, _)| from);
+    super::tell_plan(&plan, &contents, there, None, progress);
     let transfer =
         Transfer { request: &request, object: &object, plan: &plan, contents: &contents, progress };
-    // An attempt that was killed behind its last step has left the whole payload, and its journal.
-    let mut written = if is_same && transfer.is_there().await {
-        upload.abort().await;
-        Ok(())
-    } else {
-        transfer.run(&upload).await
-    };
-    if written.as_ref().is_err_and(is_gone) {
-        info!("The upload that an earlier attempt began is gone; all is fetched anew");
-        upload = Arc::new(upload.begin_anew(contents.beginning()).await?);
-        written = transfer.run(&upload).await;
-    }
-    if let Err(error) = written {
+    if let Err(error) = transfer.write(&mut upload, is_same).await {
         match error.reason() {
             Reason::ImageNotFound => upload.disown().await?,
-            reason if reason.class() == Class::Final => upload.abort().await,
+            reason if is_hopeless(reason) => upload.abort().await,
             _ => {}
         }
         return Err(error);
     }
+    keep_bill_of(&object, contents.bill_bytes()).await;
     let report = super::report(&plan, &contents);
     info!("Wrote {}, {} bytes, payload digest {}", object.location(), report.size, report.digest);
     Ok(report)
+}
+
+/// Whether what was uploaded can be of no use to another attempt.
+fn is_hopeless(reason: Reason) -> bool {
+    matches!(
+        reason,
+        Reason::DigestMismatch
+            | Reason::PayloadCorrupt
+            | Reason::UnsupportedImage
+            | Reason::OutputConflict
+            | Reason::InvalidSpec
+    )
 }
 
 /// That what lies under the key, if anything, is a payload of Charon's.
@@ -75,10 +76,10 @@ async fn check_replaceable(object: &StoredObject) -> Result<(), BuildError> {
         Err(StorageError::ObjectNotFound(_)) => return Ok(()),
         Err(error) => return Err(error.into()),
     };
-    if blocking(move || is_payload(&source).map_err(reading)).await? {
+    if super::blocking(move || Ok(is_payload(&source).map_err(PayloadError::reading)?)).await? {
         return Ok(());
     }
-    Err(StorageError::NotOurs(object.location().to_string().into()).into())
+    Err(StorageError::NotOurs(object.location().to_string()).into())
 }
 
 /// All that one attempt to upload needs.
@@ -91,6 +92,27 @@ struct Transfer<'a> {
 }
 
 impl Transfer<'_> {
+    /// Makes the object whole, with an upload that was begun for it. `is_same`: an earlier attempt wrote the same payload.
+    async fn write(&self, upload: &mut Arc<Upload>, is_same: bool) -> Result<(), BuildError> {
+        // An attempt that was killed behind its last step has left the whole payload, and its journal.
+        if is_same && self.is_there().await? {
+            upload.abort().await;
+            return Ok(());
+        }
+        let written = self.run(upload).await;
+        if !written.as_ref().is_err_and(is_gone) {
+            return written;
+        }
+        // The upload may have been completed, and the store's answer lost.
+        if self.is_there().await? {
+            settle(upload).await;
+            return Ok(());
+        }
+        info!("The upload that was begun is gone; all is fetched anew");
+        *upload = Arc::new(upload.begin_anew(self.contents.beginning()).await?);
+        self.run(upload).await
+    }
+
     /// Uploads what is missing, and completes the object.
     async fn run(&self, upload: &Arc<Upload>) -> Result<(), BuildError> {
         super::expect(self.plan, self.progress);
@@ -117,25 +139,40 @@ impl Transfer<'_> {
             check_replaceable(self.object).await?;
         }
         upload.complete().await?;
-        if upload.begun().is_some()
-            && let Err(error) = self.verify().await
-        {
-            // The parts that an earlier attempt uploaded could not be read; now they were.
-            self.object.remove().await?;
-            upload.settle().await?;
-            return Err(StorageError::Object {
-                doing: "complete",
-                location: self.object.location().to_string(),
-                problem: format!("what an earlier attempt had uploaded is not what it noted ({error})"),
-                hint: "; it was removed, begin again".to_owned(),
-                reason: Reason::WorkerFailed,
-            }
-            .into());
+        if upload.begun().is_some() {
+            // The parts that an earlier attempt uploaded could not be read; now they are.
+            self.check(upload).await?;
         }
-        if let Err(error) = upload.settle().await {
-            warn!("{error}");
-        }
+        settle(upload).await;
         Ok(())
+    }
+
+    /// That the object which was completed is this payload. Only what is wrong is removed: not what cannot be read now,
+    /// and not what somebody else put there.
+    async fn check(&self, upload: &Upload) -> Result<(), BuildError> {
+        let location = || self.object.location().to_string();
+        match self.verify().await {
+            Ok(true) => Ok(()),
+            Ok(false) => Err(StorageError::SourceChanged(location()).into()),
+            Err(BuildError::Payload(
+                error @ (PayloadError::WrongDigest { .. }
+                | PayloadError::Corrupt(_)
+                | PayloadError::Incomplete(_)),
+            )) => {
+                upload.hold().await?;
+                self.object.remove().await?;
+                upload.settle().await?;
+                Err(StorageError::Object {
+                    doing: "complete",
+                    location: location(),
+                    problem: format!("what an earlier attempt had uploaded is not what it noted ({error})"),
+                    hint: "; it was removed, begin again".to_owned(),
+                    reason: Reason::WorkerFailed,
+                }
+                .into())
+            }
+            Err(error) => Err(error),
+        }
     }
 
     /// Counts what an earlier attempt uploaded as done.
@@ -150,28 +187,34 @@ impl Transfer<'_> {
     }
 
     /// Whether the object is this payload already, every byte of it.
-    async fn is_there(&self) -> bool {
-        let Ok(source) = ObjectSource::open(self.object.clone()).await else {
-            return false;
-        };
-        let payload = blocking(move || FilePayload::open_at(Arc::new(source))).await;
-        payload.is_ok_and(|payload| payload.digest() == Some(self.contents.digest()))
-            && self.verify().await.is_ok()
+    async fn is_there(&self) -> Result<bool, BuildError> {
+        match self.verify().await {
+            Err(BuildError::Storage(StorageError::ObjectNotFound(_))) => Ok(false),
+            // What is there is not it.
+            Err(BuildError::Payload(error)) if !matches!(error, PayloadError::Io { .. }) => Ok(false),
+            verified => verified,
+        }
     }
 
-    /// Reads the object from its beginning to its end: that it is this payload, whole.
-    async fn verify(&self) -> Result<(), BuildError> {
-        info!("Verifying {}", self.object.location());
+    /// Reads the object from its beginning to its end: whether it is this payload, and not another one. It is an error if it
+    /// is not whole.
+    async fn verify(&self) -> Result<bool, BuildError> {
         let source = ObjectSource::open(self.object.clone()).await?;
         let bytes = source.stream(0..source.size());
-        let mut payload = StreamPayload::open(StreamReader::new(bytes)).await?;
+        let payload = StreamPayload::open(StreamReader::new(bytes)).await?;
         if payload.digest() != self.contents.digest() {
-            return Err(PayloadError::Corrupt("it is another payload".to_owned()).into());
+            return Ok(false);
         }
-        for _ in 0..payload.bill().blobs().count() {
-            payload.next_blob(None).await?;
-        }
-        Ok(payload.finish().await?)
+        info!("Verifying {}", self.object.location());
+        payload.verify(|_| ()).await?;
+        Ok(true)
+    }
+}
+
+/// Removes what lies beside a payload that is whole; that it cannot be removed does no harm.
+async fn settle(upload: &Upload) {
+    if let Err(error) = upload.settle().await {
+        warn!("{error}");
     }
 }
 
@@ -212,15 +255,4 @@ impl Sink for ToParts {
     async fn flush(&mut self) -> io::Result<()> {
         Ok(())
     }
-}
-
-/// Does what waits for the store, where that may be done.
-async fn blocking<T: Send + 'static>(
-    work: impl FnOnce() -> Result<T, PayloadError> + Send + 'static,
-) -> Result<T, PayloadError> {
-    tokio::task::spawn_blocking(work).await.map_err(|error| reading(error.into()))?
-}
-
-fn reading(source: io::Error) -> PayloadError {
-    PayloadError::Io { doing: "reading the payload", source }
 }

@@ -27,14 +27,8 @@ pub(super) fn tell_build(plan: BuildPlan) -> Result<(), CliError> {
     if let Some(room) = plan.room {
         lines.push(format!("room              {}", bytes(room)));
     }
-    if !plan.missing.is_empty() {
-        lines.push(String::new());
-        let width = output::width("NOT TO BE HAD", plan.missing.iter().map(|missing| missing.item.as_str()));
-        lines.push(format!("{:width$}  REASON", "NOT TO BE HAD"));
-        lines.extend(
-            plan.missing.iter().map(|missing| format!("{:width$}  {}", missing.item, missing.reason)),
-        );
-    }
+    let missing = plan.missing.iter().map(|missing| (missing.item.as_str(), missing.reason.as_str()));
+    lines.extend(output::not_to_be_had(missing));
     output::line(&lines.join("\n"))?;
     plan.check_room().map_err(|error| CliError::Failed(error.to_string()))
 }

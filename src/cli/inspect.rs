@@ -1,4 +1,3 @@
-use std::collections::BTreeSet;
 use std::path::PathBuf;
 
 use clap::Args;
@@ -7,6 +6,7 @@ use indicatif::DecimalBytes;
 use serde::Serialize;
 
 use super::{CliError, open, open_payload, output};
+use crate::build::Amount;
 use crate::digest::Digest;
 use crate::payload::{Bill, BillImage};
 use crate::platform;
@@ -25,9 +25,6 @@ pub(super) struct Inspect {
     #[arg(long)]
     json: bool,
 }
-
-/// The only kind of manifest that docker-charon sends.
-const DOCKER_MANIFEST: &str = "application/vnd.docker.distribution.manifest.v2+json";
 
 /// What is told as JSON.
 #[derive(Serialize)]
@@ -48,7 +45,7 @@ impl Inspect {
         let inspection = Inspection {
             digest: payload.digest(),
             size: payload.size(),
-            docker_charon: payload.digest().is_none() || bill.files.len() > 2,
+            docker_charon: payload.digest().is_none() || bill.has_descriptor(),
             complete_layout: payload.digest().is_some() && !is_subset(bill) && !leaves_to_far_side(bill),
             bill,
         };
@@ -62,14 +59,17 @@ impl Inspect {
 
 impl Inspection<'_> {
     fn to_text(&self) -> String {
-        let (blobs, blobs_size) = amount(self.bill.blobs().map(|blob| blob.size));
+        let (blobs, blobs_size) = amount(self.bill.blobs().map(|blob| blob.size).collect());
         let docker_charon = match (self.docker_charon, self.digest) {
             (true, None) => "made it".to_owned(),
             (true, Some(_)) if self.bill.images.iter().any(|image| !image.referrers.is_empty()) => {
                 "can push its images, too, without their referrers".to_owned()
             }
             (true, Some(_)) => "can push it, too".to_owned(),
-            (false, _) => format!("cannot push it: {}", why_not_docker_charon(self.bill)),
+            (false, _) => match self.bill.obstacle() {
+                Some(obstacle) => format!("cannot push it: {obstacle}"),
+                None => "cannot push it".to_owned(),
+            },
         };
         let layout = match (self.complete_layout, self.digest) {
             (true, _) => "complete, once it is unpacked".to_owned(),
@@ -93,20 +93,10 @@ impl Inspection<'_> {
             lines.push(format!("{:width$}  {digest:71}  {}{own}", image.name, kind(image)));
         }
         lines.extend(self.required());
-        lines.extend(self.missing());
+        let missing = self.bill.missing.iter();
+        let missing = missing.map(|missing| (missing.name.as_str(), missing.reason.as_str()));
+        lines.extend(output::not_to_be_had(missing));
         lines.join("\n")
-    }
-
-    /// What was asked for and could not be had.
-    fn missing(&self) -> Vec<String> {
-        let missing = &self.bill.missing;
-        if missing.is_empty() {
-            return Vec::new();
-        }
-        let width = output::width("NOT TO BE HAD", missing.iter().map(|missing| missing.name.as_str()));
-        let mut lines = vec![String::new(), format!("{:width$}  REASON", "NOT TO BE HAD")];
-        lines.extend(missing.iter().map(|missing| format!("{:width$}  {}", missing.name, missing.reason)));
-        lines
     }
 
     /// What the far side must have, by the images that brought it there.
@@ -122,7 +112,7 @@ impl Inspection<'_> {
         let rows: Vec<(String, String)> = by_sources
             .into_iter()
             .map(|(sources, sizes)| {
-                let (blobs, size) = amount(sizes.into_iter());
+                let (blobs, size) = amount(sizes.into_iter().collect());
                 // docker-charon does not tell the sizes of what it leaves out.
                 let size = if self.digest.is_some() { format!(", {size}") } else { String::new() };
                 (sources.join(" or "), format!("{blobs}{size}"))
@@ -154,25 +144,8 @@ fn leaves_to_far_side(bill: &Bill) -> bool {
 }
 
 /// How many blobs, and how large they are together.
-fn amount(sizes: impl Iterator<Item = u64>) -> (String, DecimalBytes) {
-    let (count, size) = sizes.fold((0, 0), |(count, sum), size| (count + 1, sum + size));
-    (output::count(count, "blob"), DecimalBytes(size))
-}
-
-/// What of a payload of Charon's docker-charon does not know.
-fn why_not_docker_charon(bill: &Bill) -> String {
-    let is_dockers = |image: &&BillImage| image.media_type == DOCKER_MANIFEST;
-    if let Some(image) = bill.images.iter().find(|image| !is_dockers(image)) {
-        return format!("{} is not one image of Docker's types", image.name);
-    }
-    if let Some(image) = bill.images.iter().find(|image| image.reference.contains('@')) {
-        return format!("{} is named by its digest", image.name);
-    }
-    let hosts: BTreeSet<_> = bill.images.iter().map(|image| image.reference.split('/').next()).collect();
-    if hosts.len() > 1 {
-        return "its images are of several registries".to_owned();
-    }
-    "two of its images have one name there".to_owned()
+fn amount(Amount { blobs, bytes }: Amount) -> (String, DecimalBytes) {
+    (output::count(blobs, "blob"), DecimalBytes(bytes))
 }
 
 fn kind(image: &BillImage) -> String {

@@ -28,7 +28,7 @@ pub(super) struct MakePayload {
     /// Images that the far side has, delimited by commas; may be repeated
     #[arg(short, long, value_name = "IMAGES", value_delimiter = ',')]
     already_transferred: Vec<String>,
-    /// An earlier payload, or its bill (FILE.bill.json), which stays behind when it leaves: what it carries or required, the far side has; may be repeated
+    /// An earlier payload, or its bill (FILE.bill.json), which stays behind when it leaves; a file, or an object such as s3://BUCKET/KEY: what it carries or required, the far side has; may be repeated
     #[arg(long, value_name = "FILE", env = "CHARON_BASE")]
     base: Vec<PathBuf>,
     /// The platforms to carry, such as linux/amd64, delimited by commas; may be repeated. All if it is not given

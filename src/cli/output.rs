@@ -123,6 +123,18 @@ pub(super) fn width<'a>(heading: &str, texts: impl Iterator<Item = &'a str>) -> 
     texts.map(|text| text.chars().count()).max().unwrap_or(0).max(heading.len())
 }
 
+/// A table of the images that cannot be had, with the reasons; nothing, if there are none.
+pub(super) fn not_to_be_had<'a>(images: impl Iterator<Item = (&'a str, &'a str)>) -> Vec<String> {
+    let images: Vec<_> = images.collect();
+    if images.is_empty() {
+        return Vec::new();
+    }
+    let width = width("NOT TO BE HAD", images.iter().map(|(name, _)| *name));
+    let mut lines = vec![String::new(), format!("{:width$}  REASON", "NOT TO BE HAD")];
+    lines.extend(images.into_iter().map(|(name, reason)| format!("{name:width$}  {reason}")));
+    lines
+}
+
 /// A number of things.
 pub(super) fn count(number: usize, thing: &str) -> String {
     if number == 1 { format!("1 {thing}") } else { format!("{number} {thing}s") }

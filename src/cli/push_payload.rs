@@ -15,6 +15,7 @@ use super::{CliError, Context, dry_run, output};
 use crate::digest::Digest;
 use crate::import::{ImportError, ImportReport, Naming, Source, SparseIndex};
 use crate::library::{self, named, plan_source, push_source};
+use crate::payload::{BILL_HEADER_LEN, Start};
 use crate::read_at::LocalFile;
 use crate::storage::{ObjectAccess, StorageError};
 
@@ -170,7 +171,8 @@ impl Input {
         if !is_stream(&path) {
             return Ok((name, Self::Named));
         }
-        let opened = File::open(path);
+        // A pipe opens when somebody opens its other end.
+        let opened = unless_cancelled(cancel, move || File::open(path)).await?;
         let opened = opened.map_err(|error| CliError::Failed(format!("cannot read {name}: {error}")))?;
         let input = Self::of_stream(opened, &name, cancel).await?;
         Ok((name, input))
@@ -197,14 +199,14 @@ impl Input {
         let failed = |error: io::Error| CliError::Failed(format!("cannot read {name}: {error}"));
         // The bill's name tells the two apart; so much of the stream is held for it.
         let (start, input) = unless_cancelled(cancel, move || {
-            let mut start = vec![0; PEEKED];
+            let mut start = vec![0; BILL_HEADER_LEN];
             let length = read_up_to(&mut input, &mut start)?;
             start.truncate(length);
             Ok((start, input))
         })
         .await?
         .map_err(failed)?;
-        let is_docker_charons = start.starts_with(b"PK\x03\x04") && !start.ends_with(b"charon.json");
+        let is_docker_charons = matches!(Start::of(&start), Ok(Start::OtherZip));
         let stream = io::Cursor::new(start).chain(input);
         if !is_docker_charons {
             return Ok(Self::Stream(stream));
@@ -240,9 +242,6 @@ impl Input {
         })
     }
 }
-
-/// As far as the name of a payload's first entry.
-const PEEKED: usize = 30 + "charon.json".len();
 
 fn read_up_to(input: &mut File, buffer: &mut [u8]) -> io::Result<usize> {
     let mut length = 0;

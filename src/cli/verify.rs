@@ -44,14 +44,11 @@ impl Verify {
 
 async fn verify_charons(source: &dyn ReadAt, context: &Context) -> Result<(), PayloadError> {
     let bytes = StreamReader::new(source.stream(0..source.size()));
-    let mut payload = StreamPayload::open(bytes).await?;
-    let sizes: Vec<u64> = payload.bill().blobs().map(|blob| blob.size).collect();
-    for size in sizes {
-        payload.next_blob(None).await?;
+    let read = |size| {
         context.progress().moved(size);
         context.progress().blob_done();
-    }
-    payload.finish().await
+    };
+    StreamPayload::open(bytes).await?.verify(read).await
 }
 
 async fn verify_docker_charons(payload: FilePayload, file: &Path, context: &Context) -> Result<(), CliError> {

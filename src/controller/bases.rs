@@ -1,11 +1,15 @@
 //! The payloads that a build is built upon: where they lie, and which they are by now. Pure, but for one question.
 
+use std::fmt;
+
 use kube::api::{ApiResource, DynamicObject, ListParams};
 use kube::{Api, Client, ResourceExt as _};
+use serde_json::Value;
 
 use super::Subject;
 use super::validate::{Invalid, Place, Valid};
-use crate::api::{Claim, PayloadBuild, Status, condition};
+use crate::api::{PayloadBuild, Status, condition};
+use crate::object_location::Provider;
 use crate::worker::contract::{BasePayload, Work};
 
 /// What became of looking for the bases of a build.
@@ -73,16 +77,14 @@ fn one(
     let Some(build) = build else {
         return awaited("does not exist; create it, or take it out of spec.alreadyTransferred.payloads");
     };
-    let Place::Claim(Claim { claim_name: ours, .. }) = &valid.place else {
-        return awaited("lies where this build cannot look");
-    };
+    let ours = Shared::of(&valid.place);
     // Not as a whole: what is wrong elsewhere in another's spec is not our trouble.
-    let theirs = build.data.pointer("/spec/output/persistentVolumeClaim/claimName");
-    if let Some(theirs) = theirs.and_then(serde_json::Value::as_str)
+    let theirs = build.data.pointer("/spec/output").and_then(Shared::of_output);
+    if let Some(theirs) = theirs
         && theirs != ours
     {
         return Err(Invalid(format!(
-            "spec.alreadyTransferred.payloads names {name:?}, which writes into the claim {theirs:?}, and this build into {ours:?}; a worker has one claim: write both into the same one"
+            "spec.alreadyTransferred.payloads names {name:?}, which writes into {theirs}, and this build into {ours}; a worker has one of them: write both into the same one"
         )));
     }
     let status = build.data.get("status").and_then(|status| serde_json::from_value(status.clone()).ok());
@@ -97,18 +99,72 @@ fn one(
         None => return awaited("is not Ready"),
     }
     let payload = status.payload.as_ref().and_then(|payload| {
-        let path = payload.location.strip_prefix(ours)?.strip_prefix('/')?;
+        let path = payload.location.strip_prefix(&ours.prefix())?;
         Some((path.to_owned(), payload.digest.as_ref()?.parse().ok()?))
     });
     match payload {
         Some((path, digest)) => Ok(Ok(BasePayload { name: name.to_owned(), path, digest })),
-        None => awaited(&format!("has no payload in the claim {ours:?} yet")),
+        None => awaited(&format!("has no payload in {ours} yet")),
+    }
+}
+
+/// What a build and its bases must have in common: a worker has one volume, or one bucket.
+#[derive(Debug, PartialEq)]
+enum Shared {
+    Claim(String),
+    Bucket { provider: Provider, bucket: String, endpoint: Option<String> },
+}
+
+impl Shared {
+    fn of(place: &Place) -> Self {
+        match place {
+            Place::Claim(claim) => Self::Claim(claim.claim_name.clone()),
+            Place::Object(object) => Self::Bucket {
+                provider: object.provider.unwrap_or_default(),
+                bucket: object.bucket.clone(),
+                endpoint: object.endpoint.clone(),
+            },
+        }
+    }
+
+    /// That of the output in another build's spec.
+    fn of_output(output: &Value) -> Option<Self> {
+        let text = |pointer: &str| Some(output.pointer(pointer)?.as_str()?.to_owned());
+        if let Some(claim) = text("/persistentVolumeClaim/claimName") {
+            return Some(Self::Claim(claim));
+        }
+        let provider = output.pointer("/objectStore/provider").cloned();
+        Some(Self::Bucket {
+            provider: provider.and_then(|provider| serde_json::from_value(provider).ok()).unwrap_or_default(),
+            bucket: text("/objectStore/bucket")?,
+            endpoint: text("/objectStore/endpoint"),
+        })
+    }
+
+    /// What the locations of all payloads in it begin with.
+    fn prefix(&self) -> String {
+        match self {
+            Self::Claim(claim) => format!("{claim}/"),
+            Self::Bucket { provider, bucket, .. } => format!("{}://{bucket}/", provider.scheme()),
+        }
+    }
+}
+
+impl fmt::Display for Shared {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Claim(claim) => write!(f, "the claim {claim:?}"),
+            Self::Bucket { provider, bucket, endpoint } => {
+                write!(f, "the bucket {}://{bucket}", provider.scheme())?;
+                endpoint.iter().try_for_each(|endpoint| write!(f, " at {endpoint}"))
+            }
+        }
     }
 }
 
 #[cfg(test)]
 mod tests {
-    use serde_json::{Value, json};
+    use serde_json::json;
 
     use super::*;
     use crate::controller::validate;
@@ -132,12 +188,25 @@ mod tests {
         .unwrap()
     }
 
+    /// The same with its payload in a bucket.
+    fn in_bucket(name: &str, store: &Value) -> DynamicObject {
+        let mut build = base(name, "transfer", "True");
+        build.data["spec"]["output"] = json!({ "objectStore": store });
+        build.data["status"]["payload"]["location"] = json!(format!("s3://transfer/out/{name}.zip"));
+        build
+    }
+
     fn look(names: &[&str], builds: &[DynamicObject]) -> Result<Bases, String> {
+        let claim = json!({ "persistentVolumeClaim": { "claimName": "transfer", "path": "app.zip" } });
+        look_from(&claim, names, builds)
+    }
+
+    fn look_from(output: &Value, names: &[&str], builds: &[DynamicObject]) -> Result<Bases, String> {
         let names: Vec<Value> = names.iter().map(|name| json!({ "name": name })).collect();
         let spec = json!({
             "images": [{ "image": "python:3" }],
             "alreadyTransferred": { "payloads": names },
-            "output": { "persistentVolumeClaim": { "claimName": "transfer", "path": "app.zip" } },
+            "output": output,
         });
         let valid = validate::build(&serde_json::from_value(spec).unwrap()).unwrap();
         let subject = Subject { name: "app".into(), ..Subject::default() };
@@ -177,7 +246,29 @@ mod tests {
     fn a_base_in_another_claim_and_the_build_itself_are_refused() {
         // Also while another one is awaited.
         let refused = look(&["gone", "a"], &[base("a", "other", "False")]).unwrap_err();
-        assert!(refused.contains("the claim \"other\", and this build into \"transfer\""), "{refused}");
+        let words = "the claim \"other\", and this build into the claim \"transfer\"";
+        assert!(refused.contains(words), "{refused}");
         assert!(look(&["app"], &[]).unwrap_err().contains("which is this build itself"));
+    }
+
+    #[test]
+    fn a_build_into_a_bucket_finds_its_bases_in_the_same_bucket_of_the_same_store_and_nowhere_else() {
+        let store = json!({ "bucket": "transfer", "key": "app.zip", "endpoint": "https://s3.infra:9000" });
+        let output = json!({ "objectStore": store });
+        let found = look_from(&output, &["a"], &[in_bucket("a", &store)]);
+        let digest = Digest::sha256(b"a");
+        let expected = BasePayload { name: "a".into(), path: "out/a.zip".into(), digest };
+        assert_eq!(found, Ok(Bases::There(vec![expected])));
+        for (field, value) in [("bucket", "other"), ("endpoint", "https://else:9000"), ("provider", "GCS")] {
+            let mut theirs = store.clone();
+            theirs[field] = json!(value);
+            let refused = look_from(&output, &["a"], &[in_bucket("a", &theirs)]).unwrap_err();
+            let words = "and this build into the bucket s3://transfer at https://s3.infra:9000;";
+            assert!(refused.contains(words) && refused.contains("://"), "{refused}");
+        }
+        let refused = look_from(&output, &["a"], &[base("a", "transfer", "True")]).unwrap_err();
+        assert!(refused.contains("which writes into the claim \"transfer\""), "{refused}");
+        let refused = look(&["a"], &[in_bucket("a", &store)]).unwrap_err();
+        assert!(refused.contains("which writes into the bucket s3://transfer at"), "{refused}");
     }
 }

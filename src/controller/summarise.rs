@@ -6,10 +6,11 @@ use k8s_openapi::apimachinery::pkg::apis::meta::v1::Time;
 use super::decide::{DISRUPTIONS_LIMIT, Verdict};
 use super::redact::sentence;
 use crate::api::{
-    Condition, ImportCounts, ItemFailure, Payload, Progress, RewrittenImage, Run, Status, condition,
+    Condition, ImportCounts, ItemFailure, Payload, Plan, Progress, RewrittenImage, Run, Status, condition,
 };
+use crate::progress::Stage;
 use crate::reason::{Reason, parse};
-use crate::worker::contract::{self, FAILURE_MESSAGE_LIMIT, FAILURES_LIMIT, Outcome, Stage, cut};
+use crate::worker::contract::{self, FAILURE_MESSAGE_LIMIT, FAILURES_LIMIT, Outcome, cut};
 
 /// What is known beside the old status.
 #[derive(Clone, Debug)]
@@ -124,6 +125,7 @@ fn take_progress(status: &mut Status, news: &News) {
             bytes_total: known.and_then(|known| known.bytes_total),
             blobs_done: known.and_then(|known| known.blobs_total),
             blobs_total: known.and_then(|known| known.blobs_total),
+            plan: known.and_then(|known| known.plan.clone()),
             last_error: None,
             update_time: known
                 .filter(|known| known.percent == Some(100))
@@ -141,6 +143,7 @@ fn take_progress(status: &mut Status, news: &News) {
         bytes_total: (said.bytes_total > 0).then_some(said.bytes_total),
         blobs_done: Some(said.blobs_done),
         blobs_total: (said.blobs_total > 0).then_some(said.blobs_total),
+        plan: said.plan.as_ref().map(plan),
         last_error: said.last_error.as_deref().map(sentence),
         update_time: Time(news.now),
     };
@@ -150,6 +153,19 @@ fn take_progress(status: &mut Status, news: &News) {
         .is_none_or(|before| Progress { update_time: before.update_time.clone(), ..next.clone() } != *before);
     if is_news {
         status.progress = Some(next);
+    }
+}
+
+fn plan(said: &contract::Plan) -> Plan {
+    Plan {
+        digest: said.digest.as_ref().map(ToString::to_string),
+        size_bytes: said.size_bytes,
+        images: said.images,
+        images_failed: said.images_failed,
+        blobs: said.blobs,
+        blobs_reused: said.blobs_reused,
+        bytes_present: said.bytes_present,
+        room_bytes: said.room_bytes,
     }
 }
 

@@ -30,9 +30,10 @@ const DEFAULT_JOB_TTL: i32 = 86_400;
 const SHORTEST_JOB_TTL: i32 = 60;
 
 /// What is written beside a payload is called so, and may not be another payload.
-const TAKEN_SUFFIXES: [&str; 7] = [
+const TAKEN_SUFFIXES: [&str; 8] = [
     ".partial",
     ".partial.journal",
+    ".partial.manifests",
     ".report.json",
     ".report.partial",
     ".bill.json",
@@ -229,7 +230,7 @@ pub(super) fn build(spec: &PayloadBuildSpec) -> Result<Valid, Invalid> {
             file_digest: spec.output.file_digest.unwrap_or(false),
         }),
         registries: registries(spec.registries.as_deref().unwrap_or_default())?,
-        bases: bases(spec, &place)?,
+        bases: bases(spec)?,
         place,
         proxy: spec.proxy_secret_ref.as_ref().map(|secret| secret.name.clone()),
         affinity: worker::checked(&worker)?,
@@ -309,7 +310,7 @@ fn job_ttl(seconds: Option<i32>) -> i32 {
 }
 
 /// The names of the builds that a build is built upon, each once.
-fn bases(spec: &PayloadBuildSpec, place: &Place) -> Result<Vec<String>, Invalid> {
+fn bases(spec: &PayloadBuildSpec) -> Result<Vec<String>, Invalid> {
     let far = spec.already_transferred.as_ref();
     let bases = far.and_then(|far| far.payloads.as_deref()).unwrap_or_default();
     let names: Vec<String> = bases.iter().map(|base| base.name.clone()).collect();
@@ -319,11 +320,6 @@ fn bases(spec: &PayloadBuildSpec, place: &Place) -> Result<Vec<String>, Invalid>
                 "spec.alreadyTransferred.payloads names {name:?} twice; once is enough"
             )));
         }
-    }
-    if !names.is_empty() && !matches!(place, Place::Claim(_)) {
-        return Err(Invalid(
-            "spec.alreadyTransferred.payloads are looked for in the claim of spec.output, which is an object store; name the images instead".into(),
-        ));
     }
     Ok(names)
 }

@@ -108,14 +108,42 @@ impl Delivery {
         known.iter().find(|(_, present)| **present).map(|(repository, _)| repository.clone())
     }
 
-    /// Tells how much there is to bring to the images that want it.
-    pub(super) fn expect(&self, bill: &Bill, targets: &[Target]) {
+    /// Finds out how much there is to bring to the images that want it, and tells it. Gives how many bytes the registry
+    /// has already.
+    pub(super) async fn expect(&self, bill: &Bill, targets: &[Target]) -> u64 {
         // A manifest may be somebody's layer, too.
-        let wanted =
-            bill.entries.iter().filter(|entry| targets.iter().any(|target| target.wants(&entry.digest)));
-        let (count, size) =
-            wanted.fold((0, 0_u64), |(count, size), entry| (count + 1, size.saturating_add(entry.size)));
-        self.progress.expect(count, size);
+        let wanted: Vec<&BillEntry> = bill
+            .entries
+            .iter()
+            .filter(|entry| targets.iter().any(|target| target.wants(&entry.digest)))
+            .collect();
+        let mut count = wanted.len();
+        let mut size = wanted.iter().fold(0_u64, |size, entry| size.saturating_add(entry.size));
+        let asked = futures::stream::iter(wanted).map(async |entry| {
+            let mut is_lacking = false;
+            for repository in wanting(targets, &entry.digest) {
+                is_lacking |= !self.has(&repository, &entry.digest).await?;
+            }
+            Ok::<_, RegistryError>((entry, is_lacking))
+        });
+        let mut told = std::pin::pin!(asked.buffered(ASKED_AT_ONCE));
+        let mut present = 0;
+        // Where the registry does not say, all that is left counts; it is asked again when that is to be brought.
+        while let Some(Ok((entry, is_lacking))) = told.next().await {
+            count -= usize::from(!is_lacking);
+            if self.holder(&entry.digest).is_some() {
+                size -= entry.size;
+                present += entry.size;
+            }
+        }
+        self.progress.expect(u32::try_from(count).unwrap_or(u32::MAX), size);
+        present
+    }
+
+    /// What is to move of a blob: nothing where the registry has it, in whatever repository.
+    fn meter(&self, entry: &BillEntry) -> Meter {
+        let size = if self.holder(&entry.digest).is_some() { 0 } else { entry.size };
+        Meter::new(&self.progress, size)
     }
 
     /// Brings all carried blobs to the images that want them: from a file several at once, the
@@ -156,9 +184,7 @@ impl Delivery {
         });
         let mut brought = brought.buffer_unordered(self.registry.blobs_at_once());
         while let Some(joined) = brought.next().await {
-            let (digest, failed) = joined
-                .map_err(|error| PayloadError::Io { doing: "pushing the payload", source: error.into() })?;
-            self.progress.blob_done();
+            let (digest, failed) = joined.map_err(|error| PayloadError::io("pushing the payload", error))?;
             self.fail(targets, &digest, failed);
         }
         Ok(())
@@ -186,7 +212,6 @@ impl Delivery {
                 continue;
             }
             let failed = self.blob_of_stream(entry, repositories, payload).await?;
-            self.progress.blob_done();
             self.fail(targets, &entry.digest, failed);
         }
         Ok(())
@@ -213,7 +238,7 @@ impl Delivery {
         payload: &FilePayload,
     ) -> Failed {
         let (absent, mut failed) = self.absent(entry, repositories).await;
-        let meter = Meter::new(&self.progress, entry.size);
+        let (meter, is_lacking) = (self.meter(entry), !absent.is_empty());
         for repository in absent {
             let corrupt = failed.iter().find(|(_, (reason, _))| *reason == Reason::PayloadCorrupt);
             let brought = match (corrupt, self.holder(&entry.digest)) {
@@ -231,6 +256,9 @@ impl Delivery {
         if self.holder(&entry.digest).is_some() {
             meter.complete();
         }
+        if is_lacking {
+            self.progress.blob_done();
+        }
         failed
     }
 
@@ -242,7 +270,7 @@ impl Delivery {
         payload: &mut Passing,
     ) -> Result<Failed, PayloadError> {
         let (absent, mut failed) = self.absent(entry, repositories).await;
-        let meter = Meter::new(&self.progress, entry.size);
+        let (meter, is_lacking) = (self.meter(entry), !absent.is_empty());
         let mut has_passed = false;
         for repository in absent {
             let brought = match self.holder(&entry.digest) {
@@ -267,6 +295,9 @@ impl Delivery {
         }
         if self.holder(&entry.digest).is_some() {
             meter.complete();
+        }
+        if is_lacking {
+            self.progress.blob_done();
         }
         Ok(failed)
     }

@@ -1,4 +1,4 @@
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 use tokio::io::AsyncWrite;
@@ -11,7 +11,7 @@ use crate::payload::Base;
 use crate::platform::{self, Platform};
 use crate::progress::Progress;
 use crate::reference::Reference;
-use crate::storage::{Location, ObjectAccess, StoredObject};
+use crate::storage::{Location, ObjectAccess, StoredPayload};
 
 /// A payload to make: the options of `charon make-payload`.
 #[derive(Clone, Debug, Default)]
@@ -20,8 +20,8 @@ pub struct MakePayload {
     pub images: Vec<String>,
     /// Images that the far side has: what they share with `images` is not carried.
     pub already_transferred: Vec<String>,
-    /// Earlier payloads, or the bills (`<payload>.bill.json`) that stayed behind of them: what they carry or required, the
-    /// far side has.
+    /// Earlier payloads, or the bills (`<payload>.bill.json`) that stayed behind of them, each a file or the URL of an object:
+    /// what they carry or required, the far side has.
     pub bases: Vec<PathBuf>,
     /// The platforms that are carried of each image; none: all that it has. An image must have all of them;
     /// one that is for no platform, such as a chart, is carried.
@@ -51,11 +51,7 @@ pub struct MakePayload {
 /// The file has its name only once it is whole.
 /// [`library`](crate::library) has an example.
 pub async fn make_payload(options: &MakePayload) -> Result<BuildReport, Error> {
-    let output = match Location::parse(&options.file).map_err(|error| Error::Usage(error.to_string()))? {
-        Location::File(path) => Output::File(path),
-        Location::Object(object) => Output::Object(StoredObject::new(object, &options.object_store)?),
-    };
-    make(options, output).await
+    make(options, named(options)?).await
 }
 
 /// Makes a payload and writes it to a stream, in one pass and without a temporary file.
@@ -68,12 +64,24 @@ pub async fn make_payload_to(
 
 /// What [`make_payload`] would do. Registries are read, and nothing is written.
 pub async fn plan_payload(options: &MakePayload) -> Result<BuildPlan, Error> {
-    plan(options, Output::File(options.file.clone())).await
+    plan(options, named(options)?).await
 }
 
 /// The same of [`make_payload_to`].
 pub async fn plan_payload_stream(options: &MakePayload) -> Result<BuildPlan, Error> {
     plan(options, Output::Stream(Box::new(tokio::io::sink()))).await
+}
+
+/// Where the options say that the payload goes.
+fn named(options: &MakePayload) -> Result<Output, Error> {
+    Ok(match StoredPayload::new(location(&options.file)?, &options.object_store)? {
+        StoredPayload::File(path) => Output::File(path),
+        StoredPayload::Object(object) => Output::Object(object),
+    })
+}
+
+fn location(file: &Path) -> Result<Location, Error> {
+    Location::parse(file).map_err(|error| Error::Usage(error.to_string()))
 }
 
 /// The same images, asked for again, are the same run.
@@ -97,16 +105,16 @@ fn run(
 }
 
 async fn make(options: &MakePayload, output: Output) -> Result<BuildReport, Error> {
-    let request = request(options, output).await?;
-    unless_cancelled(&options.cancel, Box::pin(build::build(request, &options.progress))).await
+    let request = request(options).await?;
+    unless_cancelled(&options.cancel, Box::pin(build::build(request, output, &options.progress))).await
 }
 
 async fn plan(options: &MakePayload, output: Output) -> Result<BuildPlan, Error> {
-    let request = request(options, output).await?;
-    unless_cancelled(&options.cancel, Box::pin(build::dry_run(&request, &options.progress))).await
+    let request = request(options).await?;
+    unless_cancelled(&options.cancel, Box::pin(build::dry_run(&request, &output, &options.progress))).await
 }
 
-async fn request(options: &MakePayload, output: Output) -> Result<BuildRequest, Error> {
+async fn request(options: &MakePayload) -> Result<BuildRequest, Error> {
     let images = options.registry.references(&options.images)?;
     if images.is_empty() {
         return Err(Error::Usage("no image is named".to_owned()));
@@ -114,7 +122,8 @@ async fn request(options: &MakePayload, output: Output) -> Result<BuildRequest, 
     let already_transferred = options.registry.references(&options.already_transferred)?;
     let mut bases = Vec::new();
     for path in &options.bases {
-        bases.push(open_base(path, None).await?);
+        let base = StoredPayload::new(location(path)?, &options.object_store)?;
+        bases.push(open_base(&base, None).await?);
     }
     let named = [images.clone(), already_transferred.clone()].concat();
     let registries = unless_cancelled(&options.cancel, options.registry.clients(&named)).await?;
@@ -129,7 +138,6 @@ async fn request(options: &MakePayload, output: Output) -> Result<BuildRequest, 
         foreign_layers: options.foreign_layers,
         allow_missing: options.allow_missing,
         registries,
-        output,
         run,
         // As docker-charon, whoever names a file on the command line means it.
         spares_other_files: false,

@@ -3,6 +3,7 @@ use std::collections::{HashMap, HashSet};
 use bytes::Bytes;
 use serde::{Deserialize, Serialize};
 
+use super::descriptor::{self, Obstacle, View};
 use super::manifest::{MANIFEST_LIMIT, MANIFESTS_LIMIT};
 use super::referrers::{self, BillReferrer};
 use super::{ManifestContent, PayloadError};
@@ -217,6 +218,22 @@ fn parsed(name: &str, reference: &str) -> Result<Reference, PayloadError> {
 }
 
 impl Bill {
+    /// Whether the payload has docker-charon's table of contents.
+    #[must_use]
+    pub fn has_descriptor(&self) -> bool {
+        self.files.iter().any(|file| file.path == descriptor::NAME)
+    }
+
+    /// Why docker-charon cannot push the payload, by the rule that its writer went by.
+    #[must_use]
+    pub fn obstacle(&self) -> Option<Obstacle> {
+        let view = |image: &BillImage| {
+            let (reference, far_name) = (image.parsed().ok()?, image.far_name().ok()?);
+            Some(View::new(reference, far_name, &image.media_type, image.manifests.len()))
+        };
+        descriptor::names(&self.images.iter().map(view).collect::<Option<Vec<_>>>()?).err()
+    }
+
     /// Reads and checks a bill: everything that can be known to be wrong without reading on.
     pub fn parse(bytes: &[u8]) -> Result<Self, PayloadError> {
         let corrupt = |why: String| PayloadError::Corrupt(format!("its bill, charon.json, {why}"));
@@ -236,8 +253,7 @@ impl Bill {
 
     /// The bytes of `charon.json`.
     pub(super) fn to_bytes(&self) -> Result<Vec<u8>, PayloadError> {
-        let bytes = serde_json::to_vec(self)
-            .map_err(|error| PayloadError::Io { doing: "writing the bill", source: error.into() })?;
+        let bytes = serde_json::to_vec(self).map_err(|error| PayloadError::io("writing the bill", error))?;
         if bytes.len() as u64 > BILL_LIMIT {
             return Err(PayloadError::TooLarge(format!("the bill would have {} bytes", bytes.len())));
         }
@@ -437,7 +453,7 @@ impl Bill {
     fn check_files(&self) -> Result<(), PayloadError> {
         let paths: Vec<&str> = self.files.iter().map(|file| file.path.as_str()).collect();
         match paths.as_slice() {
-            ["oci-layout", "index.json"] | ["oci-layout", "index.json", "payload_descriptor.json"] => {}
+            ["oci-layout", "index.json"] | ["oci-layout", "index.json", descriptor::NAME] => {}
             _ => return Err(PayloadError::Corrupt(format!("names the files {paths:?}"))),
         }
         if self.files.iter().any(|file| file.size > BILL_LIMIT) {

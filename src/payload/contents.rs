@@ -6,8 +6,9 @@ use serde::Serialize;
 use super::bill::{
     Bill, BillEntry, BillFile, BillImage, BillManifest, EntryKind, FORMAT_VERSION, MissingImage, Required,
 };
+use super::layout::BEFORE_ENTRIES;
 use super::referrers::ReferrerPlan;
-use super::{Layout, PayloadError, base, descriptor};
+use super::{Layout, LayoutEntry, PayloadError, base, descriptor};
 use crate::digest::Digest;
 use crate::platform::Platform;
 use crate::reference::{FarName, Reference};
@@ -111,7 +112,7 @@ impl Contents {
         let mut files = vec![("oci-layout", br#"{"imageLayoutVersion":"1.0.0"}"#.to_vec())];
         files.push(("index.json", index_json(images)?));
         if let Some(bytes) = descriptor::bytes(images, &entries, &required) {
-            files.push(("payload_descriptor.json", bytes));
+            files.push((descriptor::NAME, bytes));
         }
         let places = base::places(images, &entries, &required)?;
         let bill = Bill {
@@ -189,6 +190,16 @@ impl Contents {
         beginning.into()
     }
 
+    /// How many bytes of each blob stand in front of `end` in the payload.
+    pub(crate) fn blobs_up_to(&self, end: u64) -> HashMap<Digest, u64> {
+        let entries = self.bill.entries.iter().zip(&self.layout.entries()[BEFORE_ENTRIES..]);
+        let blobs = entries.filter(|(entry, _)| entry.kind == EntryKind::Blob);
+        let have = |(entry, place): (&BillEntry, &LayoutEntry)| {
+            (entry.digest.clone(), end.saturating_sub(place.data_offset()).min(entry.size))
+        };
+        blobs.map(have).collect()
+    }
+
     /// What is in memory of the layout's entry `index`; `None`: a blob.
     pub(super) fn inline(&self, index: usize) -> Option<&Bytes> {
         self.inline.get(index).and_then(Option::as_ref)
@@ -262,6 +273,5 @@ fn index_json(images: &[ImagePlan]) -> Result<Vec<u8>, PayloadError> {
         }
     }
     let index = Index { schema_version: 2, media_type: "application/vnd.oci.image.index.v1+json", manifests };
-    serde_json::to_vec(&index)
-        .map_err(|error| PayloadError::Io { doing: "writing index.json", source: error.into() })
+    serde_json::to_vec(&index).map_err(|error| PayloadError::io("writing index.json", error))
 }

@@ -11,6 +11,7 @@ use zip::{CompressionMethod, ZipArchive};
 use super::bill::{
     BILL_LIMIT, Bill, BillEntry, BillImage, BillManifest, EntryKind, FORMAT_VERSION, Required, RequiredSource,
 };
+use super::descriptor::NAME as DESCRIPTOR;
 use super::manifest::MANIFEST_LIMIT;
 use super::reader::Place;
 use super::{ManifestContent, PayloadError};
@@ -18,7 +19,6 @@ use crate::digest::Digest;
 use crate::read_at::ReadAt;
 use crate::reference::{self, Host, Reference};
 
-const DESCRIPTOR: &str = "payload_descriptor.json";
 /// What stands before the name in a zip's local header.
 const LOCAL_HEADER: usize = 30;
 /// What docker-charon asks for and sends, and so what a manifest is that does not say.

@@ -72,6 +72,21 @@ pub enum PayloadError {
 }
 
 impl PayloadError {
+    /// The bytes could not be moved: what was being done, and what came back.
+    pub(crate) fn io(doing: &'static str, source: impl Into<std::io::Error>) -> Self {
+        Self::Io { doing, source: source.into() }
+    }
+
+    /// The payload could not be read.
+    pub(crate) fn reading(source: impl Into<std::io::Error>) -> Self {
+        Self::io("reading the payload", source)
+    }
+
+    /// The payload could not be written.
+    pub(crate) fn writing(source: impl Into<std::io::Error>) -> Self {
+        Self::io("writing the payload", source)
+    }
+
     /// Why, in one word.
     #[must_use]
     pub fn reason(&self) -> Reason {

@@ -1,4 +1,5 @@
 use super::bill::{Bill, EntryKind};
+use super::descriptor;
 use super::framing::{self, Framing, Header};
 
 /// The name of the bill's entry.
@@ -29,7 +30,7 @@ impl Layout {
     /// longer than any file can be.
     #[must_use]
     pub fn new(bill: &Bill, bill_size: u64) -> Option<Self> {
-        let descriptor_is_last = |path: &str| path == "payload_descriptor.json";
+        let descriptor_is_last = |path: &str| path == descriptor::NAME;
         let file = |file: &super::BillFile| (file.path.clone(), file.size, Framing::InHeader);
         let (last, first): (Vec<_>, Vec<_>) =
             bill.files.iter().partition(|file| descriptor_is_last(&file.path));

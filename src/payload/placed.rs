@@ -191,8 +191,13 @@ impl Remains {
     }
 
     /// Copies what there is of a blob, said to be `have` bytes, into a new payload. They are hashed
-    /// as they pass: the digest decides at the end.
-    pub fn copy(&self, blob: &mut PlacedBlob<'_>, have: u64) -> io::Result<()> {
+    /// as they pass: the digest decides at the end. `copied` hears how many there are by then.
+    pub fn copy(
+        &self,
+        blob: &mut PlacedBlob<'_>,
+        have: u64,
+        copied: impl Fn(u64) -> io::Result<()>,
+    ) -> io::Result<()> {
         let name = super::layout::blob_name(&blob.digest);
         let entries = self.layout.entries();
         let Some(entry) = entries.iter().find(|entry| entry.name() == name && entry.size() == blob.size)
@@ -209,6 +214,7 @@ impl Remains {
                 break;
             }
             blob.write(&chunk[..length])?;
+            copied(blob.written)?;
         }
         Ok(())
     }

@@ -17,7 +17,7 @@ use crate::read_at::{LocalFile, ReadAt};
 /// A reader looks at so many bytes to find out how long the bill is.
 const FIRST_READ: usize = 64 << 10;
 /// The bill's local header: fixed part and name.
-pub(super) const BILL_HEADER_LEN: usize = 30 + BILL_NAME.len();
+pub(crate) const BILL_HEADER_LEN: usize = 30 + BILL_NAME.len();
 
 /// A payload in a file or an object of a store, read by position.
 #[derive(Debug)]
@@ -44,11 +44,15 @@ impl FilePayload {
     /// file has exactly the size that the bill implies, and that the directory by which other
     /// programs read the file says the same as the bill.
     pub fn open(file: File) -> Result<Self, PayloadError> {
-        Self::open_at(Arc::new(LocalFile::new(Arc::new(file)).map_err(io_error)?))
+        Self::read(Arc::new(LocalFile::new(Arc::new(file)).map_err(PayloadError::reading)?))
     }
 
-    /// The same, wherever the payload lies. Afterwards nothing but blobs is read.
-    pub fn open_at(source: Arc<dyn ReadAt>) -> Result<Self, PayloadError> {
+    /// The same, wherever the payload lies, on a thread that may wait for it. Afterwards nothing but blobs is read.
+    pub async fn open_at(source: Arc<dyn ReadAt>) -> Result<Self, PayloadError> {
+        tokio::task::spawn_blocking(move || Self::read(source)).await.map_err(PayloadError::reading)?
+    }
+
+    fn read(source: Arc<dyn ReadAt>) -> Result<Self, PayloadError> {
         let start = read_start(&*source)?;
         let (bill, digest, places) = if let Start::Bill(bill_size) = Start::of(&start)? {
             let bill_bytes = read_bill(&*source, &start, bill_size)?;
@@ -125,7 +129,7 @@ fn first_bytes(source: &dyn ReadAt) -> io::Result<Vec<u8>> {
 
 /// The first bytes of a payload.
 pub(super) fn read_start(source: &dyn ReadAt) -> Result<Vec<u8>, PayloadError> {
-    first_bytes(source).map_err(io_error)
+    first_bytes(source).map_err(PayloadError::reading)
 }
 
 /// The bytes of the bill, whose header must be the one that a payload has.
@@ -139,7 +143,7 @@ pub(super) fn read_bill(
         return Err(PayloadError::Incomplete(format!("it has {size} bytes, and ends within its bill")));
     }
     let mut bill = vec![0; bill_size];
-    source.read_exact_at(&mut bill, BILL_HEADER_LEN as u64).map_err(io_error)?;
+    source.read_exact_at(&mut bill, BILL_HEADER_LEN as u64).map_err(PayloadError::reading)?;
     check_bill_header(start, &bill)?;
     Ok(bill)
 }
@@ -188,13 +192,13 @@ pub(super) fn places(bill: &Bill, layout: &Layout) -> HashMap<Digest, Place> {
 /// Reads something small: its size was held against a limit.
 pub(super) fn read_at(source: &dyn ReadAt, place: &Place) -> Result<Vec<u8>, PayloadError> {
     let mut bytes = vec![0; usize::try_from(place.size).unwrap_or(usize::MAX)];
-    source.read_exact_at(&mut bytes, place.offset).map_err(io_error)?;
+    source.read_exact_at(&mut bytes, place.offset).map_err(PayloadError::reading)?;
     Ok(bytes)
 }
 
 /// What a file begins with.
 #[derive(Debug, PartialEq, Eq)]
-pub(super) enum Start {
+pub(crate) enum Start {
     /// A bill of so many bytes.
     Bill(usize),
     /// Another zip.
@@ -203,7 +207,7 @@ pub(super) enum Start {
 
 impl Start {
     /// Looks at the first bytes of a file.
-    pub(super) fn of(start: &[u8]) -> Result<Self, PayloadError> {
+    pub(crate) fn of(start: &[u8]) -> Result<Self, PayloadError> {
         if start.iter().all(|byte| *byte == 0) {
             return Err(PayloadError::Incomplete(match start.len() {
                 0 => "it is empty".to_owned(),
@@ -257,8 +261,4 @@ pub(super) fn verify_file(described: &BillFile, bytes: &[u8]) -> Result<(), Payl
     verify(&described.digest, bytes).map_err(|_| {
         PayloadError::Corrupt(format!("its {} is not the one that its bill tells of", described.path))
     })
-}
-
-pub(super) fn io_error(source: io::Error) -> PayloadError {
-    PayloadError::Io { doing: "reading the payload", source }
 }

@@ -7,7 +7,7 @@ use tokio::sync::mpsc;
 
 use super::bill::{Bill, BillEntry, EntryKind};
 use super::layout::BEFORE_ENTRIES;
-use super::reader::{self, BILL_HEADER_LEN, Start, check_bill_header, io_error, verify};
+use super::reader::{self, BILL_HEADER_LEN, Start, check_bill_header, verify};
 use super::{Layout, LayoutEntry, PayloadError};
 use crate::digest::Digest;
 
@@ -165,6 +165,16 @@ impl<R: AsyncRead + Unpin> StreamPayload<R> {
         Ok(())
     }
 
+    /// Reads all that is left and tells whether the payload was whole; `read` hears of each blob's size.
+    pub async fn verify(mut self, read: impl Fn(u64)) -> Result<(), PayloadError> {
+        let sizes: Vec<u64> = self.bill.blobs().map(|blob| blob.size).collect();
+        for size in sizes {
+            self.next_blob(None).await?;
+            read(size);
+        }
+        self.finish().await
+    }
+
     /// The bill's entry that comes next, if it is not one of its files.
     fn next_entry(&self) -> Option<&BillEntry> {
         self.bill.entries.get(self.crcs.len().checked_sub(BEFORE_ENTRIES)?)
@@ -226,14 +236,14 @@ fn disagrees(entry: &LayoutEntry) -> PayloadError {
 fn ended(error: io::Error) -> PayloadError {
     match error.kind() {
         io::ErrorKind::UnexpectedEof => PayloadError::Incomplete("the stream ended early".to_owned()),
-        _ => io_error(error),
+        _ => PayloadError::reading(error),
     }
 }
 
 async fn read_up_to(input: &mut (impl AsyncRead + Unpin), buffer: &mut [u8]) -> Result<usize, PayloadError> {
     let mut length = 0;
     while length < buffer.len() {
-        match input.read(&mut buffer[length..]).await.map_err(io_error)? {
+        match input.read(&mut buffer[length..]).await.map_err(PayloadError::reading)? {
             0 => break,
             read => length += read,
         }

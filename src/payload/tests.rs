@@ -322,6 +322,25 @@ async fn a_writer_goes_on_at_the_end_of_any_part_and_gives_the_same_bytes() {
 }
 
 #[tokio::test]
+async fn a_writer_goes_on_wherever_in_a_blobs_header_a_part_ended() {
+    let sample = sample(DOCKER);
+    let whole = write(&sample).await;
+    let entries = sample.contents.layout().entries();
+    let blobs = sample.contents.bill().entries.iter().zip(&entries[3..]);
+    for (entry, place) in blobs.filter(|(entry, _)| entry.kind == super::EntryKind::Blob) {
+        let header = place.data_offset() - framing::local_header_len(place.name(), entry.size);
+        for from in header..=place.data_offset() {
+            let parts = || InParts { part_size: from, ..InParts::default() };
+            let first = PayloadWriter::begin(&sample.contents, parts()).await.unwrap();
+            let sums = write_rest(&sample, first).await.sums.swap_remove(0);
+            let rest = PayloadWriter::go_on(&sample.contents, parts(), from, &sums).await;
+            let rest = write_rest(&sample, rest.unwrap_or_else(|error| panic!("{from}: {error}"))).await;
+            assert!(rest.bytes == whole[usize::try_from(from).unwrap()..], "{from}");
+        }
+    }
+}
+
+#[tokio::test]
 async fn sums_of_another_payload_or_another_place_are_refused() {
     let sample = sample(DOCKER);
     let parts = || InParts { part_size: 200_000, ..InParts::default() };

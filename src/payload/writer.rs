@@ -151,8 +151,10 @@ impl<'a, S: Sink> PayloadWriter<'a, S> {
             writer.position = from;
             writer.blob = Some(InBlob { hasher, crc: crc32fast::Hasher::new_with_initial(sums.crc), have });
         }
-        // The directory, which may be written in part, comes when all blobs are done.
-        let is_behind = writer.position < from && writer.next_blob().is_some();
+        // Of a blob that is not begun, the header may be written, in part or whole. The directory, which may be written in
+        // part, comes when all blobs are done.
+        let is_begun = writer.blob.is_some() || writer.next_blob().is_none();
+        let is_behind = !is_begun && from > writer.data_offset();
         if is_behind || from > contents.layout().total_size() {
             return Err(contradiction());
         }
@@ -232,7 +234,7 @@ impl<'a, S: Sink> PayloadWriter<'a, S> {
         debug_assert_eq!(self.crcs.len(), self.contents.layout().entries().len());
         let tail = self.contents.layout().tail(&self.crcs);
         self.write(&tail).await?;
-        self.sink.flush().await.map_err(io)?;
+        self.sink.flush().await.map_err(PayloadError::writing)?;
         Ok(self.sink)
     }
 
@@ -289,21 +291,18 @@ impl<'a, S: Sink> PayloadWriter<'a, S> {
         bytes = &bytes[written..];
         while !bytes.is_empty() {
             let (piece, rest) = bytes.split_at(bytes.len().min(self.left_of_part()));
-            self.sink.write(piece).await.map_err(io)?;
+            self.sink.write(piece).await.map_err(PayloadError::writing)?;
             self.position += piece.len() as u64;
             bytes = rest;
             if self.sink.part_size().is_some_and(|size| self.position.is_multiple_of(size)) {
-                self.sink.part(self.sums()).await.map_err(io)?;
+                self.sink.part(self.sums()).await.map_err(PayloadError::writing)?;
             }
         }
         Ok(())
     }
 }
 
-fn io(source: io::Error) -> PayloadError {
-    PayloadError::Io { doing: "writing the payload", source }
-}
-
 fn contradiction() -> PayloadError {
-    io(io::Error::new(io::ErrorKind::InvalidData, "what an earlier attempt noted is of another payload"))
+    let why = "what an earlier attempt noted is of another payload";
+    PayloadError::writing(io::Error::new(io::ErrorKind::InvalidData, why))
 }

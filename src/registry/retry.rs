@@ -11,6 +11,7 @@ use tokio_util::task::TaskTracker;
 use super::client::Registry;
 use super::error::RegistryError;
 use super::gate::Gate;
+use crate::backoff;
 
 /// How the registries of one run are treated. Clones share what is left of the time for waiting, and the uploads that are
 /// open.
@@ -190,10 +191,10 @@ pub(super) struct Patience {
 impl Default for Patience {
     fn default() -> Self {
         Self {
-            before_anything_moved: Duration::from_secs(30),
-            once_moving: Duration::from_mins(15),
-            first_pause: Duration::from_millis(500),
-            longest_pause: Duration::from_secs(20),
+            before_anything_moved: backoff::BEFORE_ANYTHING_MOVED,
+            once_moving: backoff::ONCE_MOVING,
+            first_pause: backoff::FIRST_PAUSE,
+            longest_pause: backoff::LONGEST_PAUSE,
             connect: Duration::from_secs(10),
             idle: Duration::from_mins(1),
             // The slowest lines that images are carried over are four times as fast.
@@ -295,11 +296,10 @@ impl Retry {
     }
 }
 
-/// Twice as long after each try, less a random part up to a half so that many do not come back at once.
+/// No shorter than the registry asks for.
 fn pause(patience: &Patience, tries: u32, retry_after: Option<Duration>) -> Duration {
-    let doubled = patience.first_pause.saturating_mul(1 << tries.saturating_sub(1).min(16));
-    let backoff = doubled.min(patience.longest_pause).mul_f64(0.5 + fastrand::f64() / 2.0);
-    retry_after.map_or(backoff, |asked| asked.max(backoff))
+    let pause = backoff::pause(tries, patience.first_pause, patience.longest_pause);
+    retry_after.map_or(pause, |asked| asked.max(pause))
 }
 
 /// RFC 9110, section 10.2.3: seconds or a date.
@@ -321,17 +321,6 @@ mod tests {
     use super::super::error::Asked;
     use super::*;
     use crate::reference::Host;
-
-    #[test]
-    fn pauses_double_up_to_the_longest_and_are_never_all_alike() {
-        let patience = Patience::default();
-        for (tries, least, most) in [(1, 250, 500), (2, 500, 1000), (5, 4000, 8000), (100, 10_000, 20_000)] {
-            for _ in 0..100 {
-                let pause = pause(&patience, tries, None).as_millis();
-                assert!((least..=most).contains(&pause), "{tries}: {pause}");
-            }
-        }
-    }
 
     #[test]
     fn a_registry_may_ask_for_a_longer_pause() {

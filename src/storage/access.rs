@@ -28,7 +28,7 @@ const IDLE: Duration = Duration::from_mins(5);
 #[derive(Clone, Debug, Default)]
 pub struct ObjectAccess {
     /// The store's URL, where it is not the provider's own. Only `http://` makes it plain HTTP.
-    pub endpoint: Option<String>,
+    pub endpoint: Option<Url>,
     /// The bucket's region.
     pub region: Option<String>,
     /// What to sign in with.
@@ -42,17 +42,24 @@ pub struct ObjectAccess {
 /// What to sign in with.
 #[derive(Clone)]
 pub enum ObjectKeys {
-    /// An access key of S3 with its secret; at Azure the storage account and its key.
-    Pair {
-        /// The access key, or the storage account.
+    /// Those of S3, and of all that is compatible with it.
+    S3 {
+        /// The access key.
         access: String,
         /// Its secret.
         secret: SecretString,
         /// What a temporary access key comes with.
         session_token: Option<SecretString>,
     },
-    /// The JSON of a service account of Google's.
-    ServiceAccount(SecretString),
+    /// Those of Azure.
+    Azure {
+        /// The storage account.
+        account: String,
+        /// Its key.
+        key: SecretString,
+    },
+    /// Those of Google: the JSON of a service account.
+    Gcs(SecretString),
 }
 
 impl fmt::Debug for ObjectKeys {
@@ -71,102 +78,110 @@ pub(super) fn connect(
     location: &ObjectLocation,
     access: &ObjectAccess,
 ) -> Result<Arc<dyn Store>, StorageError> {
-    let refused = |error: object_store::Error| refusal::told("reach", location, &error);
-    let invalid = |problem: String| refusal::unusable(location, problem);
-    if let Some(endpoint) = &access.endpoint {
-        let url = Url::parse(endpoint)
-            .map_err(|error| invalid(format!("its endpoint {endpoint:?} is no URL: {error}")))?;
-        if !matches!(url.scheme(), "http" | "https") || !url.has_host() {
-            return Err(invalid(format!(
-                "its endpoint {endpoint:?} does not begin with https:// or http://"
-            )));
-        }
+    if let Some(endpoint) = &access.endpoint
+        && !(matches!(endpoint.scheme(), "http" | "https") && endpoint.has_host())
+    {
+        let problem = format!("its endpoint \"{endpoint}\" does not begin with https:// or http://");
+        return Err(refusal::unusable(location, problem));
     }
-    let connector = Connector::new(access).map_err(invalid)?;
-    let options = |endpoint: Option<String>| {
-        let is_plain = endpoint.is_some_and(|endpoint| endpoint.to_ascii_lowercase().starts_with("http://"));
-        ClientOptions::new().with_allow_http(is_plain).with_connect_timeout(CONNECT)
-    };
+    let refused = |error: object_store::Error| refusal::told("reach", location, &error);
     Ok(match location.provider {
-        Provider::S3 => {
-            let mut builder = match &access.keys {
-                None => AmazonS3Builder::from_env(),
-                Some(ObjectKeys::Pair { access, secret, session_token }) => {
-                    let builder = AmazonS3Builder::new()
-                        .with_access_key_id(access)
-                        .with_secret_access_key(secret.expose_secret());
-                    match session_token {
-                        Some(token) => builder.with_token(token.expose_secret()),
-                        None => builder,
-                    }
-                }
-                Some(ObjectKeys::ServiceAccount(_)) => return Err(invalid(WRONG_KEYS.to_owned())),
-            };
-            if let Some(endpoint) = &access.endpoint {
-                builder = builder.with_config(AmazonS3ConfigKey::S3Endpoint, endpoint);
-            }
-            if let Some(region) = &access.region {
-                builder = builder.with_region(region);
-            }
-            let endpoint = [AmazonS3ConfigKey::S3Endpoint, AmazonS3ConfigKey::Endpoint];
-            let endpoint = endpoint.iter().find_map(|key| builder.get_config_value(key));
-            let builder = builder
-                .with_bucket_name(&location.bucket)
-                .with_client_options(options(endpoint))
-                .with_retry(once())
-                .with_http_connector(connector);
-            Arc::new(builder.build().map_err(refused)?)
-        }
-        Provider::Azure => {
-            let mut builder = match &access.keys {
-                None => MicrosoftAzureBuilder::from_env(),
-                Some(ObjectKeys::Pair { access, secret, .. }) => {
-                    MicrosoftAzureBuilder::new().with_account(access).with_access_key(secret.expose_secret())
-                }
-                Some(ObjectKeys::ServiceAccount(_)) => return Err(invalid(WRONG_KEYS.to_owned())),
-            };
-            if let Some(account) = location.account.clone().or_else(|| account_of(access.endpoint.as_deref()))
-            {
-                builder = builder.with_account(account);
-            }
-            if let Some(endpoint) = &access.endpoint {
-                builder = builder.with_endpoint(endpoint.clone());
-            }
-            let endpoint = builder.get_config_value(&AzureConfigKey::Endpoint);
-            let builder = builder
-                .with_container_name(&location.bucket)
-                .with_client_options(options(endpoint))
-                .with_retry(once())
-                .with_http_connector(connector);
-            Arc::new(builder.build().map_err(refused)?)
-        }
-        Provider::Gcs => {
-            let mut builder = match &access.keys {
-                None => GoogleCloudStorageBuilder::from_env(),
-                Some(ObjectKeys::ServiceAccount(json)) => {
-                    GoogleCloudStorageBuilder::new().with_service_account_key(json.expose_secret())
-                }
-                Some(ObjectKeys::Pair { .. }) => return Err(invalid(WRONG_KEYS.to_owned())),
-            };
-            if let Some(endpoint) = &access.endpoint {
-                builder = builder.with_base_url(endpoint);
-            }
-            let builder = builder
-                .with_bucket_name(&location.bucket)
-                .with_client_options(options(access.endpoint.clone()))
-                .with_retry(once())
-                .with_http_connector(connector);
-            Arc::new(builder.build().map_err(refused)?)
-        }
+        Provider::S3 => Arc::new(s3(location, access)?.build().map_err(refused)?),
+        Provider::Azure => Arc::new(azure(location, access)?.build().map_err(refused)?),
+        Provider::Gcs => Arc::new(gcs(location, access)?.build().map_err(refused)?),
     })
 }
 
-const WRONG_KEYS: &str = "its credentials are those of another provider";
+fn s3(location: &ObjectLocation, access: &ObjectAccess) -> Result<AmazonS3Builder, StorageError> {
+    let mut builder = match &access.keys {
+        None => AmazonS3Builder::from_env(),
+        Some(ObjectKeys::S3 { access, secret, session_token }) => {
+            let builder = AmazonS3Builder::new()
+                .with_access_key_id(access)
+                .with_secret_access_key(secret.expose_secret());
+            match session_token {
+                Some(token) => builder.with_token(token.expose_secret()),
+                None => builder,
+            }
+        }
+        Some(_) => return Err(wrong_keys(location)),
+    };
+    if let Some(endpoint) = access.endpoint() {
+        builder = builder.with_config(AmazonS3ConfigKey::S3Endpoint, endpoint);
+    }
+    if let Some(region) = &access.region {
+        builder = builder.with_region(region);
+    }
+    let endpoint = [AmazonS3ConfigKey::S3Endpoint, AmazonS3ConfigKey::Endpoint];
+    let endpoint = endpoint.iter().find_map(|key| builder.get_config_value(key));
+    Ok(builder
+        .with_bucket_name(&location.bucket)
+        .with_client_options(options(endpoint.as_deref()))
+        .with_retry(once())
+        .with_http_connector(Connector::new(location, access)?))
+}
+
+fn azure(location: &ObjectLocation, access: &ObjectAccess) -> Result<MicrosoftAzureBuilder, StorageError> {
+    let mut builder = match &access.keys {
+        None => MicrosoftAzureBuilder::from_env(),
+        Some(ObjectKeys::Azure { account, key }) => {
+            MicrosoftAzureBuilder::new().with_account(account).with_access_key(key.expose_secret())
+        }
+        Some(_) => return Err(wrong_keys(location)),
+    };
+    let account = location.account.clone().or_else(|| account_of(access.endpoint.as_ref()));
+    if let Some(account) = account {
+        builder = builder.with_account(account);
+    }
+    if let Some(endpoint) = access.endpoint() {
+        builder = builder.with_endpoint(endpoint);
+    }
+    let endpoint = builder.get_config_value(&AzureConfigKey::Endpoint);
+    Ok(builder
+        .with_container_name(&location.bucket)
+        .with_client_options(options(endpoint.as_deref()))
+        .with_retry(once())
+        .with_http_connector(Connector::new(location, access)?))
+}
+
+fn gcs(location: &ObjectLocation, access: &ObjectAccess) -> Result<GoogleCloudStorageBuilder, StorageError> {
+    let mut builder = match &access.keys {
+        None => GoogleCloudStorageBuilder::from_env(),
+        Some(ObjectKeys::Gcs(json)) => {
+            GoogleCloudStorageBuilder::new().with_service_account_key(json.expose_secret())
+        }
+        Some(_) => return Err(wrong_keys(location)),
+    };
+    let endpoint = access.endpoint();
+    if let Some(endpoint) = &endpoint {
+        builder = builder.with_base_url(endpoint);
+    }
+    Ok(builder
+        .with_bucket_name(&location.bucket)
+        .with_client_options(options(endpoint.as_deref()))
+        .with_retry(once())
+        .with_http_connector(Connector::new(location, access)?))
+}
+
+impl ObjectAccess {
+    /// The endpoint as paths are put behind it.
+    fn endpoint(&self) -> Option<String> {
+        Some(self.endpoint.as_ref()?.as_str().trim_end_matches('/').to_owned())
+    }
+}
+
+fn options(endpoint: Option<&str>) -> ClientOptions {
+    let is_plain = endpoint.is_some_and(|endpoint| endpoint.to_ascii_lowercase().starts_with("http://"));
+    ClientOptions::new().with_allow_http(is_plain).with_connect_timeout(CONNECT)
+}
+
+fn wrong_keys(location: &ObjectLocation) -> StorageError {
+    refusal::unusable(location, "its credentials are those of another provider".to_owned())
+}
 
 /// The storage account of `https://account.blob.core.windows.net`.
-fn account_of(endpoint: Option<&str>) -> Option<String> {
-    let host = Url::parse(endpoint?).ok()?.host_str()?.to_owned();
-    let (account, domain) = host.split_once('.')?;
+fn account_of(endpoint: Option<&Url>) -> Option<String> {
+    let (account, domain) = endpoint?.host_str()?.split_once('.')?;
     domain.contains("core.").then(|| account.to_owned())
 }
 
@@ -176,27 +191,36 @@ fn once() -> RetryConfig {
 }
 
 /// Makes clients that follow no redirect: a credential stays where it was sent.
-#[derive(Debug)]
 struct Connector {
     authorities: Vec<reqwest::Certificate>,
     proxy: Option<reqwest::Proxy>,
 }
 
 impl Connector {
-    fn new(access: &ObjectAccess) -> Result<Self, String> {
+    fn new(location: &ObjectLocation, access: &ObjectAccess) -> Result<Self, StorageError> {
+        let refused = |why: &str| {
+            let problem = format!("the authority's certificate, ca.crt, {why}");
+            Err(refusal::unusable(location, problem))
+        };
         let authorities = match &access.ca_pem {
             None => Vec::new(),
             Some(pem) => match reqwest::Certificate::from_pem_bundle(pem) {
                 Ok(found) if !found.is_empty() => found,
-                Ok(_) => return Err("the authority's certificate, ca.crt, holds none".to_owned()),
-                Err(error) => {
-                    return Err(format!("the authority's certificate, ca.crt, cannot be read: {error}"));
-                }
+                Ok(_) => return refused("holds none"),
+                Err(error) => return refused(&format!("cannot be read: {error}")),
             },
         };
         let proxy = access.proxy.as_ref().map(Proxy::for_client).transpose();
-        let proxy = proxy.map_err(|error| format!("its proxy cannot be used: {error}"))?;
+        let proxy = proxy
+            .map_err(|error| refusal::unusable(location, format!("its proxy cannot be used: {error}")))?;
         Ok(Self { authorities, proxy })
+    }
+}
+
+/// A proxy has its password with it.
+impl fmt::Debug for Connector {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("Connector")
     }
 }
 
@@ -221,3 +245,6 @@ impl HttpConnector for Connector {
         Ok(HttpClient::new(client))
     }
 }
+
+#[cfg(test)]
+mod tests;

@@ -2,27 +2,19 @@ use std::fmt;
 use std::future::Future;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
-use std::time::Duration;
 
 use bytes::Bytes;
 use futures::TryStreamExt as _;
 use object_store::path::Path;
 use object_store::{Error, GetOptions, ObjectStoreExt as _, PutMode, PutPayload, UpdateVersion};
 use tokio::time::Instant;
-use tracing::info;
+use tracing::debug;
 
 use super::access::{Store, connect};
 use super::{ObjectAccess, StorageError, refusal};
+use crate::backoff;
 use crate::object_location::ObjectLocation;
-
-/// Tries end so long after the first failure, while the store never had an answer of use.
-const BEFORE_ANYTHING_MOVED: Duration = Duration::from_secs(30);
-/// Tries end so long after the first failure, once something moved.
-const ONCE_MOVING: Duration = Duration::from_mins(15);
-/// The first pause between two tries; each further one is twice as long.
-const FIRST_PAUSE: Duration = Duration::from_millis(500);
-/// No pause is longer.
-const LONGEST_PAUSE: Duration = Duration::from_secs(20);
+use crate::reason::Reason;
 
 /// An object of a store, there or to be.
 #[derive(Clone)]
@@ -43,6 +35,8 @@ impl fmt::Debug for StoredObject {
 /// How long is tried: for one thing that is to be done.
 pub(super) struct Tries {
     answered: Arc<AtomicBool>,
+    /// What is tried with.
+    location: ObjectLocation,
     /// The first failure since the last success, and how many there were.
     failing: Option<(Instant, u32)>,
 }
@@ -67,7 +61,7 @@ impl StoredObject {
         Ok(Self { path: path(&location)?, location, ..self.clone() })
     }
 
-    /// Its bytes, at most `limit`, and its version; `None` if there is none.
+    /// Its bytes and its version; `None` if there is none. One of more than `limit` bytes is an error.
     pub async fn read(&self, limit: usize) -> Result<Option<(Bytes, UpdateVersion)>, StorageError> {
         let read = self.persist(|| async {
             let found = self.store.get_opts(&self.path, GetOptions::default()).await?;
@@ -84,6 +78,7 @@ impl StoredObject {
             Ok(Some((Bytes::from(bytes), version)))
         });
         match read.await {
+            Ok(None) => Err(StorageError::TooLong(self.location.to_string(), limit)),
             Ok(read) => Ok(read),
             Err(error) if refusal::is_absent(&error) => Ok(None),
             Err(error) => Err(self.told("read", &error)),
@@ -127,11 +122,22 @@ impl StoredObject {
     }
 
     pub(super) fn tries(&self) -> Tries {
-        Tries { answered: Arc::clone(&self.answered), failing: None }
+        Tries { answered: Arc::clone(&self.answered), location: self.location.clone(), failing: None }
     }
 
     pub(super) fn told(&self, doing: &'static str, error: &Error) -> StorageError {
         refusal::told(doing, &self.location, error)
+    }
+
+    /// What failed on this side.
+    pub(super) fn failed(&self, doing: &'static str, error: &dyn std::error::Error) -> StorageError {
+        StorageError::Object {
+            doing,
+            location: self.location.to_string(),
+            problem: error.to_string(),
+            hint: String::new(),
+            reason: Reason::WorkerFailed,
+        }
     }
 }
 
@@ -146,16 +152,18 @@ impl Tries {
         if !refusal::is_passing(&error) {
             return Err(error);
         }
-        let patience =
-            if self.answered.load(Ordering::Relaxed) { ONCE_MOVING } else { BEFORE_ANYTHING_MOVED };
+        let patience = if self.answered.load(Ordering::Relaxed) {
+            backoff::ONCE_MOVING
+        } else {
+            backoff::BEFORE_ANYTHING_MOVED
+        };
         let (since, count) = self.failing.unwrap_or((Instant::now(), 0));
-        let pause =
-            FIRST_PAUSE.saturating_mul(1 << count.min(10)).min(LONGEST_PAUSE).mul_f32(0.5 + fastrand::f32());
+        let pause = backoff::pause(count + 1, backoff::FIRST_PAUSE, backoff::LONGEST_PAUSE);
         if since.elapsed() + pause > patience {
             return Err(error);
         }
         self.failing = Some((since, count + 1));
-        info!("The object store failed in passing; trying again in {} ms", pause.as_millis());
+        debug!(%error, tries = count + 1, ?pause, "{}: trying again", self.location);
         tokio::time::sleep(pause).await;
         Ok(())
     }

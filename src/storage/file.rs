@@ -7,6 +7,8 @@ use std::sync::Arc;
 use rustix::fs::OFlags;
 
 use super::beside::beside;
+use super::room::{Needs, Room};
+use crate::read_at::LocalFile;
 use crate::reason::Reason;
 
 /// A payload file that is being written: `<path>.partial` until it is whole.
@@ -17,6 +19,7 @@ pub struct FileTarget {
     path: PathBuf,
     partial: PathBuf,
     file: Arc<File>,
+    needs: Option<Needs>,
     keeps_journal: bool,
 }
 
@@ -39,22 +42,40 @@ pub enum StorageError {
     #[error("{} is being written by another charon; wait for it, or choose another name", .0.display())]
     Busy(PathBuf),
     /// What has the final name was not written by Charon.
+    #[error("{0} is no payload of charon's, and is not replaced; move it away, or choose another name")]
+    NotOurs(String),
+    /// What lies beside an object is no journal that this program reads.
     #[error(
-        "{} is no payload of charon's, and is not replaced; move it away, or choose another name", .0.display()
+        "{0} is no journal that this charon reads; let the charon that wrote it come to its end, or remove it"
     )]
-    NotOurs(PathBuf),
+    NotAJournal(String),
+    /// A small object that is not small.
+    #[error("{0} has more than {1} bytes, which nothing of charon's has; remove it")]
+    TooLong(String, usize),
+    /// The store ended an object early.
+    #[error("{location} ended early: {missing} bytes at {at} did not come; try again")]
+    Short {
+        /// The object.
+        location: String,
+        /// How many bytes.
+        missing: u64,
+        /// From where on.
+        at: u64,
+    },
     /// The payload does not fit.
     #[error(
-        "{} has no room for the payload: it has {needed} bytes, and {free} are free; make room or choose another volume",
-        path.display()
+        "{} has no room for the payload: it has {} bytes, and what lies beside it up to {}; {room} are free; make room or choose another volume",
+        path.display(),
+        needs.payload,
+        needs.beside
     )]
     Full {
         /// The folder.
         path: PathBuf,
-        /// The payload's exact size in bytes.
-        needed: u64,
-        /// What is free, in bytes.
-        free: u64,
+        /// What is to be written there.
+        needs: Needs,
+        /// What it may take, in bytes: what is free, and what an earlier attempt left of it.
+        room: u64,
     },
     /// A device, a pipe, a socket: nothing that has a size and can be replaced.
     #[error("{} is no regular file, and can be neither read by position nor replaced; name one that is", .0.display())]
@@ -102,11 +123,11 @@ impl StorageError {
             Self::Io { source, .. } => source.into(),
             Self::Busy(_) | Self::Overtaken(_) | Self::UploadGone(_) => Reason::StorageBusy,
             Self::NoFile(_) => Reason::InvalidSpec,
-            Self::NotOurs(_) => Reason::OutputConflict,
+            Self::NotOurs(_) | Self::NotAJournal(_) | Self::TooLong(..) => Reason::OutputConflict,
             Self::Full { .. } => Reason::StorageFull,
             Self::SourceNotFound(_) | Self::ObjectNotFound(_) => Reason::SourceNotFound,
             Self::Object { reason, .. } => *reason,
-            Self::SourceChanged(_) => Reason::SourceIncomplete,
+            Self::SourceChanged(_) | Self::Short { .. } => Reason::SourceIncomplete,
         }
     }
 
@@ -167,7 +188,13 @@ impl FileTarget {
                 Ok(named) if (named.dev(), named.ino()) == (ours.dev(), ours.ino()) => {}
                 _ => continue,
             }
-            return Ok(Self { path: path.to_owned(), partial, file: Arc::new(file), keeps_journal: false });
+            return Ok(Self {
+                path: path.to_owned(),
+                partial,
+                file: Arc::new(file),
+                needs: None,
+                keeps_journal: false,
+            });
         }
     }
 
@@ -197,22 +224,25 @@ impl FileTarget {
         self.keeps_journal = true;
     }
 
-    /// That a file of `size` bytes has room on the file system, what is in it already counted.
-    pub fn check_room(&self, size: u64) -> Result<(), StorageError> {
+    /// That a payload has room on the file system, what is in the partial file and the journal already counted. From
+    /// now on an error of [writing](Self::error) tells both numbers. Gives the room, in bytes.
+    pub fn check_room(&mut self, needs: Needs) -> Result<u64, StorageError> {
+        self.needs = Some(needs);
         let room = self.room()?;
-        if room < size {
-            let path = folder(&self.path).to_owned();
-            return Err(StorageError::Full { path, needed: size, free: room });
-        }
-        Ok(())
+        room.check(needs)?;
+        Ok(room.bytes())
     }
 
-    /// How large the file can become, in bytes.
-    pub fn room(&self) -> Result<u64, StorageError> {
+    /// Whether a payload has room beside what is there: an earlier run's partial file.
+    pub fn has_room_beside(&self, needs: Needs) -> Result<bool, StorageError> {
+        Ok(self.room()?.beside_the_old().check(needs).is_ok())
+    }
+
+    fn room(&self) -> Result<Room, StorageError> {
         let failed = |error| StorageError::io("look for room at", &self.partial, error);
         let system = rustix::fs::fstatvfs(&*self.file).map_err(|error| failed(error.into()))?;
-        let taken = self.file.metadata().map_err(failed)?.blocks() * 512;
-        Ok(system.f_bavail.saturating_mul(system.f_frsize).saturating_add(taken))
+        let partial = self.file.metadata().map_err(failed)?;
+        Ok(Room::of(folder(&self.path), &system, Some(&partial), &self.journal()))
     }
 
     /// The file to write to.
@@ -223,7 +253,7 @@ impl FileTarget {
 
     /// Makes the file durable, gives it its final name and removes the journal.
     pub fn finish(&self) -> Result<(), StorageError> {
-        self.file.sync_all().map_err(|error| StorageError::io("write", &self.partial, error))?;
+        self.file.sync_all().map_err(|error| self.error(error))?;
         fs::rename(&self.partial, &self.path)
             .map_err(|error| StorageError::io("rename to", &self.path, error))?;
         // It is only a hint, and the next run does not take it for its own.
@@ -234,10 +264,13 @@ impl FileTarget {
             .map_err(|error| StorageError::io("sync", folder, error))
     }
 
-    /// An error of writing to the file, told with its name.
+    /// An error of writing to the file, told with its name; that there is no room any more, with both numbers.
     #[must_use]
     pub fn error(&self, source: io::Error) -> StorageError {
-        StorageError::io("write", &self.path, source)
+        match (source.kind(), self.needs, self.room()) {
+            (io::ErrorKind::StorageFull, Some(needs), Ok(room)) => room.full(needs),
+            _ => StorageError::io("write", &self.path, source),
+        }
     }
 }
 
@@ -287,18 +320,22 @@ pub(super) fn folder(path: &Path) -> &Path {
     path.parent().filter(|parent| !parent.as_os_str().is_empty()).unwrap_or(Path::new("."))
 }
 
-/// Opens a payload file for reading.
-pub(super) fn open_source(path: &Path) -> Result<File, StorageError> {
+/// Opens a payload file for reading. It waits for the disk.
+pub(super) fn open_source(path: &Path) -> Result<LocalFile, StorageError> {
     let file = File::open(path).map_err(|error| match error.kind() {
         io::ErrorKind::NotFound => StorageError::SourceNotFound(path.to_owned()),
         _ => StorageError::io("read", path, error),
     })?;
-    let metadata = file.metadata().map_err(|error| StorageError::io("read", path, error))?;
+    let failed = |error| StorageError::io("read", path, error);
+    let metadata = file.metadata().map_err(failed)?;
     if metadata.is_dir() {
-        return Err(StorageError::io("read", path, io::ErrorKind::IsADirectory.into()));
+        return Err(failed(io::ErrorKind::IsADirectory.into()));
     }
     // A pipe cannot be read by position.
-    if metadata.is_file() { Ok(file) } else { Err(StorageError::NoFile(path.to_owned())) }
+    if !metadata.is_file() {
+        return Err(StorageError::NoFile(path.to_owned()));
+    }
+    LocalFile::new(Arc::new(file)).map_err(failed)
 }
 
 #[cfg(test)]
@@ -393,10 +430,11 @@ mod tests {
     #[test]
     fn no_room_is_told_with_both_numbers() {
         let folder = tempfile::tempdir().unwrap();
-        let target = FileTarget::open(&folder.path().join("a.zip")).unwrap();
-        target.check_room(1).unwrap();
-        let error = target.check_room(u64::MAX).unwrap_err();
+        let mut target = FileTarget::open(&folder.path().join("a.zip")).unwrap();
+        let needs = |payload| Needs { payload, beside: 7 };
+        target.check_room(needs(1)).unwrap();
+        let error = target.check_room(needs(1 << 60)).unwrap_err();
         assert_eq!(error.reason(), Reason::StorageFull);
-        assert!(error.to_string().contains(&u64::MAX.to_string()), "{error}");
+        assert!(error.to_string().contains(&(1_u64 << 60).to_string()), "{error}");
     }
 }

@@ -1,13 +1,14 @@
 //! What an earlier run left of a payload file, for who only wants to look at it.
 
-use std::fs::{self, File, OpenOptions};
-use std::os::unix::fs::{MetadataExt, OpenOptionsExt};
+use std::fs::{File, OpenOptions};
+use std::os::unix::fs::OpenOptionsExt;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 use super::NO_DETOUR;
 use super::beside::beside;
 use super::file::{StorageError, folder, written_through};
+use super::room::{Needs, Room};
 
 /// A payload file that could be written. Nothing is made and nothing locked.
 #[derive(Debug)]
@@ -16,9 +17,7 @@ pub struct FileLook {
     pub partial: Option<Arc<File>>,
     /// The journal beside that; it need not be there.
     pub journal: PathBuf,
-    /// How large the file can become, in bytes, what is in its partial file already counted.
-    pub room: u64,
-    folder: PathBuf,
+    room: Room,
 }
 
 impl FileLook {
@@ -28,19 +27,23 @@ impl FileLook {
         let (folder, partial) = (folder(path).to_owned(), beside(path, ".partial"));
         let failed = |error| StorageError::io("look for room at", &folder, error);
         let system = rustix::fs::statvfs(&folder).map_err(|error| failed(error.into()))?;
-        let taken = fs::symlink_metadata(&partial).map_or(0, |found| found.blocks() * 512);
-        let room = system.f_bavail.saturating_mul(system.f_frsize).saturating_add(taken);
         let opened = OpenOptions::new().read(true).custom_flags(NO_DETOUR).open(&partial).ok();
         let is_file = |file: &File| file.metadata().is_ok_and(|found| found.is_file());
+        let partial_file = opened.filter(is_file);
         let journal = beside(&partial, ".journal");
-        Ok(Self { partial: opened.filter(is_file).map(Arc::new), journal, room, folder })
+        let left = partial_file.as_ref().and_then(|file| file.metadata().ok());
+        let room = Room::of(&folder, &system, left.as_ref(), &journal);
+        Ok(Self { partial: partial_file.map(Arc::new), journal, room })
     }
 
-    /// That a file of `size` bytes has room.
-    pub fn check_room(&self, size: u64) -> Result<(), StorageError> {
-        if self.room < size {
-            return Err(StorageError::Full { path: self.folder.clone(), needed: size, free: self.room });
-        }
-        Ok(())
+    /// How much may be written, in bytes, what an earlier run left already counted.
+    #[must_use]
+    pub fn room(&self) -> u64 {
+        self.room.bytes()
+    }
+
+    /// That a payload has room.
+    pub fn check_room(&self, needs: Needs) -> Result<(), StorageError> {
+        self.room.check(needs)
     }
 }

@@ -72,6 +72,8 @@ pub(super) fn unusable(location: &ObjectLocation, problem: String) -> StorageErr
 /// Whether the same request may be answered otherwise a little later.
 pub(super) fn is_passing(error: &Error) -> bool {
     match answer(error).status {
+        // Nor will it be implemented a little later.
+        Some(501) => false,
         // S3 begins to answer some requests before it knows how they end.
         Some(200..300 | 408 | 429 | 500..) => true,
         Some(_) => false,
@@ -84,6 +86,11 @@ pub(super) fn is_passing(error: &Error) -> bool {
 /// Whether the object, or the upload, is not there.
 pub(super) fn is_absent(error: &Error) -> bool {
     matches!(error, Error::NotFound { .. }) && !is_without_bucket(error)
+}
+
+/// Whether the store knows the upload, and not all of its parts.
+pub(super) fn is_without_parts(error: &Error) -> bool {
+    matches!(answer(error).code.as_deref(), Some("InvalidPart" | "InvalidPartOrder" | "InvalidBlockList"))
 }
 
 fn is_without_bucket(error: &Error) -> bool {
@@ -206,7 +213,7 @@ mod tests {
         for passing in [408, 429, 500, 503] {
             assert!(is_passing(&status(passing)), "{passing}");
         }
-        for lasting in [400, 403, 404, 412] {
+        for lasting in [400, 403, 404, 412, 501] {
             assert!(!is_passing(&status(lasting)), "{lasting}");
         }
         assert!(is_passing(&refused("Server returned error response: <Code>InternalError</Code>")));

@@ -135,12 +135,9 @@ impl Reader {
                     return Ok(Some(chunk));
                 }
                 Ok(None) => {
-                    let read = format!(
-                        "{} bytes of the object at {} did not come",
-                        self.left.end - self.left.start,
-                        self.left.start
-                    );
-                    return Err(refusal::unusable(self.source.object.location(), read));
+                    let location = self.source.object.location().to_string();
+                    let (missing, at) = (self.left.end - self.left.start, self.left.start);
+                    return Err(StorageError::Short { location, missing, at });
                 }
                 Err(error) => error,
             };

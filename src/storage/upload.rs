@@ -1,5 +1,7 @@
 //! A payload on its way into an object: an upload in parts, and the journal beside it with which another attempt goes on.
 
+use std::collections::BTreeMap;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
@@ -9,7 +11,7 @@ use object_store::{Error, PutMode, PutPayload, UpdateVersion};
 use serde::{Deserialize, Serialize};
 use serde_json::Value;
 use tokio::sync::{Mutex as AsyncMutex, Semaphore};
-use tokio::task::JoinSet;
+use tokio::task::{JoinError, JoinSet};
 use tokio_util::task::TaskTracker;
 use tracing::warn;
 
@@ -29,7 +31,8 @@ const HEAD_LIMIT: usize = 96 << 20;
 const SMALLEST_PART: u64 = 8 << 20;
 /// Stores take 10,000 parts; some are left over.
 const PARTS: u64 = 9000;
-/// So many bytes are on their way at once, or one part where parts are larger.
+/// So many bytes are on their way at once, or one part where parts are larger: a store takes a limited number of parts, so
+/// that they, and the memory that they are gathered in, grow with the largest objects.
 const ON_THEIR_WAY: u64 = 16 << 20;
 
 /// Parts that are on their way when an upload is given up are waited for so long.
@@ -86,10 +89,12 @@ type Part = (String, Option<Value>);
 #[derive(Debug)]
 struct State {
     journal: StoredObject,
-    /// All that was uploaded: the parts that the journal is about to tell of, and what came out of turn.
-    parts: Mutex<Vec<Option<Part>>>,
+    /// The parts that are uploaded, and of which the journal does not tell yet: each waits for all in front of it.
+    waiting: Mutex<BTreeMap<usize, Part>>,
     /// The journal as it was written last.
     written: AsyncMutex<(Journal, Option<UpdateVersion>)>,
+    /// Whether the store turned out to know no conditions.
+    without_conditions: AtomicBool,
 }
 
 impl Left {
@@ -100,7 +105,7 @@ impl Left {
         };
         let journal = serde_json::from_slice::<Journal>(&bytes).ok();
         let Some(journal) = journal.filter(|journal| journal.version == JOURNAL_VERSION) else {
-            return Err(StorageError::NotOurs(object.beside(JOURNAL)?.location().to_string().into()));
+            return Err(StorageError::NotAJournal(object.beside(JOURNAL)?.location().to_string()));
         };
         let head = object.beside(HEAD)?.read(HEAD_LIMIT).await?;
         Ok(Some(Self { journal, version, head: head.map(|(bytes, _)| bytes) }))
@@ -114,6 +119,12 @@ impl Left {
     /// The digest of the payload that was being written.
     pub(crate) fn payload(&self) -> &Digest {
         &self.journal.payload
+    }
+
+    /// How many bytes of it are uploaded, from its beginning on.
+    pub(crate) fn uploaded(&self) -> u64 {
+        let parts = if self.journal.sums.is_some() { self.journal.parts.len() } else { 0 };
+        self.journal.part_size.saturating_mul(parts as u64)
     }
 }
 
@@ -166,8 +177,9 @@ impl Upload {
         let (journal, head_object) = (object.beside(JOURNAL)?, object.beside(HEAD)?);
         let state = State {
             journal: journal.clone(),
-            parts: Mutex::default(),
+            waiting: Mutex::default(),
             written: AsyncMutex::new((claim.clone(), version)),
+            without_conditions: AtomicBool::new(false),
         };
         state.write(claim.clone()).await?;
         if claim.upload.is_none() {
@@ -178,7 +190,6 @@ impl Upload {
         }
         let id = claim.upload.unwrap_or_default();
         let (part_size, begun) = (claim.part_size, (claim.parts.len(), claim.sums));
-        *state.parts() = claim.parts.into_iter().map(|tag| Some((tag, None))).collect();
         Ok(Self {
             object,
             journal,
@@ -206,8 +217,9 @@ impl Upload {
     pub(crate) async fn begin_anew(&self, head: Bytes) -> Result<Self, StorageError> {
         let (journal, version) = self.state.written.lock().await.clone();
         let journal = Journal { upload: None, parts: Vec::new(), sums: None, ..journal };
+        let anew = Self::with(self.object.clone(), journal, version, head).await?;
         abort(&self.object, &self.id).await;
-        Self::with(self.object.clone(), journal, version, head).await
+        Ok(anew)
     }
 
     /// Takes the bytes that are still to be uploaded.
@@ -224,27 +236,39 @@ impl Upload {
 
     /// Makes the object of its parts: from then on it is there. The journal stays until [`Upload::settle`].
     pub(crate) async fn complete(&self) -> Result<(), StorageError> {
-        // Who has been overtaken by another writer learns it here at the latest.
-        let journal = self.state.written.lock().await.0.clone();
-        self.state.write(journal).await?;
+        self.hold().await?;
+        let told = self.state.written.lock().await.0.parts.clone();
+        // The last part has no sums: the journal never tells of it.
+        let last = self.state.waiting().values().map(|(tag, _)| tag.clone()).collect::<Vec<_>>();
         let tags: Vec<PartId> =
-            self.state.parts().iter().flatten().map(|(tag, _)| PartId { content_id: tag.clone() }).collect();
+            told.into_iter().chain(last).map(|content_id| PartId { content_id }).collect();
         let complete = || self.object.store.complete_multipart(&self.object.path, &self.id, tags.clone());
         match self.object.persist(complete).await {
             Ok(_) => Ok(()),
-            Err(error) if refusal::is_absent(&error) => Err(self.gone()),
+            Err(error) if refusal::is_absent(&error) || refusal::is_without_parts(&error) => Err(self.gone()),
             Err(error) => Err(self.object.told("complete", &error)),
         }
     }
 
-    /// Removes what lies beside the object.
+    /// That nobody else writes the object by now: who has been overtaken learns it here at the latest.
+    pub(crate) async fn hold(&self) -> Result<(), StorageError> {
+        let journal = self.state.written.lock().await.0.clone();
+        self.state.write(journal).await
+    }
+
+    /// Removes what lies beside the object, unless it is another writer's.
     pub(crate) async fn settle(&self) -> Result<(), StorageError> {
+        self.hold().await?;
         self.head.remove().await?;
         self.journal.remove().await
     }
 
-    /// Gives it up: nothing stays in the store.
+    /// Gives it up: nothing stays in the store. Another writer may have taken it over; then all stays.
     pub(crate) async fn abort(&self) {
+        if let Err(error) = self.hold().await {
+            warn!("{error}");
+            return;
+        }
         // What arrives behind the end of an upload stays.
         self.on_their_way.close();
         let _ = tokio::time::timeout(SETTLING, self.on_their_way.wait()).await;
@@ -258,6 +282,10 @@ impl Upload {
     pub(crate) async fn disown(&self) -> Result<(), StorageError> {
         let journal = self.state.written.lock().await.0.clone();
         self.state.write(Journal { run: String::new(), ..journal }).await
+    }
+
+    fn told(&self, ended: Result<Result<(), StorageError>, JoinError>) -> Result<(), StorageError> {
+        ended.unwrap_or_else(|error| Err(self.object.failed("write a part of", &error)))
     }
 
     fn gone(&self) -> StorageError {
@@ -288,36 +316,34 @@ async fn abort(object: &StoredObject, id: &String) {
 }
 
 impl State {
-    fn parts(&self) -> MutexGuard<'_, Vec<Option<Part>>> {
-        self.parts.lock().unwrap_or_else(PoisonError::into_inner)
+    fn waiting(&self) -> MutexGuard<'_, BTreeMap<usize, Part>> {
+        self.waiting.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     /// Notes a part. The journal tells of it once all before it are there, too; of the last one, which has no sums and
     /// another size, it does not.
     async fn uploaded(&self, index: usize, tag: String, sums: Option<Value>) -> Result<(), StorageError> {
-        {
-            let mut parts = self.parts();
-            if parts.len() <= index {
-                parts.resize(index + 1, None);
-            }
-            parts[index] = Some((tag, sums));
-        }
+        self.waiting().insert(index, (tag, sums));
         let mut written = self.written.lock().await;
-        let told = {
-            let parts = self.parts();
-            let whole = parts.iter().map_while(Option::as_ref).skip(written.0.parts.len());
-            let whole: Vec<_> = whole.filter_map(|(tag, sums)| Some((tag, sums.as_ref()?))).collect();
-            whole.last().map(|(_, sums)| {
-                let mut journal = written.0.clone();
-                journal.parts.extend(whole.iter().map(|(tag, _)| (*tag).clone()));
-                journal.sums = Some((*sums).clone());
-                journal
-            })
-        };
-        match told {
-            Some(journal) => self.put(&mut written, journal).await,
-            None => Ok(()),
+        let first = written.0.parts.len();
+        let mut journal = written.0.clone();
+        {
+            let waiting = self.waiting();
+            let in_turn =
+                (first..).zip(waiting.range(first..)).take_while(|(next, (index, _))| next == *index);
+            for (_, (_, (tag, sums))) in in_turn {
+                let Some(sums) = sums else { break };
+                journal.parts.push(tag.clone());
+                journal.sums = Some(sums.clone());
+            }
         }
+        if journal.parts.len() == first {
+            return Ok(());
+        }
+        self.put(&mut written, journal).await?;
+        let told = written.0.parts.len();
+        self.waiting().retain(|index, _| *index >= told);
+        Ok(())
     }
 
     async fn write(&self, journal: Journal) -> Result<(), StorageError> {
@@ -332,14 +358,17 @@ impl State {
         journal: Journal,
     ) -> Result<(), StorageError> {
         let failed = |error: &Error| self.journal.told("write", error);
-        let bytes = serde_json::to_vec(&journal).map_err(|error| {
-            refusal::unusable(self.journal.location(), format!("the journal cannot be written: {error}"))
-        })?;
-        let bytes = Bytes::from(bytes);
-        let mode = || written.1.clone().map_or(PutMode::Create, PutMode::Update);
+        let bytes = serde_json::to_vec(&journal);
+        let bytes = Bytes::from(bytes.map_err(|error| self.journal.failed("write", &error))?);
+        let mode = || match &written.1 {
+            _ if self.without_conditions.load(Ordering::Relaxed) => PutMode::Overwrite,
+            None => PutMode::Create,
+            Some(version) => PutMode::Update(version.clone()),
+        };
         let version = match self.journal.persist(|| self.journal.put(bytes.clone(), mode())).await {
             Ok(version) => version,
             Err(error) if refusal::is_without_conditions(&error) => {
+                self.without_conditions.store(true, Ordering::Relaxed);
                 warn!(
                     "the object store knows no conditional writes: nobody is told when two builds write {} at the same time",
                     self.journal.location()
@@ -353,6 +382,10 @@ impl State {
                     Some((found, version)) if found == bytes => version,
                     _ => return Err(StorageError::Overtaken(self.journal.location().to_string())),
                 }
+            }
+            // Another writer has ended, and removed it.
+            Err(error) if written.1.is_some() && refusal::is_absent(&error) => {
+                return Err(StorageError::Overtaken(self.journal.location().to_string()));
             }
             Err(error) => return Err(failed(&error)),
         };
@@ -389,7 +422,7 @@ impl Parts {
     pub(crate) async fn part(&mut self, sums: Option<Value>) -> Result<(), StorageError> {
         let permit = Arc::clone(&self.permits).acquire_owned().await;
         while let Some(ended) = self.tasks.try_join_next() {
-            told(ended)?;
+            self.upload.told(ended)?;
         }
         let (upload, index, bytes) = (Arc::clone(&self.upload), self.next, self.buffer.split().freeze());
         self.buffer = BytesMut::new();
@@ -409,7 +442,7 @@ impl Parts {
             self.part(None).await?;
         }
         while let Some(ended) = self.tasks.join_next().await {
-            told(ended)?;
+            self.upload.told(ended)?;
         }
         Ok(())
     }
@@ -420,12 +453,6 @@ impl Drop for Parts {
     fn drop(&mut self) {
         self.tasks.detach_all();
     }
-}
-
-fn told(ended: Result<Result<(), StorageError>, tokio::task::JoinError>) -> Result<(), StorageError> {
-    ended.unwrap_or_else(|error| {
-        Err(StorageError::io("upload a part of", "the payload".as_ref(), std::io::Error::other(error)))
-    })
 }
 
 #[cfg(test)]

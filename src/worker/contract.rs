@@ -13,7 +13,7 @@ use crate::reason::Reason;
 
 pub use crate::object_location::Provider;
 pub use crate::platform::SparseIndex;
-pub use crate::progress::Stage;
+pub use crate::progress::{Plan, Stage};
 pub use crate::reason::Failure;
 pub use crate::reference::{Naming, TagPolicy};
 
@@ -143,7 +143,7 @@ pub struct ObjectStore {
 pub struct BasePayload {
     /// The name of the `PayloadBuild`.
     pub name: String,
-    /// The payload's path below [`PAYLOAD_MOUNT`].
+    /// The payload's path below [`PAYLOAD_MOUNT`], or its key, where this build goes into an object: in the same bucket.
     pub path: String,
     /// The payload digest that it, or the bill that stayed behind of it, must have.
     pub digest: Digest,
@@ -353,6 +353,9 @@ pub struct Progress {
     /// The last failure that was retried.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub last_error: Option<String>,
+    /// What is to be moved; absent while that is not known.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub plan: Option<Plan>,
 }
 
 /// `text` cut to at most `limit` bytes, on a character.
@@ -366,6 +369,29 @@ pub fn cut(text: &str, limit: usize) -> &str {
 }
 
 impl Outcome {
+    /// How an attempt ended, and nothing beside. What it was given is not known yet.
+    #[must_use]
+    pub fn new(reason: Reason, message: impl Into<String>) -> Self {
+        Self {
+            version: CONTRACT_VERSION,
+            run_id: String::new(),
+            input_digest: String::new(),
+            reason,
+            message: message.into(),
+            payload: None,
+            result: None,
+            failures: Vec::new(),
+            failures_total: 0,
+            retry_after_seconds: None,
+        }
+    }
+
+    /// The same with what went wrong, item by item.
+    #[must_use]
+    pub fn with_failures(self, failures: Vec<Failure>) -> Self {
+        Self { failures_total: u32::try_from(failures.len()).unwrap_or(u32::MAX), failures, ..self }
+    }
+
     /// The termination message: JSON of at most [`OUTCOME_LIMIT`] bytes, for whose sake failures
     /// are dropped from the end of the list and messages are shortened.
     #[must_use]
@@ -397,18 +423,8 @@ mod tests {
 
     fn outcome(message: &str, failures: usize) -> Outcome {
         let failure = Failure::new("\u{1}".repeat(1000), Reason::ImageNotFound, "ü\u{2}".repeat(1000));
-        Outcome {
-            version: CONTRACT_VERSION,
-            run_id: "r".into(),
-            input_digest: "0".repeat(64),
-            reason: Reason::ImageNotFound,
-            message: message.into(),
-            payload: None,
-            result: None,
-            failures: vec![failure; failures],
-            failures_total: u32::try_from(failures).unwrap(),
-            retry_after_seconds: None,
-        }
+        let outcome = Outcome::new(Reason::ImageNotFound, message).with_failures(vec![failure; failures]);
+        Outcome { run_id: "r".into(), input_digest: "0".repeat(64), ..outcome }
     }
 
     #[test]

@@ -9,11 +9,11 @@ use crate::reason::Reason;
 use crate::reference::{Clash, Host, Reference, ReferenceError};
 
 /// All images that `work` names; its list is the file `list`.
-pub(super) fn images(work: &BuildWork, list: &Path) -> Result<Vec<ImageRequest>, Refusal> {
+pub(super) async fn images(work: &BuildWork, list: &Path) -> Result<Vec<ImageRequest>, Refusal> {
     let given = work.images.iter().map(given).collect::<Result<Vec<_>, _>>();
-    let mut images = given.map_err(|error| (Reason::InvalidSpec, error.to_string()))?;
+    let mut images = given?;
     let Some(from) = &work.images_from else { return Ok(images) };
-    for reference in listed(from, list)? {
+    for reference in listed(from, list).await? {
         // What is named twice is carried once, as spec.images says.
         if images.iter().all(|image| image.reference.to_string() != reference.to_string()) {
             images.push(ImageRequest { reference, far_name: None, platforms: from.platforms.clone() });
@@ -22,11 +22,11 @@ pub(super) fn images(work: &BuildWork, list: &Path) -> Result<Vec<ImageRequest>,
     let ImageList { config_map, key, .. } = from;
     if images.is_empty() {
         let message = format!("{key:?} of ConfigMap {config_map:?} names no image; name one a line");
-        return Err((Reason::InvalidSpec, message));
+        return Err(Refusal::new(Reason::InvalidSpec, message));
     }
     let named = images.iter().map(|image| (&image.reference, image.far_name.as_ref()));
     match Clash::among(named) {
-        Some(clash) => Err((
+        Some(clash) => Err(Refusal::new(
             Reason::InvalidSpec,
             format!(
                 "{key:?} of ConfigMap {config_map:?}, with spec.images, has {clash}; name one of them in spec.images, with another name by its field as"
@@ -44,22 +44,22 @@ fn given(image: &Image) -> Result<ImageRequest, ReferenceError> {
     })
 }
 
-fn listed(from: &ImageList, list: &Path) -> Result<Vec<Reference>, Refusal> {
+async fn listed(from: &ImageList, list: &Path) -> Result<Vec<Reference>, Refusal> {
     let ImageList { config_map, key, .. } = from;
-    let text = std::fs::read_to_string(list).map_err(|error| {
+    let text = tokio::fs::read_to_string(list).await.map_err(|error| {
         let reason = match error.kind() {
             std::io::ErrorKind::NotFound => Reason::ConfigMapNotFound,
             std::io::ErrorKind::InvalidData => Reason::InvalidSpec,
             _ => Reason::WorkerFailed,
         };
-        (reason, format!("cannot read {key:?} of ConfigMap {config_map:?}: {error}"))
+        Refusal::new(reason, format!("cannot read {key:?} of ConfigMap {config_map:?}: {error}"))
     })?;
     let lines = text.lines().enumerate().map(|(index, line)| (index + 1, line.trim()));
     let lines = lines.filter(|(_, line)| !line.is_empty() && !line.starts_with('#'));
     let parse = |(number, line): (usize, &str)| {
         Reference::parse(line, &Host::docker_hub()).map_err(|error| {
             let message = format!("line {number} of {key:?} of ConfigMap {config_map:?}: {error}");
-            (Reason::InvalidSpec, message)
+            Refusal::new(Reason::InvalidSpec, message)
         })
     };
     lines.map(parse).collect()

@@ -1,14 +1,15 @@
 //! Where a run's payload lies, and what lies beside it.
 
 use std::fmt;
-use std::fs::{self, File};
-use std::io::Read;
+use std::io;
 use std::path::{Component, Path, PathBuf};
 use std::sync::Arc;
 
 use bytes::Bytes;
 use futures::StreamExt as _;
 use secrecy::SecretString;
+use tokio::io::AsyncReadExt as _;
+use url::Url;
 
 use super::Refusal;
 use super::contract::{ObjectStore, Provider};
@@ -20,7 +21,7 @@ use crate::proxy::Proxy;
 use crate::read_at::ReadAt;
 use crate::reason::Reason;
 use crate::storage::{
-    self, Location, ObjectAccess, ObjectKeys, ObjectSource, StorageError, StoredObject, beside, write_beside,
+    ObjectAccess, ObjectKeys, StorageError, StoredObject, StoredPayload, beside, write_beside,
 };
 
 /// Where a payload lies.
@@ -47,10 +48,11 @@ impl Place {
     }
 
     /// Makes sure that a payload can be put there.
-    pub(super) fn prepare(&self) -> Result<(), StorageError> {
+    pub(super) async fn prepare(&self) -> Result<(), StorageError> {
         let Self::File { path, .. } = self else { return Ok(()) };
         let Some(folder) = path.parent() else { return Ok(()) };
-        fs::create_dir_all(folder).map_err(|error| StorageError::io("make the folder", folder, error))
+        let made = tokio::fs::create_dir_all(folder).await;
+        made.map_err(|error| StorageError::io("make the folder", folder, error))
     }
 
     /// The same as where a build goes.
@@ -63,11 +65,14 @@ impl Place {
 
     /// Opens the payload.
     pub(super) async fn open(&self) -> Result<Arc<dyn ReadAt>, StorageError> {
+        self.payload().open().await
+    }
+
+    /// The same as where a payload is.
+    pub(super) fn payload(&self) -> StoredPayload {
         match self {
-            Self::File { path, .. } => {
-                storage::open(&Location::File(path.clone()), &ObjectAccess::default()).await
-            }
-            Self::Object(object) => Ok(Arc::new(ObjectSource::open(object.clone()).await?)),
+            Self::File { path, .. } => StoredPayload::File(path.clone()),
+            Self::Object(object) => StoredPayload::Object(object.clone()),
         }
     }
 
@@ -82,12 +87,15 @@ impl Place {
 
     /// The sha256 of the whole file.
     pub(super) async fn file_digest(&self) -> Result<Digest, Refusal> {
-        let source = self.open().await.map_err(|error| (error.reason(), error.to_string()))?;
+        let source = self.open().await?;
         let mut hasher = Digest::sha256(b"").hasher();
         let mut bytes = source.stream(0..source.size());
         while let Some(chunk) = bytes.next().await {
             let chunk = chunk.map_err(|error| {
-                (Reason::from(&error), format!("cannot read {self} once more for its sha256: {error}"))
+                Refusal::new(
+                    Reason::from(&error),
+                    format!("cannot read {self} once more for its sha256: {error}"),
+                )
             })?;
             hasher.update(&chunk);
         }
@@ -99,7 +107,8 @@ impl Place {
         match self {
             Self::File { path, .. } => {
                 let mut bytes = Vec::new();
-                File::open(beside(path, suffix)).ok()?.take(limit as u64).read_to_end(&mut bytes).ok()?;
+                let file = tokio::fs::File::open(beside(path, suffix)).await.ok()?;
+                file.take(limit as u64).read_to_end(&mut bytes).await.ok()?;
                 Some(bytes.into())
             }
             Self::Object(object) => Some(object.beside(suffix).ok()?.read(limit).await.ok()??.0),
@@ -110,8 +119,10 @@ impl Place {
     pub(super) async fn write_beside(&self, suffix: &str, bytes: Bytes) -> Result<(), StorageError> {
         match self {
             Self::File { path, .. } => {
-                let written = write_beside(path, suffix, &bytes);
-                written.map_err(|error| StorageError::io("write", &beside(path, suffix), error))
+                let (whole, path, suffix) = (beside(path, suffix), path.clone(), suffix.to_owned());
+                let written = tokio::task::spawn_blocking(move || write_beside(&path, &suffix, &bytes)).await;
+                let written = written.map_err(io::Error::from).and_then(std::convert::identity);
+                written.map_err(|error| StorageError::io("write", &whole, error))
             }
             Self::Object(object) => object.beside(suffix)?.write(bytes).await,
         }
@@ -120,8 +131,8 @@ impl Place {
     /// Removes what lies beside the payload.
     pub(super) async fn remove_beside(&self, suffix: &str) -> Result<(), StorageError> {
         match self {
-            Self::File { path, .. } => match fs::remove_file(beside(path, suffix)) {
-                Err(error) if error.kind() != std::io::ErrorKind::NotFound => {
+            Self::File { path, .. } => match tokio::fs::remove_file(beside(path, suffix)).await {
+                Err(error) if error.kind() != io::ErrorKind::NotFound => {
                     Err(StorageError::io("remove", &beside(path, suffix), error))
                 }
                 _ => Ok(()),
@@ -141,10 +152,10 @@ impl fmt::Display for Place {
 }
 
 /// A payload's path below the mount, which it may not leave.
-pub(super) fn payload_path(payloads: &Path, path: &str) -> Result<PathBuf, Refusal> {
+fn payload_path(payloads: &Path, path: &str) -> Result<PathBuf, Refusal> {
     let stays = Path::new(path).components().all(|part| matches!(part, Component::Normal(_)));
     if path.is_empty() || !stays {
-        return Err((
+        return Err(Refusal::new(
             Reason::InvalidSpec,
             format!("{path:?} is no path inside the volume; use one without '..' and without a leading '/'"),
         ));
@@ -159,42 +170,46 @@ fn stored_object(
     proxy: Option<&Proxy>,
 ) -> Result<StoredObject, Refusal> {
     let location = ObjectLocation::new(given.provider, &given.bucket, &given.key);
-    let location = location.map_err(|error| (Reason::InvalidSpec, error.to_string()))?;
+    let location = location.map_err(|error| Refusal::new(Reason::InvalidSpec, error.to_string()))?;
     let ca_pem = secret(secrets, "ca.crt")?;
     if given.certificates && ca_pem.is_none() {
         let message = format!("the certificate secret of {location} is not there, or has no ca.crt");
-        return Err((Reason::SecretNotFound, message));
+        return Err(Refusal::new(Reason::SecretNotFound, message));
     }
     let keys = if given.credentials { Some(keys(given.provider, &location, secrets)?) } else { None };
-    let access = ObjectAccess {
-        endpoint: given.endpoint.clone(),
-        region: given.region.clone(),
-        keys,
-        ca_pem,
-        proxy: proxy.cloned(),
-    };
-    StoredObject::new(location, &access).map_err(|error| (error.reason(), error.to_string()))
+    let endpoint = given.endpoint.as_deref().map(Url::parse).transpose().map_err(|error| {
+        let endpoint = given.endpoint.as_deref().unwrap_or_default();
+        let message = format!("the endpoint {endpoint:?} of {location} is no URL: {error}");
+        Refusal::new(Reason::InvalidSpec, message)
+    })?;
+    let access = ObjectAccess { endpoint, region: given.region.clone(), keys, ca_pem, proxy: proxy.cloned() };
+    Ok(StoredObject::new(location, &access)?)
 }
 
 fn keys(provider: Provider, location: &ObjectLocation, secrets: &Path) -> Result<ObjectKeys, Refusal> {
     let optional = |key: &str| -> Result<Option<String>, Refusal> {
         let Some(bytes) = secret(secrets, key)? else { return Ok(None) };
         let text = String::from_utf8(bytes).map_err(|_| {
-            (Reason::InvalidSpec, format!("the secret of {location} has a {key} that is no text"))
+            Refusal::new(Reason::InvalidSpec, format!("the secret of {location} has a {key} that is no text"))
         })?;
         // Who writes a Secret with echo puts a line's end behind it.
         Ok(Some(text.trim_end_matches(['\r', '\n']).to_owned()))
     };
     let required = |key: &str| {
-        let missing = || (Reason::SecretNotFound, format!("the secret of {location} has no {key}"));
+        let missing =
+            || Refusal::new(Reason::SecretNotFound, format!("the secret of {location} has no {key}"));
         optional(key)?.ok_or_else(missing)
     };
     Ok(match provider {
-        Provider::S3 | Provider::Azure => ObjectKeys::Pair {
+        Provider::S3 => ObjectKeys::S3 {
             access: required("accesskey")?,
             secret: SecretString::from(required("secretkey")?),
             session_token: optional("sessiontoken")?.map(SecretString::from),
         },
-        Provider::Gcs => ObjectKeys::ServiceAccount(SecretString::from(required("serviceaccount")?)),
+        Provider::Azure => ObjectKeys::Azure {
+            account: required("accesskey")?,
+            key: SecretString::from(required("secretkey")?),
+        },
+        Provider::Gcs => ObjectKeys::Gcs(SecretString::from(required("serviceaccount")?)),
     })
 }

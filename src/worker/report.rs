@@ -97,10 +97,7 @@ pub(super) enum ReportError {
 }
 
 async fn open(place: &Place) -> Result<FilePayload, ReportError> {
-    let source = place.open().await?;
-    let payload = tokio::task::spawn_blocking(move || FilePayload::open_at(source)).await;
-    let failed = |source| PayloadError::Io { doing: "reading the payload", source };
-    Ok(payload.map_err(|error| failed(error.into()))??)
+    Ok(FilePayload::open_at(place.open().await?).await?)
 }
 
 impl Report {

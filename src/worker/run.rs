@@ -5,14 +5,14 @@ use std::sync::Arc;
 use secrecy::{ExposeSecret, SecretString};
 use tracing::{info, warn};
 
+use super::Refusal;
 use super::contract::{
-    BasePayload, BuildWork, FAILURES_LIMIT, ImportResult, ImportWork, Outcome, PayloadSummary,
+    BasePayload, BuildWork, FAILURES_LIMIT, ImportResult, ImportWork, ObjectStore, Outcome, PayloadSummary,
     RegistryAccess, Rewritten, RunConfig, Work,
 };
 use super::list::images;
-use super::place::{Place, payload_path};
+use super::place::Place;
 use super::report::{self, Report};
-use super::{Refusal, failed};
 use crate::build::{BaseError, BuildRequest, build, open_base};
 use crate::import::{ImportReport, ImportRequest, Source, import};
 use crate::payload::Base;
@@ -50,7 +50,7 @@ pub(super) async fn run(
     progress: &Arc<Progress>,
 ) -> Outcome {
     let outcome = work(config, folders, traffic, progress).await;
-    outcome.unwrap_or_else(|(reason, message)| failed(reason, message))
+    outcome.unwrap_or_else(Outcome::from)
 }
 
 async fn work(
@@ -59,9 +59,16 @@ async fn work(
     traffic: &Traffic,
     progress: &Arc<Progress>,
 ) -> Result<Outcome, Refusal> {
-    let proxy = config.proxy.as_deref().map(|name| proxy(name, folders.proxy_secrets)).transpose()?;
-    let way = Way { traffic: traffic.clone(), proxy };
-    let registries = registries(&config.registries, folders.registry_secrets, &way)?;
+    // What is mounted is read from a disk.
+    let (given, name, traffic) = (config.registries.clone(), config.proxy.clone(), traffic.clone());
+    let (secrets, of_proxy) = (folders.registry_secrets.to_owned(), folders.proxy_secrets.to_owned());
+    let mounted = tokio::task::spawn_blocking(move || {
+        let proxy = name.map(|name| proxy(&name, &of_proxy)).transpose()?;
+        let way = Way { traffic, proxy };
+        Ok((registries(&given, &secrets, &way)?, way))
+    });
+    let mounted = mounted.await.map_err(|error| Refusal::new(Reason::WorkerFailed, error.to_string()));
+    let (registries, way) = mounted.and_then(std::convert::identity)?;
     match &config.work {
         Work::Build(work) => {
             Box::pin(run_build(&config.run_id, work, registries, &way, folders, progress)).await
@@ -87,13 +94,12 @@ async fn run_build(
     let place = Place::new(&work.path, work.object_store.as_ref(), folders, way.proxy.as_ref())?;
     if let Some((payload, failures)) = report::already_present(&place, run_id).await {
         let message = format!("{place} lies there already, as this run had written it");
-        let failures_total = count(failures.len());
-        let outcome = failed(Reason::AlreadyPresent, message);
-        return Ok(Outcome { payload: Some(payload), failures, failures_total, ..outcome });
+        let outcome = Outcome::new(Reason::AlreadyPresent, message).with_failures(failures);
+        return Ok(Outcome { payload: Some(payload), ..outcome });
     }
-    let images = images(work, folders.images_list)?;
+    let images = images(work, folders.images_list).await?;
     let already_transferred = references(&work.already_transferred)?;
-    let bases = bases(&work.bases, folders).await?;
+    let bases = bases(work, folders, way).await?;
     for reference in images.iter().map(|image| &image.reference).chain(&already_transferred) {
         if !registries.contains_key(reference.host()) {
             let access = Access::default();
@@ -101,7 +107,7 @@ async fn run_build(
             registries.insert(reference.host().clone(), client);
         }
     }
-    place.prepare().map_err(|error| (error.reason(), error.to_string()))?;
+    place.prepare().await?;
     let asked: Vec<Registry> = registries.values().cloned().collect();
     let request = BuildRequest {
         images,
@@ -111,17 +117,17 @@ async fn run_build(
         allow_missing: work.allow_missing,
         referrers: work.referrers,
         registries,
-        output: place.output(),
         run: with_bases(run_id, &work.bases),
         spares_other_files: true,
     };
-    Ok(match Box::pin(build(request, progress)).await {
+    Ok(match Box::pin(build(request, place.output(), progress)).await {
         Ok(built) => {
             let file_digest = if work.file_digest { Some(place.file_digest().await?) } else { None };
             // The payload is whole without it: the price is that it may be built again.
             if let Err(error) = Report::leave(&place, run_id, file_digest.clone()).await {
                 warn!("cannot report on {place}: {error}");
             }
+            let message = format!("{place} with {} images, {} bytes, was written", built.images, built.size);
             Outcome {
                 payload: Some(PayloadSummary {
                     digest: Some(built.digest.clone()),
@@ -132,12 +138,7 @@ async fn run_build(
                     blobs: count(built.blobs),
                     blobs_reused: count(built.blobs_reused),
                 }),
-                failures_total: count(built.missing.len()),
-                failures: built.missing,
-                ..failed(
-                    Reason::Succeeded,
-                    format!("{place} with {} images, {} bytes, was written", built.images, built.size),
-                )
+                ..Outcome::new(Reason::Succeeded, message).with_failures(built.missing)
             }
         }
         Err(error) => {
@@ -147,12 +148,8 @@ async fn run_build(
                 [only] => only.message.clone(),
                 [first, ..] => format!("{} images cannot be had: {}", failures.len(), first.message),
             };
-            Outcome {
-                failures_total: count(failures.len()),
-                failures,
-                retry_after_seconds: rest(&asked),
-                ..failed(error.reason(), message)
-            }
+            let outcome = Outcome::new(error.reason(), message).with_failures(failures);
+            Outcome { retry_after_seconds: rest(&asked), ..outcome }
         }
     })
 }
@@ -164,13 +161,13 @@ async fn run_import(
     folders: &Folders<'_>,
     progress: &Arc<Progress>,
 ) -> Result<Outcome, Refusal> {
-    let host: Host = work.registry.parse().map_err(invalid)?;
+    let host: Host = work.registry.parse()?;
     let registry = match registries.remove(&host) {
         Some(registry) => registry,
         None => client(host, Access::default(), way)?,
     };
     let place = Place::new(&work.path, work.object_store.as_ref(), folders, way.proxy.as_ref())?;
-    let source = place.open().await.map_err(|error| (error.reason(), error.to_string()))?;
+    let source = place.open().await?;
     let request = ImportRequest {
         source: Source::At(source),
         expected_digest: work.expected_digest.clone(),
@@ -193,7 +190,7 @@ async fn run_import(
                 }
                 _ => error.to_string(),
             };
-            Outcome { failures_total: count(failures.len()), failures, ..failed(error.reason(), message) }
+            Outcome::new(error.reason(), message).with_failures(failures)
         }
     };
     let retry_after_seconds = if outcome.reason.is_success() { None } else { rest([&registry]) };
@@ -238,9 +235,7 @@ fn imported(report: &ImportReport, registry: &str) -> Outcome {
             images_rewritten: count(rewritten.len()),
             rewritten: rewritten.into_iter().take(FAILURES_LIMIT).collect(),
         }),
-        failures_total: count(failures.len()),
-        failures,
-        ..failed(reason, message)
+        ..Outcome::new(reason, message).with_failures(failures)
     }
 }
 
@@ -252,15 +247,17 @@ fn registries(
 ) -> Result<HashMap<Host, Registry>, Refusal> {
     let mut registries = HashMap::new();
     for (index, given) in accesses.iter().enumerate() {
-        let host: Host = given.host.parse().map_err(invalid)?;
-        let endpoint: Option<Endpoint> =
-            given.endpoint.as_deref().map(str::parse).transpose().map_err(invalid)?;
+        let host: Host = given.host.parse()?;
+        let endpoint: Option<Endpoint> = given.endpoint.as_deref().map(str::parse).transpose()?;
         let folder = secrets.join(index.to_string());
         let credentials = match secret(&folder, ".dockerconfigjson")? {
             None => Logins::default(),
             Some(json) => {
                 let config = DockerConfig::parse(&json).map_err(|error| {
-                    (Reason::InvalidSpec, format!("the pull secret of {host} cannot be read: {error}"))
+                    Refusal::new(
+                        Reason::InvalidSpec,
+                        format!("the pull secret of {host} cannot be read: {error}"),
+                    )
                 })?;
                 // Credentials of the host that a mirror stands for are not the mirror's to see.
                 let contacted = endpoint.as_ref().map_or(&host, Endpoint::host);
@@ -269,7 +266,7 @@ fn registries(
                     let message = format!(
                         "the pull secret of {host} has no entry for {contacted}; add one to its auths"
                     );
-                    return Err((Reason::InvalidSpec, message));
+                    return Err(Refusal::new(Reason::InvalidSpec, message));
                 }
                 found
             }
@@ -281,7 +278,7 @@ fn registries(
                 let message = format!(
                     "the certificate secret of {host} has only one of tls.crt and tls.key; it needs both or none"
                 );
-                return Err((Reason::InvalidSpec, message));
+                return Err(Refusal::new(Reason::InvalidSpec, message));
             }
         };
         let ca_pem = secret(&folder, "ca.crt")?;
@@ -292,7 +289,7 @@ fn registries(
             let message = format!(
                 "the Secret {name:?} for {host} is not there, or has none of ca.crt, tls.crt and tls.key; create it, or correct certSecretRef"
             );
-            return Err((Reason::SecretNotFound, message));
+            return Err(Refusal::new(Reason::SecretNotFound, message));
         }
         let access = Access {
             insecure: given.insecure,
@@ -311,9 +308,10 @@ pub(super) fn secret(folder: &Path, key: &str) -> Result<Option<Vec<u8>>, Refusa
     match std::fs::read(folder.join(key)) {
         Ok(bytes) => Ok(Some(bytes)),
         Err(error) if error.kind() == std::io::ErrorKind::NotFound => Ok(None),
-        Err(error) => {
-            Err((Reason::WorkerFailed, format!("cannot read the mounted secret key {key}: {error}")))
-        }
+        Err(error) => Err(Refusal::new(
+            Reason::WorkerFailed,
+            format!("cannot read the mounted secret key {key}: {error}"),
+        )),
     }
 }
 
@@ -322,39 +320,46 @@ fn proxy(name: &str, secrets: &Path) -> Result<Proxy, Refusal> {
     let text = |key: &str| -> Result<Option<SecretString>, Refusal> {
         let Some(bytes) = secret(secrets, key)? else { return Ok(None) };
         let text = String::from_utf8(bytes).map_err(|_| {
-            (Reason::InvalidSpec, format!("the proxy's Secret {name:?} has a {key} that is no text"))
+            let message = format!("the proxy's Secret {name:?} has a {key} that is no text");
+            Refusal::new(Reason::InvalidSpec, message)
         })?;
         // Who writes a Secret with echo puts a line's end behind it.
         Ok(Some(SecretString::from(text.trim_end_matches(['\r', '\n']))))
     };
-    let missing = || (Reason::SecretNotFound, format!("the proxy's Secret {name:?} has no address; add it"));
+    let missing = || {
+        let message = format!("the proxy's Secret {name:?} has no address; add it");
+        Refusal::new(Reason::SecretNotFound, message)
+    };
     let address = text("address")?.ok_or_else(missing)?;
     let (username, password, no_proxy) = (text("username")?, text("password")?, text("noProxy")?);
     let open = |text: &'_ Option<SecretString>| text.as_ref().map(|text| text.expose_secret().to_owned());
     let (username, no_proxy) = (open(&username), open(&no_proxy));
-    Proxy::new(address.expose_secret(), username.as_deref(), password.as_ref(), no_proxy.as_deref()).map_err(
-        |error| {
-            (Reason::InvalidSpec, format!("the address in the proxy's Secret {name:?} is wrong: {error}"))
-        },
-    )
+    let proxy =
+        Proxy::new(address.expose_secret(), username.as_deref(), password.as_ref(), no_proxy.as_deref());
+    proxy.map_err(|error| {
+        let message = format!("the address in the proxy's Secret {name:?} is wrong: {error}");
+        Refusal::new(Reason::InvalidSpec, message)
+    })
 }
 
 fn client(host: Host, access: Access, way: &Way) -> Result<Registry, Refusal> {
     let access = Access { proxy: way.proxy.clone(), ..access };
-    Registry::with_traffic(host, access, &way.traffic).map_err(|error| (error.reason(), error.to_string()))
+    Ok(Registry::with_traffic(host, access, &way.traffic)?)
 }
 
 fn references(names: &[String]) -> Result<Vec<Reference>, Refusal> {
-    names.iter().map(|name| Reference::parse(name, &Host::docker_hub()).map_err(invalid)).collect()
+    names.iter().map(|name| Ok(Reference::parse(name, &Host::docker_hub())?)).collect()
 }
 
-/// The bills of earlier payloads.
-async fn bases(bases: &[BasePayload], folders: &Folders<'_>) -> Result<Vec<Base>, Refusal> {
+/// The bills of earlier payloads, in the volume or in the bucket that this one goes into.
+async fn bases(work: &BuildWork, folders: &Folders<'_>, way: &Way) -> Result<Vec<Base>, Refusal> {
     let mut found = Vec::new();
-    for base in bases {
-        let path = payload_path(folders.payloads, &base.path)?;
-        let refused = |error: BaseError| (error.reason(), format!("PayloadBuild {:?}: {error}", base.name));
-        found.push(open_base(&path, Some(&base.digest)).await.map_err(refused)?);
+    for base in &work.bases {
+        let object = work.object_store.clone().map(|object| ObjectStore { key: base.path.clone(), ..object });
+        let place = Place::new(&base.path, object.as_ref(), folders, way.proxy.as_ref())?;
+        let refused =
+            |error: BaseError| Refusal::new(error.reason(), format!("PayloadBuild {:?}: {error}", base.name));
+        found.push(open_base(&place.payload(), Some(&base.digest)).await.map_err(refused)?);
     }
     Ok(found)
 }
@@ -363,11 +368,6 @@ async fn bases(bases: &[BasePayload], folders: &Folders<'_>) -> Result<Vec<Base>
 /// the new base may not carry.
 fn with_bases(run_id: &str, bases: &[BasePayload]) -> String {
     bases.iter().fold(run_id.to_owned(), |run, base| format!("{run} upon {}", base.digest))
-}
-
-#[allow(clippy::needless_pass_by_value)] // the shape that map_err takes
-fn invalid(error: crate::reference::ReferenceError) -> Refusal {
-    (Reason::InvalidSpec, error.to_string())
 }
 
 pub(super) fn count(number: usize) -> u32 {

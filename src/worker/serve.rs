@@ -20,6 +20,7 @@ pub(super) async fn serve(listener: TcpListener, run_id: String, nonce: String, 
             bytes_total: now.bytes_total,
             blobs_done: now.blobs_done,
             blobs_total: now.blobs_total,
+            plan: now.plan,
             last_error: now
                 .last_error
                 .map(|error| contract::cut(&error, contract::FAILURE_MESSAGE_LIMIT).to_owned()),

@@ -10,6 +10,7 @@ use serde_json::{Value, json};
 use crate::image::{Image, Layer, Types};
 use crate::program::{Ended, charon};
 use crate::registry::{Registry, Software};
+use crate::s3::S3;
 
 with_each_registry!(
     upon_an_earlier_payload_only_what_is_new_is_carried_and_the_import_finds_the_rest,
@@ -178,6 +179,58 @@ fn a_worker_builds_upon_the_payload_that_it_was_told_of_and_waits_where_another_
     let waits = build("fourth", "app:2", "4.zip", base);
     assert_eq!(waits.reason, Reason::WaitingForBase);
     assert!(waits.message.contains("1.zip.bill.json"), "{}", waits.message);
+}
+
+#[test]
+fn a_payload_in_a_bucket_or_the_bill_that_stayed_behind_of_it_is_a_base() {
+    let (versions, store) = (Versions::new(Software::Distribution3), S3::start());
+    let object = |name: &str| format!("s3://transfer/{name}");
+    let make = |file: &str, image: &str, base: &[&str]| {
+        let make = charon(["make-payload", "-q", "-i", "-r", versions.source.host(), image, "-f", file]);
+        store.lets(make).arguments(base.iter().flat_map(|base| ["--base", base])).run()
+    };
+    make(&object("1.zip"), "app:1", &[]).succeeded();
+    make(&object("2.zip"), "app:2", &[&object("1.zip")]).succeeded();
+    let second = fs::read(store.file("2.zip")).unwrap();
+    assert_eq!(versions.carried(&second), [false, true, false]);
+    assert_eq!(store.keys(), ["1.zip", "1.zip.bill.json", "2.zip", "2.zip.bill.json"]);
+
+    // The zip has left; its bill is the same, and a file is built upon it as well.
+    fs::remove_file(store.file("1.zip")).unwrap();
+    let file = versions.path("2.zip").display().to_string();
+    for base in [object("1.zip"), object("1.zip.bill.json")] {
+        make(&file, "app:2", &[&base]).succeeded();
+        assert!(fs::read(&file).unwrap() == second, "{base}");
+    }
+    fs::remove_file(store.file("1.zip.bill.json")).unwrap();
+    let refused = make(&file, "app:2", &[&object("1.zip")]).ended_with(1).stderr;
+    let words = "error: there is neither s3://transfer/1.zip nor s3://transfer/1.zip.bill.json, to tell";
+    assert!(refused.starts_with(words), "{refused}");
+}
+
+#[test]
+fn a_worker_that_writes_into_a_bucket_builds_upon_what_lies_there_and_waits_where_another_payload_lies() {
+    let (versions, store) = (Versions::new(Software::Distribution3), S3::start());
+    let pod = crate::worker::Pod::new();
+    let registries = json!([{ "host": versions.source.host(), "insecure": true }]);
+    let build = |run: &str, image: &str, key: &str, bases: Value| {
+        let object = crate::worker::opened(&pod, &store, key);
+        let images = json!([{ "name": versions.source.name(image) }]);
+        let work = json!({ "build": { "images": images, "bases": bases, "objectStore": object } });
+        pod.works_with(run, &work, &registries)
+    };
+    let first = build("first", "app:1", "out/1.zip", json!([])).payload.unwrap().digest.unwrap();
+    let base = json!([{ "name": "one", "path": "out/1.zip", "digest": first }]);
+    let second = build("second", "app:2", "2.zip", base.clone());
+    assert_eq!((second.reason, second.payload.unwrap().blobs_reused), (Reason::Succeeded, 1));
+    fs::remove_file(store.file("out/1.zip")).unwrap();
+    let third = build("third", "app:3", "3.zip", base.clone());
+    assert_eq!((third.reason, third.payload.unwrap().blobs_reused), (Reason::Succeeded, 1));
+    build("anew", "app:2", "out/1.zip", json!([]));
+    let waits = build("fourth", "app:2", "4.zip", base);
+    assert_eq!(waits.reason, Reason::WaitingForBase);
+    let words = ["PayloadBuild \"one\": s3://transfer/out/1.zip is the payload", first.as_str()];
+    assert!(words.iter().all(|word| waits.message.contains(word)), "{}", waits.message);
 }
 
 #[test]

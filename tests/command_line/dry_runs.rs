@@ -46,13 +46,13 @@ impl Source {
 }
 
 /// The value of a line of a plan.
-fn line<'a>(plan: &'a str, name: &str) -> &'a str {
+pub(crate) fn line<'a>(plan: &'a str, name: &str) -> &'a str {
     let found = plan.lines().find_map(|line| line.strip_prefix(name));
     found.unwrap_or_else(|| panic!("no {name} in {plan}")).trim()
 }
 
 /// The bytes that a line of a plan tells.
-fn bytes(plan: &str, name: &str) -> u64 {
+pub(crate) fn bytes(plan: &str, name: &str) -> u64 {
     let line = line(plan, name);
     let (_, bytes) = line.rsplit_once('(').unwrap();
     bytes.split(' ').next().unwrap().parse().unwrap()
@@ -159,7 +159,9 @@ fn a_payload_that_has_no_room_fails_the_plan_with_both_numbers() {
     let planned = source.make(&["top:huge", "--dry-run", "-f"]).arguments([&path]).run().ended_with(1);
     let (plan, room) = (planned.text(), bytes(&planned.text(), "room"));
     let (folder, size) = (source.folder.path().display(), bytes(&plan, "size"));
-    let told = format!("error: {folder} has no room for the payload: it has {size} bytes, and ");
+    let told = format!(
+        "error: {folder} has no room for the payload: it has {size} bytes, and what lies beside it up to "
+    );
     assert!(planned.stderr.starts_with(&told), "{}", planned.stderr);
     assert!(room < size && source.files() == 0);
     // And so does the payload itself, before the first byte.

@@ -25,6 +25,8 @@ struct Allowance {
     is_shut: bool,
     /// So many bytes have passed.
     passed: usize,
+    /// Whose connections began before is not let through any more.
+    era: usize,
 }
 
 impl Gate {
@@ -37,7 +39,7 @@ impl Gate {
     pub(crate) fn to(server: &str, bytes: usize) -> Self {
         let listener = TcpListener::bind("127.0.0.1:0").expect("a port is free");
         let address = listener.local_addr().expect("it is bound").to_string();
-        let allowance = Mutex::new(Allowance { left: Some(bytes), is_shut: false, passed: 0 });
+        let allowance = Mutex::new(Allowance { left: Some(bytes), is_shut: false, passed: 0, era: 0 });
         let state = Arc::new(State { allowance, changed: Condvar::new() });
         let (behind, keeper) = (server.to_owned(), state.clone());
         thread::spawn(move || {
@@ -45,9 +47,9 @@ impl Gate {
                 let inside = TcpStream::connect(&behind).expect("the server is there");
                 let both = outside.try_clone().and_then(|outside| Ok((outside, inside.try_clone()?)));
                 let (asking, asked) = both.expect("a connection can be shared");
-                let keeper = keeper.clone();
+                let (keeper, era) = (keeper.clone(), keeper.allowance().era);
                 thread::spawn(move || pass(asking, asked, |length| length));
-                thread::spawn(move || pass(inside, outside, |length| keeper.take(length)));
+                thread::spawn(move || pass(inside, outside, |length| keeper.take(era, length)));
             }
         });
         Self { address, state }
@@ -71,6 +73,13 @@ impl Gate {
         self.state.allowance().passed
     }
 
+    /// From now on `bytes` of what the server answers pass, to whoever connects from now on.
+    pub(crate) fn let_through(&self, bytes: usize) {
+        let mut allowance = self.state.allowance();
+        *allowance = Allowance { left: Some(bytes), is_shut: false, era: allowance.era + 1, ..*allowance };
+        self.state.changed.notify_all();
+    }
+
     /// From now on everything passes.
     pub(crate) fn open(&self) {
         self.state.allowance().left = None;
@@ -83,10 +92,13 @@ impl State {
         self.allowance.lock().expect("nobody panicked")
     }
 
-    /// How many of `length` bytes may pass now; waits until some may.
-    fn take(&self, length: usize) -> usize {
+    /// How many of `length` bytes may pass now; waits until some may. None, if they never will.
+    fn take(&self, era: usize, length: usize) -> usize {
         let mut allowance = self.allowance();
         loop {
+            if allowance.era != era {
+                return 0;
+            }
             match &mut allowance.left {
                 None => {
                     allowance.passed += length;
@@ -115,7 +127,7 @@ fn pass(mut from: TcpStream, mut to: TcpStream, mut allowed: impl FnMut(usize) -
         let mut rest = &buffer[..length];
         while !rest.is_empty() {
             let (passing, later) = rest.split_at(allowed(rest.len()));
-            if to.write_all(passing).is_err() {
+            if passing.is_empty() || to.write_all(passing).is_err() {
                 let _ = from.shutdown(Shutdown::Both);
                 return;
             }

@@ -51,13 +51,17 @@ impl Stalled {
         build
     }
 
-    /// How many bytes of blobs have been written, by the journal.
     fn noted(&self) -> u64 {
-        let journal = fs::read_to_string(self.folder.path().join(PARTIAL[1])).unwrap_or_default();
-        let lines = journal.lines().filter_map(|line| serde_json::from_str::<serde_json::Value>(line).ok());
-        let noted = lines.filter_map(|line| Some((line["blob"].to_string(), line["have"].as_u64()?)));
-        noted.collect::<HashMap<_, _>>().values().sum()
+        noted(&self.folder.path().join(PARTIAL[1]))
     }
+}
+
+/// How many bytes of blobs have been written, by the journal.
+pub(crate) fn noted(journal: &Path) -> u64 {
+    let journal = fs::read_to_string(journal).unwrap_or_default();
+    let lines = journal.lines().filter_map(|line| serde_json::from_str::<serde_json::Value>(line).ok());
+    let noted = lines.filter_map(|line| Some((line["blob"].to_string(), line["have"].as_u64()?)));
+    noted.collect::<HashMap<_, _>>().values().sum()
 }
 
 /// The bytes of the payload, as an undisturbed build makes them: the host is in them.
@@ -102,6 +106,17 @@ fn a_build_that_is_killed_leaves_nothing_under_the_final_name_and_the_next_one_s
 }
 
 #[test]
+fn a_payload_that_cannot_have_its_name_in_the_end_leaves_no_bill_behind() {
+    let stalled = Stalled::new();
+    let build = stalled.in_the_middle();
+    // Somebody takes the name meanwhile.
+    fs::create_dir(&stalled.payload).unwrap();
+    stalled.gate.open();
+    build.end().ended_with(1);
+    assert!(!names(stalled.folder.path()).contains(&"payload.zip.bill.json".to_owned()));
+}
+
+#[test]
 fn a_build_that_was_killed_goes_on_in_the_middle_of_a_blob_and_gives_the_same_bytes() {
     let stalled = Stalled::new();
     let build = stalled.in_the_middle();
@@ -123,6 +138,31 @@ fn a_build_that_was_killed_goes_on_in_the_middle_of_a_blob_and_gives_the_same_by
     let came = (stalled.gate.passed() - before) as u64;
     let missing = (6 << 20) - noted;
     assert!(came < missing + BESIDES, "{came} bytes came, {missing} were missing");
+}
+
+#[test]
+fn a_dry_run_after_a_kill_tells_what_is_there_asks_nobody_and_touches_nothing() {
+    let stalled = Stalled::new();
+    let build = stalled.in_the_middle();
+    build.kill();
+    build.end();
+    let left = || PARTIAL.map(|name| fs::read(stalled.folder.path().join(name)).unwrap());
+    let asked = || stalled.source.requests().iter().filter(|request| request.contains("/ferry/")).count();
+    let (before, asked_before) = (left(), asked());
+    let planned =
+        stalled.make(stalled.gate_opened().host()).arguments(["--dry-run"]).run().succeeded().text();
+    assert_eq!(asked(), asked_before);
+    let bytes = |name: &str| {
+        let line = planned.lines().find(|line| line.starts_with(name)).unwrap_or_else(|| panic!("{planned}"));
+        let (_, bytes) = line.rsplit_once('(').or(line.split_once(" (")).unwrap();
+        bytes.split(' ').next().unwrap().parse::<u64>().unwrap()
+    };
+    let there = planned.lines().find(|line| line.starts_with("there already")).unwrap();
+    assert!(there.contains(&format!("({} bytes), from an earlier attempt", stalled.noted())), "{planned}");
+    assert_eq!(bytes("to fetch"), bytes("carries") - stalled.noted());
+    assert!(planned.contains("manifests read    none"), "{planned}");
+    assert!(left() == before);
+    assert_eq!(names(stalled.folder.path()), PARTIAL);
 }
 
 #[test]
@@ -189,6 +229,91 @@ fn another_build_takes_the_blobs_that_it_shares_with_the_one_that_was_killed() {
     assert_eq!(names(stalled.folder.path()), ["payload.zip", "payload.zip.bill.json"]);
     let came = (stalled.gate.passed() - before) as u64;
     let missing = (8 << 20) - noted;
+    assert!(came < missing + BESIDES, "{came} bytes came, {missing} were missing");
+}
+
+/// Makes `image` on a disk of `size` bytes that holds what lies in the folder by now; gives what was said, and the
+/// payload.
+fn make_on_a_small_disk(stalled: &Stalled, image: &str, size: u64) -> (String, Vec<u8>) {
+    let folder = stalled.folder.path().display();
+    let kept = tempfile::tempdir().unwrap();
+    let out = kept.path().join("out.zip");
+    let script = format!(
+        "cp -a {folder}/. {kept} && mount -t tmpfs -o size={size} tmpfs {folder} && cp --sparse=always {kept}/payload.* {folder} && \"$@\" && cp {folder}/payload.zip {out}",
+        kept = kept.path().display(),
+        out = out.display()
+    );
+    let made = charon(["make-payload", image, "-i", "-r", stalled.gate_opened().host(), "-f"]);
+    let made = made.arguments([&stalled.payload]);
+    let made = made.by("unshare", &["--mount", "--propagation", "private", "sh", "-c", &script, "sh"]);
+    let said = made.run().succeeded().stderr;
+    (said, fs::read(out).unwrap())
+}
+
+/// What a disk must have for the payload of an image, by what is said of one that has less.
+fn needed(stalled: &Stalled, image: &str) -> u64 {
+    let folder = tempfile::tempdir().unwrap();
+    let script = format!("mount -t tmpfs -o size=64k tmpfs {} && exec \"$@\"", folder.path().display());
+    let made = charon(["make-payload", image, "-q", "-i", "-r", stalled.gate_opened().host(), "-f"]);
+    let made = made.arguments([folder.path().join("payload.zip")]);
+    let made = made.by("unshare", &["--mount", "--propagation", "private", "sh", "-c", &script, "sh"]);
+    let told = made.run().ended_with(1).stderr;
+    let numbers = told.split([' ', ';']).filter_map(|word| word.parse::<u64>().ok()).collect::<Vec<_>>();
+    assert_eq!((numbers.len(), numbers[2]), (3, 64 << 10), "{told}");
+    numbers[0] + numbers[1]
+}
+
+#[test]
+fn what_a_killed_build_wrote_counts_as_room_for_the_next() {
+    let stalled = Stalled::new();
+    let build = stalled.in_the_middle();
+    build.kill();
+    build.end();
+    let (said, payload) = make_on_a_small_disk(&stalled, "ferry:1", needed(&stalled, "ferry:1"));
+    assert!(said.starts_with("Going on with what an earlier attempt left"), "{said}");
+    assert!(payload == expected(stalled.gate.host()));
+}
+
+#[test]
+fn where_there_is_no_room_for_both_what_another_build_left_makes_room() {
+    let stalled = Stalled::new();
+    let build = stalled.in_the_middle();
+    build.kill();
+    build.end();
+    let layers = ["a", "b", "c", "d"].map(|name| Layer::new(name, 2 << 20));
+    Image::new(Types::Oci, &layers).push(&stalled.source, "ferry:2");
+    let wanted = charon(["make-payload", "ferry:2", "-i", "-r", stalled.gate_opened().host()]).run();
+    let no_room = "There is no room to keep what an earlier run left; all is fetched anew\n";
+    let (said, payload) = make_on_a_small_disk(&stalled, "ferry:2", needed(&stalled, "ferry:2"));
+    assert!(said.contains(no_room) && payload == wanted.stdout, "{said}");
+    let (said, payload) = make_on_a_small_disk(&stalled, "ferry:2", 64 << 20);
+    assert!(!said.contains(no_room) && payload == wanted.stdout, "{said}");
+}
+
+#[test]
+fn a_build_that_cannot_fit_leaves_what_another_one_wrote() {
+    let stalled = Stalled::new();
+    let build = stalled.in_the_middle();
+    build.kill();
+    build.end();
+    let noted = stalled.noted();
+    let left = fs::read(&stalled.partial).unwrap();
+    // Somebody says that a layer is larger than any disk.
+    let (media_type, manifest) = stalled.source.manifest("ferry", "1").unwrap();
+    let mut huge: serde_json::Value = serde_json::from_slice(&manifest).unwrap();
+    huge["layers"][0]["size"] = 4_000_000_000_000_000_u64.into();
+    stalled.source.push_manifest("ferry", "huge", &media_type, huge.to_string().as_bytes());
+    let make = |image: &str| {
+        let host = stalled.gate_opened().host();
+        charon(["make-payload", image, "-i", "-r", host, "-f"]).arguments([&stalled.payload]).run()
+    };
+    let told = make("ferry:huge").ended_with(1).stderr;
+    assert!(told.contains("has no room for the payload"), "{told}");
+    assert!(fs::read(&stalled.partial).unwrap() == left && stalled.noted() == noted);
+    let before = stalled.gate.passed();
+    let said = make("ferry:1").succeeded().stderr;
+    assert!(said.starts_with("Going on with what an earlier attempt left"), "{said}");
+    let (came, missing) = ((stalled.gate.passed() - before) as u64, (6 << 20) - noted);
     assert!(came < missing + BESIDES, "{came} bytes came, {missing} were missing");
 }
 

@@ -20,6 +20,8 @@ mod front;
 mod gate;
 #[path = "../support/s3.rs"]
 mod s3;
+#[path = "../support/s3s.rs"]
+mod s3s;
 mod token_service;
 
 mod access;
@@ -37,6 +39,7 @@ mod far_side;
 mod foreign_layers;
 mod hosts;
 mod interruption;
+mod kills;
 mod kinds;
 mod library;
 mod mirrors;
@@ -50,6 +53,8 @@ mod proxies;
 mod rate_limits;
 mod referrers;
 mod right_to_push;
+mod scratch;
+mod stores;
 mod terminal;
 mod worker;
 mod worker_fields;

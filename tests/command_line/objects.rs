@@ -2,18 +2,23 @@
 
 use std::fs;
 use std::os::unix::fs::FileExt;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 
+use crate::dry_runs::{bytes, line};
 use crate::gate::{Gate, wait_until};
 use crate::image::{Image, Layer, Types, digest};
 use crate::program::{Program, Running, charon, crane_digest, crane_validates, tool};
+use crate::proxy::{Misdeed, Proxy};
 use crate::registry::{Registry, Software};
 use crate::s3::S3;
 
-const OBJECT: &str = "s3://transfer/ferry.zip";
+pub(crate) const OBJECT: &str = "s3://transfer/ferry.zip";
+
+/// What a build leaves.
+pub(crate) const WHOLE: [&str; 2] = ["ferry.zip", "ferry.zip.bill.json"];
 
 /// A registry with an image of layers of these sizes, in MiB.
-fn source(layers: &[usize]) -> (Registry, Image) {
+pub(crate) fn source(layers: &[usize]) -> (Registry, Image) {
     let source = Registry::start(Software::Distribution3);
     let layers: Vec<Layer> = layers
         .iter()
@@ -32,7 +37,7 @@ fn a_payload_goes_through_a_bucket_and_has_the_bytes_that_it_has_in_a_file() {
     let make = || charon(["make-payload", "ferry:1", "-i", "-r", source.host(), "-f"]);
     let ended = store.lets(make().arguments([OBJECT])).run().succeeded();
     assert!(ended.stderr.contains("Wrote s3://transfer/ferry.zip, "), "{}", ended.stderr);
-    assert_eq!(store.keys(), ["ferry.zip"]);
+    assert_eq!(store.keys(), WHOLE);
     assert_eq!(store.open_uploads(), 0);
 
     let folder = tempfile::tempdir().unwrap();
@@ -72,7 +77,23 @@ impl Stalled {
     }
 
     fn make(&self, name: &str) -> Program {
-        self.store.lets(charon(["make-payload", name, "-i", "-r", self.gate.host(), "-f", OBJECT]))
+        self.make_by(self.store.host(), name)
+    }
+
+    /// The same by another way to the store.
+    fn make_by(&self, store: &str, name: &str) -> Program {
+        let make = charon(["make-payload", name, "-i", "-r", self.gate.host(), "-f", OBJECT]);
+        crate::s3::lets_at(make, &format!("http://{store}"))
+    }
+
+    /// What is left of a build that was killed in the middle; the registry answers all again.
+    fn killed() -> Self {
+        let stalled = Self::new();
+        let build = stalled.in_the_middle();
+        build.kill();
+        build.end();
+        stalled.gate.open();
+        stalled
     }
 
     /// A build that has come to where the registry stops, and whose journal tells of two parts or more.
@@ -120,10 +141,44 @@ fn a_build_that_was_killed_goes_on_behind_the_parts_that_it_uploaded() {
     );
     assert!(log.contains("Verifying s3://transfer/ferry.zip"), "{log}");
     assert!(fs::read(stalled.store.file("ferry.zip")).unwrap() == expected);
-    assert_eq!(stalled.store.keys(), ["ferry.zip"]);
+    assert_eq!(stalled.store.keys(), WHOLE);
     assert_eq!(stalled.store.open_uploads(), 0);
     let (came, missing) = (stalled.gate.passed() - before, ((3 * LAYER) << 20) - there);
     assert!(came < missing + (1 << 20), "{came} bytes came, {missing} were missing");
+}
+
+#[test]
+fn a_build_into_a_bucket_that_is_only_planned_tells_what_an_attempt_that_was_killed_left_and_writes_nothing()
+{
+    let stalled = Stalled::new();
+    let plan = |stalled: &Stalled| {
+        let before = (stalled.store.keys(), stalled.store.open_uploads());
+        let told = stalled.make("ferry:1").arguments(["--dry-run"]).run().succeeded().text();
+        assert_eq!((stalled.store.keys(), stalled.store.open_uploads()), before);
+        assert!(!told.contains("room"), "{told}");
+        told
+    };
+    let whole = plan(&stalled);
+    assert!(!whole.contains("there already"), "{whole}");
+    let carried = bytes(&whole, "carries");
+    assert_eq!(bytes(&whole, "to fetch"), carried);
+    assert_eq!(stalled.store.keys(), [""; 0]);
+
+    let build = stalled.in_the_middle();
+    build.kill();
+    build.end();
+    // Another image under the tag is none of this run's.
+    Image::new(Types::Oci, &[Layer::new("other", 1 << 20)]).push(&stalled.source, "ferry:1");
+    let there = (stalled.parts() * (8 << 20)) as u64;
+    let rest = plan(&stalled);
+    assert_eq!(line(&rest, "payload digest"), line(&whole, "payload digest"));
+    // Before the blobs, and between them, there is a little more.
+    let told = bytes(&rest, "there already");
+    assert!(told < there && there - told < 64 << 10, "{told} of {there}");
+    assert_eq!(bytes(&rest, "to fetch"), carried - told);
+    stalled.gate.open();
+    stalled.make("ferry:1").run().succeeded();
+    assert_eq!(bytes(&whole, "size"), fs::metadata(stalled.store.file("ferry.zip")).unwrap().len());
 }
 
 #[test]
@@ -141,7 +196,7 @@ fn of_two_builds_of_one_object_the_one_that_began_last_succeeds_and_the_other_on
     assert!(ended.stderr.contains(words), "{}", ended.stderr);
     let expected = charon(["make-payload", "ferry:1", "-i", "-r", host]).run().succeeded().stdout;
     assert!(fs::read(stalled.store.file("ferry.zip")).unwrap() == expected);
-    assert_eq!(stalled.store.keys(), ["ferry.zip"]);
+    assert_eq!(stalled.store.keys(), WHOLE);
     assert_eq!(stalled.store.open_uploads(), 0);
 }
 
@@ -158,7 +213,7 @@ fn an_upload_whose_parts_are_gone_is_begun_anew() {
     let log = stalled.make("ferry:1").run().succeeded().stderr;
     assert!(log.contains("is gone; all is fetched anew"), "{log}");
     assert!(fs::read(stalled.store.file("ferry.zip")).unwrap() == stalled.expected());
-    assert_eq!(stalled.store.keys(), ["ferry.zip"]);
+    assert_eq!(stalled.store.keys(), WHOLE);
 }
 
 #[test]
@@ -185,6 +240,137 @@ fn parts_that_were_altered_are_found_before_success_is_told() {
 }
 
 #[test]
+fn a_part_that_the_store_lost_makes_the_upload_begin_anew() {
+    let stalled = Stalled::killed();
+    let uploads = fs::read_dir(stalled.store.file(".sgwtmp/multipart")).unwrap();
+    let uploads = uploads.flat_map(|object| fs::read_dir(object.unwrap().path()).unwrap());
+    let part = uploads.map(|upload| upload.unwrap().path().join("2")).find(|part| part.is_file()).unwrap();
+    fs::remove_file(part).unwrap();
+    let log = stalled.make("ferry:1").run().succeeded().stderr;
+    assert!(log.contains("is gone; all is fetched anew"), "{log}");
+    assert!(fs::read(stalled.store.file("ferry.zip")).unwrap() == stalled.expected());
+    assert_eq!(stalled.store.keys(), WHOLE);
+    assert_eq!(stalled.store.open_uploads(), 0);
+}
+
+#[test]
+fn an_upload_whose_completion_was_not_answered_is_looked_at_and_not_fetched_again() {
+    let (source, _) = source(&[12, 12]);
+    let (store, gate) = (S3::start(), Gate::before(&source, usize::MAX));
+    let proxy = Proxy::to(store.host());
+    proxy.does(Misdeed::LoseAnswer, "POST", "uploadId=", 1);
+    // Asked again, this store would answer the same, and others know nothing of it any more.
+    proxy.does(Misdeed::Answer("404 Not Found", vec![]), "POST", "uploadId=", 1);
+    let make = charon(["make-payload", "ferry:1", "-i", "-r", gate.host(), "-f", OBJECT]);
+    let log = crate::s3::lets_at(make, &format!("http://{}", proxy.host())).run().succeeded().stderr;
+    assert_eq!(proxy.count("POST", "uploadId="), 2);
+    assert!(log.contains("Verifying s3://transfer/ferry.zip"), "{log}");
+    assert!(gate.passed() < 25 << 20, "{} bytes came", gate.passed());
+    assert_eq!(store.keys(), WHOLE);
+    assert_eq!(store.open_uploads(), 0);
+    store.lets(charon(["verify", OBJECT])).run().succeeded();
+}
+
+/// A build that goes on after it was killed, and has read a part of the object which it verifies.
+struct Verifying {
+    stalled: Stalled,
+    /// What it reads of the object ends behind this and begins again.
+    proxy: Proxy,
+    gate: Gate,
+    build: Running,
+}
+
+impl Verifying {
+    fn new() -> Self {
+        let stalled = Stalled::killed();
+        let proxy = Proxy::to(stalled.store.host());
+        proxy.does(Misdeed::CutAnswer(6 << 20), "GET", "/transfer/ferry.zip", usize::MAX);
+        let gate = Gate::to(proxy.host(), 4 << 20);
+        let build = stalled.make_by(gate.host(), "ferry:1").start();
+        gate.wait_until_shut();
+        Self { stalled, proxy, gate, build }
+    }
+}
+
+#[test]
+fn an_object_that_cannot_be_verified_for_now_stays_with_its_journal_and_is_verified_by_the_next_attempt() {
+    let Verifying { stalled, proxy, gate, build } = Verifying::new();
+    proxy.behaves();
+    proxy.does(Misdeed::Answer("403 Forbidden", vec![]), "GET", "/transfer/ferry.zip", 1);
+    gate.open();
+    let ended = build.end().ended_with(1);
+    assert!(ended.stderr.contains("the store answered 403"), "{}", ended.stderr);
+    assert_eq!(stalled.store.keys(), ["ferry.zip", PARTIAL[0], PARTIAL[1]]);
+    let before = stalled.gate.passed();
+    let log = stalled.make("ferry:1").run().succeeded().stderr;
+    assert!(log.contains("Verifying s3://transfer/ferry.zip"), "{log}");
+    assert!(stalled.gate.passed() - before < 1 << 20);
+    assert_eq!(stalled.store.keys(), WHOLE);
+    assert!(fs::read(stalled.store.file("ferry.zip")).unwrap() == stalled.expected());
+}
+
+#[test]
+fn an_object_that_somebody_else_replaced_while_it_was_verified_is_left_alone() {
+    let Verifying { stalled, gate, build, .. } = Verifying::new();
+    let scratch = tempfile::tempdir().unwrap();
+    let other = scratch.path().join("other.zip");
+    let host = stalled.source.host();
+    charon(["make-payload", "ferry:1", "-q", "-i", "-r", host, "-f"]).arguments([&other]).run().succeeded();
+    put(&stalled.store, "ferry.zip", &other);
+    gate.open();
+    let ended = build.end().ended_with(1);
+    assert!(
+        ended.stderr.contains("s3://transfer/ferry.zip was replaced while it was read"),
+        "{}",
+        ended.stderr
+    );
+    assert!(fs::read(stalled.store.file("ferry.zip")).unwrap() == fs::read(other).unwrap());
+    stalled.make("ferry:1").run().succeeded();
+    assert_eq!(stalled.store.keys(), WHOLE);
+    assert!(fs::read(stalled.store.file("ferry.zip")).unwrap() == stalled.expected());
+}
+
+#[test]
+fn a_build_that_ends_leaves_the_journal_of_one_that_began_later() {
+    let Verifying { stalled, proxy, gate, build } = Verifying::new();
+    proxy.behaves();
+    // By another way to the registry: it is another payload.
+    let host = Gate::before(&stalled.source, 30 << 20);
+    let later = charon(["make-payload", "ferry:1", "-i", "-r", host.host(), "-f", OBJECT]);
+    let later = stalled.store.lets(later).start();
+    host.wait_until_shut();
+    wait_until("the journal is the later one's", || (2..4).contains(&stalled.parts()));
+    gate.open();
+    let ended = build.end().succeeded();
+    assert!(ended.stderr.contains("is another charon's by now"), "{}", ended.stderr);
+    assert_eq!(stalled.store.keys(), [WHOLE, PARTIAL].concat());
+    host.open();
+    later.end().succeeded();
+    assert_eq!(stalled.store.keys(), WHOLE);
+    assert_eq!(stalled.store.open_uploads(), 0);
+    store_has(&stalled.store, host.host());
+}
+
+/// That the payload in the bucket is the one of `ferry:1` by this way to the registry.
+fn store_has(store: &S3, host: &str) {
+    let expected = charon(["make-payload", "ferry:1", "-i", "-r", host]).run().succeeded().stdout;
+    assert!(fs::read(store.file("ferry.zip")).unwrap() == expected);
+}
+
+#[test]
+fn a_refusal_that_may_pass_leaves_the_upload_for_the_next_attempt() {
+    let stalled = Stalled::killed();
+    let there = stalled.parts() * (8 << 20);
+    let proxy = Proxy::to(stalled.store.host());
+    proxy.does(Misdeed::Answer("403 Forbidden", vec![]), "PUT", "partNumber=", usize::MAX);
+    let ended = stalled.make_by(proxy.host(), "ferry:1").run().ended_with(1);
+    assert!(ended.stderr.contains("check the credentials"), "{}", ended.stderr);
+    assert_eq!((stalled.store.keys(), stalled.store.open_uploads()), (PARTIAL.map(str::to_owned).into(), 1));
+    let log = stalled.make("ferry:1").run().succeeded().stderr;
+    assert!(log.contains(&format!("Going on behind {there} bytes")), "{log}");
+}
+
+#[test]
 fn a_build_that_was_killed_before_it_could_tidy_up_only_verifies() {
     let stalled = Stalled::new();
     let build = stalled.in_the_middle();
@@ -201,7 +387,7 @@ fn a_build_that_was_killed_before_it_could_tidy_up_only_verifies() {
     }
     let before = stalled.gate.passed();
     stalled.make("ferry:1").run().succeeded();
-    assert_eq!(stalled.store.keys(), ["ferry.zip"]);
+    assert_eq!(stalled.store.keys(), WHOLE);
     assert!(stalled.gate.passed() - before < 1 << 20);
 }
 
@@ -219,6 +405,28 @@ fn put(store: &S3, key: &str, file: &Path) {
     .arguments([file.as_os_str(), url.as_ref()])
     .run()
     .succeeded();
+}
+
+#[test]
+fn what_is_no_journal_is_neither_read_nor_replaced_and_is_told_of() {
+    let (source, _) = source(&[1]);
+    let store = S3::start();
+    let make = || {
+        let make = charon(["make-payload", "ferry:1", "-q", "-i", "-r", source.host(), "-f", OBJECT]);
+        store.lets(make).run().ended_with(1).stderr
+    };
+    let scratch = tempfile::NamedTempFile::new().unwrap();
+    for (bytes, words) in [
+        (vec![b' '; 17 << 20], "ferry.zip.partial.journal has more than 16777216 bytes"),
+        (b"{\"version\":7}".to_vec(), "ferry.zip.partial.journal is no journal that this charon reads"),
+    ] {
+        fs::write(scratch.path(), &bytes).unwrap();
+        put(&store, PARTIAL[1], scratch.path());
+        let told = make();
+        assert!(told.contains(words), "{told}");
+        assert!(fs::read(store.file(PARTIAL[1])).unwrap() == bytes);
+        assert_eq!(store.keys(), [PARTIAL[1]]);
+    }
 }
 
 #[test]
@@ -319,10 +527,9 @@ fn an_object_that_is_replaced_while_it_is_pushed_fails_the_push_and_gives_no_tag
     assert_eq!(far.tags("ferry"), [""; 0]);
 }
 
-#[test]
-fn a_store_behind_a_private_authority_is_reached_by_https_and_never_without_it() {
-    let folder = tempfile::tempdir().unwrap();
-    let [certificate, key] = ["tls.crt", "tls.key"].map(|name| folder.path().join(name));
+/// A certificate of 127.0.0.1 that no authority signed, and its key, in files of a folder.
+pub(crate) fn certificate(folder: &Path) -> [PathBuf; 2] {
+    let [certificate, key] = ["tls.crt", "tls.key"].map(|name| folder.join(name));
     let openssl =
         ["req", "-x509", "-newkey", "ec", "-pkeyopt", "ec_paramgen_curve:P-256", "-nodes", "-days", "2"];
     let subject = [
@@ -336,6 +543,13 @@ fn a_store_behind_a_private_authority_is_reached_by_https_and_never_without_it()
     ];
     let files = [key.as_os_str(), "-out".as_ref(), certificate.as_os_str()];
     tool("openssl", openssl).arguments(subject).arguments(files).run().succeeded();
+    [certificate, key]
+}
+
+#[test]
+fn a_store_behind_a_private_authority_is_reached_by_https_and_never_without_it() {
+    let folder = tempfile::tempdir().unwrap();
+    let [certificate, key] = certificate(folder.path());
     let (source, _) = source(&[1]);
     let store = S3::with_certificate(&certificate, &key);
     let endpoint = format!("https://{}", store.host());
@@ -350,5 +564,5 @@ fn a_store_behind_a_private_authority_is_reached_by_https_and_never_without_it()
         ended.stderr
     );
     make().variable("SSL_CERT_FILE", &certificate).run().succeeded();
-    assert_eq!(store.keys(), ["ferry.zip"]);
+    assert_eq!(store.keys(), WHOLE);
 }

@@ -6,6 +6,7 @@ use crate::image::{Image, Layer, Types};
 use crate::program::{Program, charon};
 use crate::proxy::{Misdeed, Proxy};
 use crate::registry::{Registry, Software};
+use crate::s3::S3;
 
 const MANIFESTS: &str = "/manifests/";
 
@@ -62,6 +63,30 @@ fn what_was_planned_survives_a_rate_limit(software: Software) {
     assert!(std::fs::read(&file).unwrap() == std::fs::read(&undisturbed).unwrap());
     let names = std::fs::read_dir(folder.path()).unwrap().map(|entry| entry.unwrap().file_name());
     assert_eq!(names.count(), 2 * 2, "more than two payloads and their bills");
+}
+
+#[test]
+fn what_was_planned_for_a_bucket_survives_a_rate_limit() {
+    let (source, store) = (source(Software::Distribution3), S3::start());
+    let proxy = Proxy::before(&source);
+    proxy.does(Misdeed::Header("ratelimit-remaining", "4;w=21600".to_owned()), "GET", MANIFESTS, 4);
+    // Whoever begins at zero never comes further than to the sixth.
+    proxy.does(Misdeed::pause("429 Too Many Requests", 3600), "GET", MANIFESTS, 2);
+    let object = Path::new("s3://transfer/payload.zip");
+    for _ in 0..2 {
+        let said = store.lets(make(&proxy, object)).run().ended_with(1).stderr;
+        assert!(said.contains("answered 429 Too Many Requests"), "{said}");
+        assert_eq!(store.keys(), ["payload.zip.partial.manifests"]);
+    }
+    let planned = store.lets(make(&proxy, object)).arguments(["--dry-run"]).run().succeeded().text();
+    assert!(planned.contains(&format!("manifests read    2 of {}", proxy.host())), "{planned}");
+    assert_eq!(proxy.count("GET", MANIFESTS), 4 + 2 + 2);
+    store.lets(make(&proxy, object)).run().succeeded();
+    assert_eq!(proxy.count("GET", MANIFESTS), 4 + 2 + 2 + 2);
+    assert_eq!(store.keys(), ["payload.zip", "payload.zip.bill.json"]);
+    let made = charon(["make-payload", "one:1,two:1,three:1", "-q", "-i", "-r", proxy.host()]);
+    let undisturbed = made.run().succeeded().stdout;
+    assert!(std::fs::read(store.file("payload.zip")).unwrap() == undisturbed);
 }
 
 #[test]

@@ -2,7 +2,8 @@
 //! payload.
 
 use std::fs;
-use std::io::Write;
+use std::io::{Read, Write};
+use std::net::{TcpListener, TcpStream};
 use std::path::{Path, PathBuf};
 
 use charon::reason::Reason;
@@ -10,8 +11,9 @@ use charon::worker::contract::{CONTRACT_VERSION, Outcome};
 use serde_json::{Value, json};
 
 use crate::access::{Locked, PASSWORD};
+use crate::gate::{Gate, wait_until};
 use crate::image::{Image, Layer, Types};
-use crate::program::{charon, crane_digest, tool};
+use crate::program::{Program, Running, charon, crane_digest, tool};
 use crate::proxy::{Misdeed, Proxy};
 use crate::registry::{Registry, Software};
 use crate::s3::{ACCESS, S3, SECRET};
@@ -67,6 +69,11 @@ impl Pod {
 
     /// The same with any access to registries.
     pub(crate) fn works_with(&self, run: &str, work: &Value, registries: &Value) -> Outcome {
+        self.outcome(self.worker(run, work, registries).arguments(["--progress-port", "0"]).start())
+    }
+
+    /// The worker of a run, but for its port.
+    fn worker(&self, run: &str, work: &Value, registries: &Value) -> Program {
         let mut config =
             json!({ "version": CONTRACT_VERSION, "runId": run, "nonce": "n", "registries": registries });
         config.as_object_mut().unwrap().extend(work.as_object().unwrap().clone());
@@ -74,11 +81,16 @@ impl Pod {
         fs::write(at("run.json"), config.to_string()).unwrap();
         let (config, payloads, secrets, log) = (at("run.json"), at("payload"), at("secrets"), at("outcome"));
         let places = ["--config", &config, "--payloads", &payloads, "--registry-secrets", &secrets];
-        let worker = charon(["worker", "--termination-log", &log, "--progress-port", "0"]).arguments(places);
+        let worker = charon(["worker", "--termination-log", &log]).arguments(places);
         let worker = worker.arguments(["--object-store-secrets", &at("object-store")]);
-        let worker = worker.arguments(["--proxy-secrets", &at("proxy"), "--images-list", &at("list")]);
-        let ended = worker.run();
-        let outcome: Outcome = serde_json::from_slice(&fs::read(log).unwrap()).unwrap();
+        worker.arguments(["--proxy-secrets", &at("proxy"), "--images-list", &at("list")])
+    }
+
+    /// How a worker ends.
+    fn outcome(&self, worker: Running) -> Outcome {
+        let ended = worker.end();
+        let log = fs::read(self.folder.path().join("outcome")).unwrap();
+        let outcome: Outcome = serde_json::from_slice(&log).unwrap();
         ended.ended_with(outcome.reason.exit_code().into());
         outcome
     }
@@ -95,13 +107,54 @@ impl Pod {
 }
 
 /// What the Secret of a store holds, where the pod has it; and an object of the store.
-fn opened(pod: &Pod, store: &S3, key: &str) -> Value {
+pub(crate) fn opened(pod: &Pod, store: &S3, key: &str) -> Value {
     let secrets = pod.folder.path().join("object-store");
     fs::create_dir_all(&secrets).unwrap();
     fs::write(secrets.join("accesskey"), ACCESS).unwrap();
     fs::write(secrets.join("secretkey"), format!("{SECRET}\n")).unwrap();
     let endpoint = format!("http://{}", store.host());
     json!({ "bucket": "transfer", "key": key, "endpoint": endpoint, "credentials": true })
+}
+
+/// What a worker answers on its port, once it does.
+fn progress(port: u16) -> Option<Value> {
+    let mut stream = TcpStream::connect(("127.0.0.1", port)).ok()?;
+    write!(stream, "GET /progress HTTP/1.1\r\nhost: worker\r\nconnection: close\r\n\r\n").ok()?;
+    let mut answer = String::new();
+    stream.read_to_string(&mut answer).ok()?;
+    serde_json::from_str(answer.split_once("\r\n\r\n")?.1).ok()
+}
+
+#[test]
+fn a_worker_tells_its_plan_before_it_moves_a_byte() {
+    let source = Registry::start(Software::Distribution3);
+    let layers = ["a", "b"].map(|name| Layer::new(name, 1 << 20));
+    Image::new(Types::Oci, &layers[..1]).push(&source, "base:1");
+    Image::new(Types::Oci, &layers).push(&source, "ferry:1");
+    // The layer is not let through.
+    let gate = Gate::before(&source, 200_000);
+    let (pod, name) = (Pod::new(), |image: &str| format!("{}/{image}", gate.host()));
+    let images = json!([{ "name": name("ferry:1") }, { "name": name("gone:1") }]);
+    let bases = json!([name("base:1")]);
+    let work = json!({ "build": { "images": images, "alreadyTransferred": bases, "allowMissing": true, "path": "app.zip" } });
+    let registries = json!([{ "host": gate.host(), "insecure": true }]);
+    let port = TcpListener::bind("127.0.0.1:0").and_then(|free| free.local_addr()).unwrap().port();
+    let worker =
+        pod.worker("run", &work, &registries).arguments(["--progress-port", &port.to_string()]).start();
+    let mut said = Value::Null;
+    wait_until("it transfers", || {
+        said = progress(port).unwrap_or_default();
+        said["stage"] == "Transferring"
+    });
+    let plan = said["plan"].clone();
+    gate.open();
+    let outcome = pod.outcome(worker);
+    let payload = outcome.payload.unwrap();
+    assert_eq!(plan["digest"], json!(payload.digest), "{said}");
+    assert_eq!(plan["sizeBytes"], fs::metadata(pod.payload("app.zip")).unwrap().len());
+    let counts = ["images", "imagesFailed", "blobs", "blobsReused", "bytesPresent"].map(|field| &plan[field]);
+    assert_eq!(counts, [1, 1, 2, 1, 0]);
+    assert!(plan["roomBytes"].as_u64() > plan["sizeBytes"].as_u64(), "{said}");
 }
 
 #[test]
@@ -179,6 +232,49 @@ fn a_build_replaces_no_object_that_is_no_payload_and_says_what_a_store_refuses()
     );
     fs::remove_file(pod.folder.path().join("object-store/secretkey")).unwrap();
     assert_eq!(builds(&object).reason, Reason::SecretNotFound);
+}
+
+#[test]
+fn a_store_behind_a_private_authority_is_reached_with_the_mounted_certificate() {
+    let source = source(Software::Distribution3, &["ferry:1"]);
+    let (pod, folder) = (Pod::new(), tempfile::tempdir().unwrap());
+    let [certificate, key] = crate::objects::certificate(folder.path());
+    let store = S3::with_certificate(&certificate, &key);
+    let mut object = opened(&pod, &store, "app.zip");
+    object["endpoint"] = json!(format!("https://{}", store.host()));
+    let images = json!([{ "name": source.name("ferry:1") }]);
+    let builds = |object: &Value| {
+        pod.works("run", &json!({ "build": { "images": images, "objectStore": object } }), &source)
+    };
+    let refused = builds(&object);
+    assert_eq!(refused.reason, Reason::InvalidSpec);
+    assert!(refused.message.contains("certSecretRef"), "{}", refused.message);
+    fs::copy(certificate, pod.folder.path().join("object-store/ca.crt")).unwrap();
+    object["certificates"] = json!(true);
+    let built = builds(&object);
+    assert_eq!(built.reason, Reason::Succeeded, "{}", built.message);
+    object["endpoint"] = json!("store");
+    let refused = builds(&object);
+    assert_eq!(refused.reason, Reason::InvalidSpec);
+    assert!(
+        refused.message.contains("the endpoint \"store\" of s3://transfer/app.zip is no URL"),
+        "{}",
+        refused.message
+    );
+}
+
+#[test]
+fn a_session_token_goes_to_the_store_with_every_request() {
+    let (source, store) = (source(Software::Distribution3, &["ferry:1"]), S3::start());
+    let (pod, proxy) = (Pod::new(), Proxy::to(store.host()));
+    let mut object = opened(&pod, &store, "app.zip");
+    object["endpoint"] = json!(format!("http://{}", proxy.host()));
+    fs::write(pod.folder.path().join("object-store/sessiontoken"), "passing\n").unwrap();
+    let images = json!([{ "name": source.name("ferry:1") }]);
+    pod.works("run", &json!({ "build": { "images": images, "objectStore": object } }), &source);
+    let seen = proxy.seen();
+    assert!(!seen.is_empty());
+    assert!(seen.iter().all(|request| request.header("x-amz-security-token") == Some("passing")));
 }
 
 /// How often a registry was asked for something of a repository.

@@ -83,6 +83,14 @@ impl Layer {
         Self::of_tar(&tar(name, &content))
     }
 
+    /// So many bytes that are no tar, and cost little to make.
+    #[allow(dead_code)] // not every binary carries much
+    pub(crate) fn raw(name: &str, size: usize) -> Self {
+        let mut bytes = vec![0; size];
+        fastrand::Rng::with_seed(u64::from(crc32fast::hash(name.as_bytes()))).fill(&mut bytes);
+        Self { diff_id: digest(&bytes), bytes, media_type: None, urls: Vec::new() }
+    }
+
     /// A layer without a file, as builders make it of steps that change nothing.
     pub(crate) fn without_files() -> Self {
         Self::of_tar(&[0; 1024])

@@ -86,13 +86,15 @@ struct Desk {
 
 impl Proxy {
     pub(crate) fn before(registry: &Registry) -> Self {
+        Self::to(registry.host())
+    }
+
+    /// A proxy before any server that speaks HTTP.
+    pub(crate) fn to(server: &str) -> Self {
         let listener = TcpListener::bind("127.0.0.1:0").expect("a port is free");
         let address = listener.local_addr().expect("it is bound").to_string();
-        let desk = Arc::new(Desk {
-            registry: registry.host().to_owned(),
-            rules: Mutex::default(),
-            seen: Mutex::default(),
-        });
+        let desk =
+            Arc::new(Desk { registry: server.to_owned(), rules: Mutex::default(), seen: Mutex::default() });
         let shared = desk.clone();
         thread::spawn(move || {
             for client in listener.incoming().map_while(Result::ok) {
@@ -113,6 +115,11 @@ impl Proxy {
     pub(crate) fn does(&self, misdeed: Misdeed, method: &'static str, part: &str, times: usize) {
         let rule = Rule { method, part: part.to_owned(), times, misdeed };
         self.desk.rules.lock().expect("nobody panicked").push(rule);
+    }
+
+    /// From now on it behaves.
+    pub(crate) fn behaves(&self) {
+        self.desk.rules.lock().expect("nobody panicked").clear();
     }
 
     /// The requests that came, in their order.

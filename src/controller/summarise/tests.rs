@@ -300,6 +300,7 @@ fn progress_is_a_share_of_the_bytes_and_unknown_without_their_sum() {
         blobs_done: 0,
         blobs_total: 0,
         last_error: None,
+        plan: None,
     };
     let verdict = Verdict::Working("pod p is at work".into());
     for (done, total, percent) in
@@ -319,6 +320,43 @@ fn progress_is_a_share_of_the_bytes_and_unknown_without_their_sum() {
     let more = said(2, 2);
     let moved = summarise(&first, &News { progress: Some(&more), now: later(60), ..news(&run(), &verdict) });
     assert!(moved != first && !is_transition(&first, &moved));
+}
+
+#[test]
+fn the_plan_of_a_run_is_told_before_its_first_byte_moves_and_stays() {
+    let plan = contract::Plan {
+        digest: Some(Digest::sha256(b"bill")),
+        size_bytes: 1000,
+        images: 3,
+        images_failed: 1,
+        blobs: 7,
+        blobs_reused: 2,
+        bytes_present: 400,
+        room_bytes: Some(5000),
+    };
+    let said = contract::Progress {
+        run_id: "r".into(),
+        nonce: "n".into(),
+        stage: Stage::Transferring,
+        bytes_done: 0,
+        bytes_total: 900,
+        blobs_done: 0,
+        blobs_total: 7,
+        last_error: None,
+        plan: Some(plan.clone()),
+    };
+    // As the worker sends it.
+    let said: contract::Progress = serde_json::from_str(&serde_json::to_string(&said).unwrap()).unwrap();
+    let verdict = Verdict::Working("pod p is at work".into());
+    let status = summarise(&Status::default(), &News { progress: Some(&said), ..news(&run(), &verdict) });
+    let told = serde_json::to_value(&status.progress.as_ref().unwrap().plan).unwrap();
+    let expected = serde_json::json!({
+        "digest": plan.digest, "sizeBytes": 1000, "images": 3, "imagesFailed": 1, "blobs": 7, "blobsReused": 2,
+        "bytesPresent": 400, "roomBytes": 5000,
+    });
+    assert_eq!(told, expected);
+    let done = summarise(&status, &news(&run(), &Verdict::Succeeded));
+    assert_eq!(done.progress.unwrap().plan, status.progress.unwrap().plan);
 }
 
 fn reasons() -> impl Strategy<Value = Reason> {

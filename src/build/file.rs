@@ -1,0 +1,180 @@
+//! A payload into a file, which has its name only once it is whole and synced.
+
+use std::collections::HashMap;
+use std::fs::{self, File};
+use std::io;
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+
+use tracing::{debug, info};
+
+use super::fetch::Fetch;
+use super::journal::{self, Journal, Notes};
+use super::left::{Had, Left};
+use super::plan::Plan;
+use super::resolve::Library;
+use super::{
+    BuildError, BuildReport, BuildRequest, base, blocking, expect, fetch, foreign, plan, report, tell_plan,
+};
+use crate::digest::Digest;
+use crate::payload::{Contents, PayloadError, PlacedPayload, Remains, is_payload};
+use crate::progress::{Progress, Stage};
+use crate::read_at::LocalFile;
+use crate::reason::{Class, Reason};
+use crate::storage::{FileTarget, Needs, StorageError};
+
+/// Builds a payload into the file `path`.
+pub(super) async fn build(
+    request: BuildRequest,
+    path: PathBuf,
+    progress: &Arc<Progress>,
+) -> Result<BuildReport, BuildError> {
+    let spares_other_files = request.spares_other_files;
+    let file = path.clone();
+    let open = move || {
+        if spares_other_files {
+            check_replaceable(&file)?;
+        }
+        let target = FileTarget::open(&file)?;
+        let left = Left::read(Some(target.file()), &target.journal());
+        Ok((target, left))
+    };
+    let (mut target, left) = blocking(open).await?;
+    let (plan, contents) = match left.adopt(&request) {
+        Some(adopted) => adopted,
+        None => plan_anew(&request, &mut target, &left).await?,
+    };
+    progress.enter(Stage::Checking);
+    expect(&plan, progress);
+    let foreign = foreign(request.foreign_layers, &plan)?;
+    let (report, bill, run) = (report(&plan, &contents), contents.bill_bytes(), request.run);
+    let had = left.had(contents.digest());
+    let there = had.of(&plan.blobs).sum();
+    let begun = blocking(move || begin(target, contents, had, &run)).await?;
+    let Begun { target, room, payload, journal, have, old } = begun;
+    tell_plan(&plan, payload.contents(), there, Some(room), progress);
+    let fetch = Fetch {
+        payload,
+        journal,
+        have,
+        old,
+        foreign,
+        registries: request.registries,
+        progress: Arc::clone(progress),
+    };
+
+    progress.enter(Stage::Transferring);
+    let fetch = Arc::new(fetch);
+    if let Err(error) = fetch::fetch(&plan, &fetch).await {
+        return blocking(move || Err(failed(&target, error))).await;
+    }
+    progress.enter(Stage::Finishing);
+    debug!("Syncing {}", path.display());
+    let finish = move || {
+        fetch.payload.finish().map_err(|error| target.error(error))?;
+        if spares_other_files {
+            // It may have been put there meanwhile.
+            check_replaceable(&path)?;
+        }
+        target.finish()?;
+        // A bill alone is a base: there must be none of a payload that never was whole.
+        base::keep_bill(&path, &bill);
+        Ok(path)
+    };
+    let path = blocking(finish).await?;
+    info!("Wrote {}, {} bytes, payload digest {}", path.display(), report.size, report.digest);
+    Ok(report)
+}
+
+/// That what lies at `path`, if anything, is a payload of Charon's.
+fn check_replaceable(path: &Path) -> Result<(), StorageError> {
+    let failed = |error| StorageError::io("look at", path, error);
+    match File::open(path) {
+        Ok(file) if file.metadata().map_err(failed)?.is_file() => {
+            let file = LocalFile::new(Arc::new(file)).map_err(failed)?;
+            let is_ours = is_payload(&file).map_err(failed)?;
+            if is_ours { Ok(()) } else { Err(StorageError::NotOurs(path.display().to_string())) }
+        }
+        Ok(_) => Err(StorageError::NotOurs(path.display().to_string())),
+        Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(()),
+        Err(error) => Err(failed(error)),
+    }
+}
+
+/// Plans a payload. What an earlier attempt read of manifests is not read again, and what is read now is
+/// noted for the next.
+async fn plan_anew(
+    request: &BuildRequest,
+    target: &mut FileTarget,
+    left: &Left,
+) -> Result<(Plan, Contents), BuildError> {
+    let manifests = left.manifests();
+    let path = target.journal();
+    let journal =
+        if left.has_journal() { Journal::go_on(&path) } else { Journal::begin(&path, &request.run, None) };
+    // A journal that cannot be written is told of when the payload cannot be either.
+    let planned = plan(request, Library { manifests, journal: journal.ok() }).await;
+    if planned.as_ref().is_err_and(|error| error.reason().class() == Class::Wait) {
+        // What may pass comes again, and need not read again what was read.
+        target.keep_journal();
+    } else if !left.has_journal() {
+        // From here on the partial file has them, and needs the room.
+        let _ = fs::remove_file(path);
+    }
+    planned
+}
+
+/// What a payload takes where it is written.
+pub(super) fn needs(contents: &Contents) -> Needs {
+    let blobs = contents.bill().blobs().map(|blob| (&blob.digest, blob.size));
+    let beside = journal::longest(blobs) + contents.bill_bytes().len() as u64;
+    Needs { payload: contents.layout().total_size(), beside }
+}
+
+/// A payload file that takes blobs.
+struct Begun {
+    target: FileTarget,
+    /// What the file system had for it, in bytes.
+    room: u64,
+    payload: PlacedPayload,
+    journal: Journal,
+    have: HashMap<Digest, u64>,
+    old: Option<Remains>,
+}
+
+/// Begins to write, unless there is no room: then what lies there stays as it is.
+fn begin(mut target: FileTarget, contents: Contents, had: Had, run: &str) -> Result<Begun, BuildError> {
+    let needs = needs(&contents);
+    let room = target.check_room(needs)?;
+    let Had { mut have, elsewhere: mut old } = had;
+    if old.is_some() && target.has_room_beside(needs)? {
+        // What of it is not copied yet when this is killed is lost: it has no name any more, so that no killed run
+        // leaves more than one partial file behind.
+        target.begin_anew()?;
+    } else if old.take().is_some() {
+        info!("There is no room to keep what an earlier run left; all is fetched anew");
+        have.clear();
+    }
+    let is_same = !have.is_empty() && old.is_none();
+    let journal = if is_same {
+        Journal::go_on(&target.journal())
+    } else {
+        Journal::begin(&target.journal(), run, Some(contents.digest()))
+    };
+    let journal = journal.map_err(|error| target.error(error))?;
+    let payload = PlacedPayload::begin(contents, Arc::clone(target.file()));
+    let payload = payload.map_err(|error| target.error(error))?;
+    Ok(Begun { target, room, payload, journal, have, old })
+}
+
+/// Why not all was fetched; and what the next attempt has to know of it.
+fn failed(target: &FileTarget, error: BuildError) -> BuildError {
+    match error {
+        BuildError::Payload(PayloadError::Io { source, .. }) => target.error(source).into(),
+        error if matches!(error.reason(), Reason::ImageNotFound | Reason::DigestMismatch) => {
+            // What is gone will not come back: the tags may lead elsewhere by now.
+            Notes::disown(&target.journal()).map_or_else(|error| target.error(error).into(), |()| error)
+        }
+        error => error,
+    }
+}
