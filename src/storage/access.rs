@@ -191,7 +191,6 @@ fn once() -> RetryConfig {
 }
 
 /// Makes clients that follow no redirect: a credential stays where it was sent.
-#[derive(Debug)]
 struct Connector {
     authorities: Vec<reqwest::Certificate>,
     proxy: Option<reqwest::Proxy>,
@@ -215,6 +214,13 @@ impl Connector {
         let unusable = |error| refusal::unusable(location, format!("its proxy cannot be used: {error}"));
         let proxy = proxy.map_err(unusable)?;
         Ok(Self { authorities, proxy })
+    }
+}
+
+/// A proxy has its password with it.
+impl fmt::Debug for Connector {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("Connector")
     }
 }
 

@@ -9,11 +9,11 @@ use crate::reason::Reason;
 use crate::reference::{Clash, Host, Reference, ReferenceError};
 
 /// All images that `work` names; its list is the file `list`.
-pub(super) fn images(work: &BuildWork, list: &Path) -> Result<Vec<ImageRequest>, Refusal> {
+pub(super) async fn images(work: &BuildWork, list: &Path) -> Result<Vec<ImageRequest>, Refusal> {
     let given = work.images.iter().map(given).collect::<Result<Vec<_>, _>>();
     let mut images = given?;
     let Some(from) = &work.images_from else { return Ok(images) };
-    for reference in listed(from, list)? {
+    for reference in listed(from, list).await? {
         // What is named twice is carried once, as spec.images says.
         if images.iter().all(|image| image.reference.to_string() != reference.to_string()) {
             images.push(ImageRequest { reference, far_name: None, platforms: from.platforms.clone() });
@@ -44,9 +44,9 @@ fn given(image: &Image) -> Result<ImageRequest, ReferenceError> {
     })
 }
 
-fn listed(from: &ImageList, list: &Path) -> Result<Vec<Reference>, Refusal> {
+async fn listed(from: &ImageList, list: &Path) -> Result<Vec<Reference>, Refusal> {
     let ImageList { config_map, key, .. } = from;
-    let text = std::fs::read_to_string(list).map_err(|error| {
+    let text = tokio::fs::read_to_string(list).await.map_err(|error| {
         let reason = match error.kind() {
             std::io::ErrorKind::NotFound => Reason::ConfigMapNotFound,
             std::io::ErrorKind::InvalidData => Reason::InvalidSpec,

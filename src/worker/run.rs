@@ -37,7 +37,6 @@ pub(super) struct Folders<'a> {
 }
 
 /// How registries and stores are reached.
-#[derive(Clone)]
 struct Way {
     traffic: Traffic,
     proxy: Option<Proxy>,
@@ -60,13 +59,16 @@ async fn work(
     traffic: &Traffic,
     progress: &Arc<Progress>,
 ) -> Result<Outcome, Refusal> {
-    let proxy = config.proxy.as_deref().map(|name| proxy(name, folders.proxy_secrets)).transpose()?;
-    let way = Way { traffic: traffic.clone(), proxy };
     // What is mounted is read from a disk.
-    let (given, secrets, by) = (config.registries.clone(), folders.registry_secrets.to_owned(), way.clone());
-    let mounted = tokio::task::spawn_blocking(move || registries(&given, &secrets, &by)).await;
-    let mounted = mounted.map_err(|error| Refusal::new(Reason::WorkerFailed, error.to_string()));
-    let registries = mounted.and_then(std::convert::identity)?;
+    let (given, name, traffic) = (config.registries.clone(), config.proxy.clone(), traffic.clone());
+    let (secrets, of_proxy) = (folders.registry_secrets.to_owned(), folders.proxy_secrets.to_owned());
+    let mounted = tokio::task::spawn_blocking(move || {
+        let proxy = name.map(|name| proxy(&name, &of_proxy)).transpose()?;
+        let way = Way { traffic, proxy };
+        Ok((registries(&given, &secrets, &way)?, way))
+    });
+    let mounted = mounted.await.map_err(|error| Refusal::new(Reason::WorkerFailed, error.to_string()));
+    let (registries, way) = mounted.and_then(std::convert::identity)?;
     match &config.work {
         Work::Build(work) => {
             Box::pin(run_build(&config.run_id, work, registries, &way, folders, progress)).await
@@ -95,9 +97,9 @@ async fn run_build(
         let outcome = Outcome::new(Reason::AlreadyPresent, message).with_failures(failures);
         return Ok(Outcome { payload: Some(payload), ..outcome });
     }
-    let images = images(work, folders.images_list)?;
+    let images = images(work, folders.images_list).await?;
     let already_transferred = references(&work.already_transferred)?;
-    let bases = bases(work, way, folders).await?;
+    let bases = bases(work, folders, way).await?;
     for reference in images.iter().map(|image| &image.reference).chain(&already_transferred) {
         if !registries.contains_key(reference.host()) {
             let access = Access::default();
@@ -334,12 +336,12 @@ fn proxy(name: &str, secrets: &Path) -> Result<Proxy, Refusal> {
     let (username, password, no_proxy) = (text("username")?, text("password")?, text("noProxy")?);
     let open = |text: &'_ Option<SecretString>| text.as_ref().map(|text| text.expose_secret().to_owned());
     let (username, no_proxy) = (open(&username), open(&no_proxy));
-    Proxy::new(address.expose_secret(), username.as_deref(), password.as_ref(), no_proxy.as_deref()).map_err(
-        |error| {
-            let message = format!("the address in the proxy's Secret {name:?} is wrong: {error}");
-            Refusal::new(Reason::InvalidSpec, message)
-        },
-    )
+    let proxy =
+        Proxy::new(address.expose_secret(), username.as_deref(), password.as_ref(), no_proxy.as_deref());
+    proxy.map_err(|error| {
+        let message = format!("the address in the proxy's Secret {name:?} is wrong: {error}");
+        Refusal::new(Reason::InvalidSpec, message)
+    })
 }
 
 fn client(host: Host, access: Access, way: &Way) -> Result<Registry, Refusal> {
@@ -352,7 +354,7 @@ fn references(names: &[String]) -> Result<Vec<Reference>, Refusal> {
 }
 
 /// The bills of earlier payloads, in the volume or in the bucket that this one goes into.
-async fn bases(work: &BuildWork, way: &Way, folders: &Folders<'_>) -> Result<Vec<Base>, Refusal> {
+async fn bases(work: &BuildWork, folders: &Folders<'_>, way: &Way) -> Result<Vec<Base>, Refusal> {
     let mut found = Vec::new();
     for base in &work.bases {
         let object = work.object_store.clone().map(|object| ObjectStore { key: base.path.clone(), ..object });
