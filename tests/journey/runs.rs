@@ -3,7 +3,7 @@
 use std::time::{Duration, Instant};
 
 use crate::proxy::Proxy;
-use crate::world::{NODE, Registry, World, image_of_noise, until};
+use crate::world::{NODE, Registry, World, image_of_noise, run, until};
 
 fn build(name: &str, host: &str, claim: &str, worker: &str) -> String {
     format!(
@@ -71,13 +71,27 @@ fn a_suspended_build_goes_on_where_it_was_and_a_lost_status_is_found_again_besid
     assert_eq!(world.differences(&manifest), "");
 }
 
+/// Gives the image an annotation that makes its manifest this long: what a worker has to hold at once, whatever it does.
+fn with_a_manifest_of(bytes: usize, registry: &Registry, name: &str) {
+    let reference = format!("{}/{name}", registry.host);
+    let manifest = run("crane", &["manifest", "--insecure", &reference], None);
+    let mut manifest: serde_json::Value = serde_json::from_str(&manifest).unwrap();
+    manifest["annotations"]["org.example.notes"] = "x".repeat(bytes).into();
+    let (repository, tag) = name.split_once(':').unwrap();
+    let url = format!("http://{}/v2/{repository}/manifests/{tag}", registry.host);
+    let kind = format!("Content-Type: {}", manifest["mediaType"].as_str().unwrap());
+    let put = ["--silent", "--show-error", "--fail", "--upload-file", "-", "--header", &kind, &url];
+    run("curl", &put, Some(&manifest.to_string()));
+}
+
 #[test]
 fn a_worker_with_too_little_memory_says_so_and_gets_another_try_with_more() {
     let world = World::new("hungry");
     world.claim("transfer", "pv-10");
     let folder = tempfile::tempdir().unwrap();
     let registry = Registry::start(5113, folder.path(), None);
-    image_of_noise(&registry, "app:1", 40_000_000, folder.path());
+    image_of_noise(&registry, "app:1", 1_000_000, folder.path());
+    with_a_manifest_of(3_500_000, &registry, "app:1");
     let memory = "  worker: {resources: {requests: {memory: 4Mi}, limits: {memory: 4Mi}}}";
     world.apply(&build("hungry", &registry.host, "transfer", memory));
     let message = world.until_condition("pbuild", "hungry", "Ready", "False", "WorkerOutOfMemory");
