@@ -119,6 +119,18 @@ struct Context {
 }
 
 impl Context {
+    fn new(client: Client, settings: Settings, metrics: Arc<Metrics>) -> Result<Self, ControllerError> {
+        Ok(Self {
+            recorder: Recorder::new(client.clone(), Reporter::from("charon")),
+            asker: Asker::new().map_err(ControllerError::Asker)?,
+            client,
+            settings,
+            metrics,
+            errors: Mutex::default(),
+            silence: Mutex::default(),
+        })
+    }
+
     /// The pause after one more error of `key`.
     fn pause(&self, key: &str) -> Duration {
         let mut errors = self.errors.lock().unwrap_or_else(PoisonError::into_inner);
@@ -172,15 +184,7 @@ pub async fn run(client: Client, settings: Settings, stop: CancellationToken) ->
         }
     };
     let mut candidate = settings.lease.map(|timing| Candidate::new(client.clone(), timing));
-    let context = Arc::new(Context {
-        recorder: Recorder::new(client.clone(), Reporter::from("charon")),
-        asker: Asker::new().map_err(ControllerError::Asker)?,
-        client: client.clone(),
-        settings,
-        metrics,
-        errors: Mutex::default(),
-        silence: Mutex::default(),
-    });
+    let context = Arc::new(Context::new(client.clone(), settings, metrics)?);
     let work = async {
         // The sender lives as long as this future.
         let _ = missing.wait_for(Option::is_none).await;
@@ -289,3 +293,6 @@ fn resource_of<K: Wish>(pod: &PartialObjectMeta<Pod>) -> Option<ObjectRef<Known<
     let name = pod.annotations().get(NAME_ANNOTATION)?;
     Some(ObjectRef::new(name).within(&pod.namespace().unwrap_or_default()))
 }
+
+#[cfg(test)]
+mod tests;
