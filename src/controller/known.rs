@@ -52,8 +52,14 @@ struct Spec {
 impl<K> From<Whole> for Known<K> {
     fn from(whole: Whole) -> Self {
         let Metadata { name, namespace, uid, resource_version, creation_timestamp } = whole.metadata;
-        let metadata =
-            ObjectMeta { name, namespace, uid, resource_version, creation_timestamp, ..ObjectMeta::default() };
+        let metadata = ObjectMeta {
+            name,
+            namespace,
+            uid,
+            resource_version,
+            creation_timestamp,
+            ..ObjectMeta::default()
+        };
         let output = whole.spec.and_then(|spec| serde_json::from_value::<Output>(spec.output?).ok());
         let place = output.and_then(|output| match (output.persistent_volume_claim, output.object_store) {
             (Some(claim), None) => Some(Place::Claim(claim)),
@@ -134,7 +140,12 @@ mod tests {
 
     #[test]
     fn a_resource_is_known_whatever_another_version_of_its_definition_made_of_its_spec() {
-        for spec in [json!(null), json!({}), json!({ "output": [] }), json!({ "output": { "claim": 1 }, "images": 1 })] {
+        for spec in [
+            json!(null),
+            json!({}),
+            json!({ "output": [] }),
+            json!({ "output": { "claim": 1 }, "images": 1 }),
+        ] {
             let mut whole = json!({ "metadata": { "name": "app" }, "spec": spec });
             let known: Known<PayloadBuild> = serde_json::from_value(whole.clone()).unwrap();
             assert_eq!((known.metadata.name.as_deref(), known.output), (Some("app"), None));

@@ -26,7 +26,10 @@ pub(super) fn rival<K: Wish>(known: &Store<Known<K>>, subject: &Subject, output:
 /// One that is being deleted counts until it is gone: its worker may still write.
 fn older<K: Wish>(subject: &Subject, same: Vec<Arc<Known<K>>>) -> Option<String> {
     let age = |build: &Arc<Known<K>>| {
-        (build.creation_timestamp().map_or(Timestamp::UNIX_EPOCH, |time| time.0), build.uid().unwrap_or_default())
+        (
+            build.creation_timestamp().map_or(Timestamp::UNIX_EPOCH, |time| time.0),
+            build.uid().unwrap_or_default(),
+        )
     };
     let ours = (subject.created, subject.uid.clone());
     let oldest = same.into_iter().min_by_key(age)?;
