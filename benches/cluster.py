@@ -122,7 +122,8 @@ class Controller:
 
 def install(server, folder):
     """Definitions and rights as the chart gives them; gives the kubeconfig of the controller's service account."""
-    subprocess.run(["kubectl", "apply", "--server-side", "-f", ROOT / "crds"], check=True, stdout=subprocess.DEVNULL)
+    for command in ["apply", "--server-side"], ["wait", "--for", "condition=Established"]:
+        subprocess.run(["kubectl", *command, "-f", ROOT / "crds"], check=True, stdout=subprocess.DEVNULL)
     server.make_namespace("charon")
     render = ["helm", "template", "charon", ROOT / "charts/charon", "--namespace", "charon"]
     render += ["--show-only", "templates/rbac.yaml", "--show-only", "templates/serviceaccount.yaml"]

@@ -45,6 +45,10 @@ class ApiServer:
         self.local.connection.request(method, path, data, self.headers | {"Content-Type": kind})
         response = self.local.connection.getresponse()
         answer = response.read()
+        if response.status == 429:
+            # It is not ready, and says when to ask again.
+            time.sleep(int(response.headers["Retry-After"]))
+            return self.request(method, path, body, kind, text)
         if response.status >= 300:
             raise SystemExit(f"{method} {path}: {response.status} {answer.decode()}")
         return answer.decode() if text else json.loads(answer)

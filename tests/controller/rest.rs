@@ -13,7 +13,7 @@ use serde::de::DeserializeOwned;
 use serde_json::json;
 
 use crate::outside::Controller;
-use crate::world::{World, build_spec, build_to, import_spec};
+use crate::world::{World, build_to, import_spec};
 
 /// The versions of all objects of a kind.
 async fn versions<K>(world: &World) -> Vec<(String, Option<String>)>
@@ -74,17 +74,4 @@ async fn a_controller_that_starts_looks_at_all_that_is_at_rest_and_writes_nothin
         controller.log();
     }
     assert_eq!(all_versions(&world).await, before);
-}
-
-#[tokio::test]
-async fn all_are_looked_at_where_there_are_more_than_come_in_one_answer() {
-    let world = World::without_controller("many").await;
-    let mut spec = build_spec("python:3");
-    spec["suspend"] = json!(true);
-    for index in 0..120 {
-        world.create::<PayloadBuild>(&format!("app-{index}"), spec.clone()).await;
-    }
-    let controller = Controller::start(&world);
-    controller.until_metrics(&[r#"charon_resources{kind="PayloadBuild",state="suspended"} 120"#]).await;
-    controller.log();
 }
