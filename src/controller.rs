@@ -60,8 +60,8 @@ pub use settings::{Pace, Settings, WorkerDefaults};
 const FIRST_PAUSE: Duration = Duration::from_secs(1);
 /// The longest pause.
 const LONGEST_PAUSE: Duration = Duration::from_secs(64);
-/// So many resources come in one answer. They may be large, and are dropped but for a little: of fewer at once the memory
-/// is less, for as long as the process lives.
+/// So many resources come in one answer. They may be large, and little of each is kept; but what the
+/// largest answer took, the process has for as long as it lives.
 const PAGE: u32 = 100;
 
 /// Why the controller ended.

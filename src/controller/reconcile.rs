@@ -30,8 +30,9 @@ use crate::worker::contract::{Outcome, Progress, Work};
 
 /// Whose fields the statuses are.
 const FIELD_MANAGER: &str = "charon";
-/// Where nothing is expected to happen, we look anyway: nobody tells a build that an older one was changed to write to the
-/// same file. Thousands of them may be at rest, so seldom, and not all at once: twice a day, give or take half of that.
+/// Where nothing is expected to happen, we look anyway: nobody tells a build that an older one was
+/// changed to write to the same file. Thousands may be at rest, so this is seldom, and not for all at
+/// once: twice a day, give or take half of that.
 const IDLE: Duration = Duration::from_hours(12);
 /// A status that somebody else wrote in the meantime is looked at again.
 const CONFLICT: Duration = Duration::from_millis(200);
