@@ -5,6 +5,7 @@
 #![allow(clippy::unwrap_used)] // what a test cannot do fails it
 
 mod carry;
+mod image;
 mod interrupted;
 mod proxy;
 mod refusals;
