@@ -150,7 +150,8 @@ impl Cluster {
         let valid = self.valid();
         let (subject, settings, now) = (&self.subject, &self.settings, self.now);
         let scene = Scene { subject, valid: &valid, status, observed, settings, now };
-        let (rival, awaited) = (self.has_rival.then_some("older"), self.awaits.then_some("a base is not there"));
+        let (rival, awaited) =
+            (self.has_rival.then_some("older"), self.awaits.then_some("a base is not there"));
         (hold(&scene, rival, awaited), decide(&scene).unwrap())
     }
 

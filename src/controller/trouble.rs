@@ -106,12 +106,10 @@ fn of_container(pod: &PodView, reason: &str, why: &str) -> Option<Failure> {
                 format!("pod {name} cannot start; create the Secret, or its key: {why}"),
             )
         }
-        "CreateContainerConfigError" | "CreateContainerError" | "RunContainerError" => {
-            Failure::new(
-                Reason::WorkerCreateFailed,
-                format!("pod {name} cannot start ({reason}); correct spec.worker, or its node: {why}"),
-            )
-        }
+        "CreateContainerConfigError" | "CreateContainerError" | "RunContainerError" => Failure::new(
+            Reason::WorkerCreateFailed,
+            format!("pod {name} cannot start ({reason}); correct spec.worker, or its node: {why}"),
+        ),
         _ => return None,
     })
 }
@@ -250,7 +248,8 @@ mod tests {
         let mut pod = PodView { secret_keys: keys.into(), ..pending() };
         pod.secret_keys[2].1 = "accesskey".into();
         let failure = of_pod(&pod, &[event(1, "FailedMount", key)], &Pace::default(), NOW).unwrap();
-        let words = "pod p waits for key \".dockerconfigjson\" of Secret \"pull\" or \"push\"; add it: MountVolume";
+        let words =
+            "pod p waits for key \".dockerconfigjson\" of Secret \"pull\" or \"push\"; add it: MountVolume";
         assert!(failure.message.starts_with(words), "{}", failure.message);
         let running = PodView { phase: Phase::Running, ..pending() };
         assert_eq!(reason(&running, &[event(1, "FailedMount", secret)]), None);
@@ -273,7 +272,10 @@ mod tests {
         let job = JobView { name: "j".into(), ..JobView::default() };
         for (why, advice) in [
             ("pods \"x\" is forbidden: exceeded quota: q", "raise the quota"),
-            ("pods \"x\" is forbidden: violates PodSecurity \"restricted:latest\"", "what the namespace enforces"),
+            (
+                "pods \"x\" is forbidden: violates PodSecurity \"restricted:latest\"",
+                "what the namespace enforces",
+            ),
             ("pods \"x\" is forbidden: no PriorityClass with name y was found", "correct spec.worker"),
         ] {
             let event = EventView { reason: "FailedCreate".into(), message: why.into(), last: NOW };

@@ -25,11 +25,14 @@ with_each_registry!(
     a_registry_that_denies_is_asked_once_and_ends_the_job_with_its_first_pod,
 );
 
-fn a_build_through_one_outage_after_another_fetches_less_than_a_tenth_more_than_its_payload(software: Software) {
+fn a_build_through_one_outage_after_another_fetches_less_than_a_tenth_more_than_its_payload(
+    software: Software,
+) {
     let (source, folder) = (source(software), tempfile::tempdir().unwrap());
     let (proxy, payload) = (Proxy::before(&source), folder.path().join("payload.zip"));
     let build = || {
-        let made = charon(["make-payload", "ferry:1", "-q", "-i", "-r", proxy.host(), "--retry-for", "1s", "-f"]);
+        let made =
+            charon(["make-payload", "ferry:1", "-q", "-i", "-r", proxy.host(), "--retry-for", "1s", "-f"]);
         made.arguments([&payload]).run()
     };
     // The registry comes back for ten blobs, of which one breaks off, and is gone again: longer than anyone waits.

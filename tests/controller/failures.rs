@@ -317,7 +317,10 @@ async fn a_worker_that_took_too_much_memory_says_which_limit_to_raise() {
     world.say(&pod, json!({ "phase": "Failed", "containerStatuses": ended(137, "OOMKilled") })).await;
     let status = world.until_ready::<PayloadBuild>("app", "False", "WorkerOutOfMemory").await;
     let message = &condition(&status, "Ready").unwrap().message;
-    let words = format!("pod {} was killed for using more memory than its limit; raise spec.worker.resources.limits.memory", pod.name_any());
+    let words = format!(
+        "pod {} was killed for using more memory than its limit; raise spec.worker.resources.limits.memory",
+        pod.name_any()
+    );
     assert_eq!(message, &words);
     let stalls = |status: &charon::api::Status| condition(status, "Stalled").is_some();
     let status = world.until::<PayloadBuild>("app", "stalled", stalls).await;
@@ -351,9 +354,8 @@ async fn a_pod_of_a_node_that_is_drained_is_told_with_the_node_and_followed_by_a
         metadata: ObjectMeta { name: Some(pod.name_any()), ..ObjectMeta::default() },
         ..Eviction::default()
     };
-    let pods = world.api::<Pod>();
-    let subresource = pods.create_subresource::<_, Value>("eviction", &pod.name_any(), &PostParams::default(), &eviction);
-    subresource.await.unwrap();
+    let (pods, name, now) = (world.api::<Pod>(), pod.name_any(), PostParams::default());
+    pods.create_subresource::<_, Value>("eviction", &name, &now, &eviction).await.unwrap();
     let is_ending = |found: &Pod| found.uid() == pod.uid() && found.metadata.deletion_timestamp.is_some();
     world.until_pod("ending", is_ending).await;
     world.say(&pod, json!({ "phase": "Failed", "containerStatuses": ended(143, "Error") })).await;
@@ -366,7 +368,10 @@ async fn goes_on_after_an_eviction(world: &World, pod: &Pod, words: &str) {
     assert_eq!(brief(&status, "Reconciling"), "True/ProgressingWithRetry");
     let message = &condition(&status, "Ready").unwrap().message;
     let node = "kubectl describe node node-of-the-tests";
-    assert!(message.contains(&pod.name_any()) && message.contains(node) && message.contains(words), "{message}");
+    assert!(
+        message.contains(&pod.name_any()) && message.contains(node) && message.contains(words),
+        "{message}"
+    );
     if world.api::<Pod>().get(&pod.name_any()).await.unwrap().metadata.deletion_timestamp.is_some() {
         world.is_gone(pod).await;
     }

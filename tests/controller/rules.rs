@@ -137,7 +137,8 @@ async fn each_example_is_taken_by_the_api_server_and_by_the_controller() {
         // The same wish in two examples is no wish for two.
         let world = World::new("example").await;
         // In its strict way: a field that the definitions do not know is refused.
-        let apply = ["apply", "--validate=strict", "--output=json", "--namespace", &world.namespace, "--filename=-"];
+        let apply =
+            ["apply", "--validate=strict", "--output=json", "--namespace", &world.namespace, "--filename=-"];
         // What is for the whole cluster is not for the other tests.
         let is_for_all = example.contains("AdmissionPolicy");
         let how: &[&str] = if is_for_all { &["--dry-run=server"] } else { &[] };
@@ -162,7 +163,8 @@ fn objects_in_documents() -> Vec<String> {
     files.sort();
     let texts = files.iter().map(|file| std::fs::read_to_string(file).unwrap());
     let blocks = texts.flat_map(|text| {
-        let blocks = text.split("\n```yaml\n").skip(1).map(|rest| rest.split("\n```").next().unwrap().to_owned());
+        let blocks =
+            text.split("\n```yaml\n").skip(1).map(|rest| rest.split("\n```").next().unwrap().to_owned());
         blocks.collect::<Vec<_>>()
     });
     let objects: Vec<_> = blocks.filter(|block| block.starts_with("apiVersion:")).collect();
@@ -198,7 +200,11 @@ async fn the_sample_policy_lets_tenants_use_the_hosts_that_are_listed_and_no_oth
     tokio::time::timeout(DEADLINE, in_force).await.expect("the policy is not in force");
 
     let mirror = |endpoint: &str, insecure: bool| {
-        with(build(), "/registries", json!([{ "host": "docker.io", "endpoint": endpoint, "insecure": insecure }]))
+        with(
+            build(),
+            "/registries",
+            json!([{ "host": "docker.io", "endpoint": endpoint, "insecure": insecure }]),
+        )
     };
     for (spec, refused) in [
         (build(), None),
@@ -228,7 +234,9 @@ async fn is_refused<K: Kind>(world: &World, spec: &Value, words: Option<&str>) {
     let refusal = refusal::<K>(world, spec).await;
     match words {
         None => assert_eq!(refusal, None, "{spec}"),
-        Some(words) => assert!(refusal.as_ref().is_some_and(|told| told.contains(words)), "{spec}: {refusal:?}"),
+        Some(words) => {
+            assert!(refusal.as_ref().is_some_and(|told| told.contains(words)), "{spec}: {refusal:?}")
+        }
     }
 }
 

@@ -55,7 +55,11 @@ async fn a_missing_secret_of_a_proxy_is_waited_for_by_its_name_and_nothing_of_it
     let secret: Secret = serde_json::from_value(secret).unwrap();
     world.api().create(&PostParams::default(), &secret).await.unwrap();
     for (name, why, words) in [
-        ("no-key", "references non-existent secret key: address", "key \"address\" of Secret \"way-out\"; add it"),
+        (
+            "no-key",
+            "references non-existent secret key: address",
+            "key \"address\" of Secret \"way-out\"; add it",
+        ),
         ("no-secret", "secret \"way-out\" not found", "Secret \"way-out\"; create it"),
     ] {
         let mut spec = build_to("python:3", name);
@@ -176,7 +180,10 @@ spec: {{policyName: {name}}}
     is_held_up(&world, "app", Reason::WorkerCreateFailed, "violates PodSecurity \"restricted:latest\"").await;
     let status = world.status::<PayloadBuild>("app").await;
     let message = &condition(&status, "Ready").unwrap().message;
-    assert!(message.contains("; correct spec.worker.securityContext, or what the namespace enforces: "), "{message}");
+    assert!(
+        message.contains("; correct spec.worker.securityContext, or what the namespace enforces: "),
+        "{message}"
+    );
     kubectl(&["delete", "--filename", "-"], &policy);
     let job = world.job_of_attempt::<PayloadBuild>("app", 1).await;
     world.ends_for(&world.pod_of(&job).await, Reason::Succeeded).await;

@@ -73,8 +73,9 @@ impl Document {
 
     /// The blocks of code in `language`.
     pub(crate) fn blocks(&self, language: &str) -> Vec<String> {
-        let mut blocks = self.text.split(&format!("\n```{language}\n")).skip(1);
-        blocks.by_ref().map(|rest| rest.split_once("\n```").unwrap().0.to_owned()).collect()
+        let begin = format!("\n```{language}\n");
+        let blocks = self.text.split(&begin).skip(1);
+        blocks.map(|rest| rest.split_once("\n```").unwrap().0.to_owned()).collect()
     }
 }
 

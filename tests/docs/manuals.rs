@@ -142,15 +142,22 @@ fn a_situation_names_no_reason_that_there_is_not() {
             for word in words.filter(|word| !["True", "False", "Unknown"].contains(word)) {
                 assert!(charon::reason::parse(word).is_some(), "{manual}: {}: {word}", situation.heading);
             }
-            assert!(!ready.contains("True") || stalled.is_empty() && reconciling.is_empty(), "{manual}: {row}");
-            assert!(reconciling.is_empty() || stalled.is_empty() || ready == "*as before*", "{manual}: {row}");
+            assert!(
+                !ready.contains("True") || stalled.is_empty() && reconciling.is_empty(),
+                "{manual}: {row}"
+            );
+            assert!(
+                reconciling.is_empty() || stalled.is_empty() || ready == "*as before*",
+                "{manual}: {row}"
+            );
         }
     }
 }
 
 #[test]
 fn each_message_that_is_quoted_is_one_that_the_program_forms() {
-    let sources: String = files("src", ".rs").iter().map(|file| std::fs::read_to_string(file).unwrap()).collect();
+    let sources: String =
+        files("src", ".rs").iter().map(|file| std::fs::read_to_string(file).unwrap()).collect();
     let sources = sources.replace("\\\"", "\"");
     let document = Document::open("docs/troubleshooting.md");
     let blocks = document.blocks("text");
@@ -159,7 +166,9 @@ fn each_message_that_is_quoted_is_one_that_the_program_forms() {
     for message in messages {
         let mut pieces = 0;
         // What is filled in, and what is put together, has its place between these.
-        for piece in message.split(['<', '>']).step_by(2).flat_map(|part| part.split([';', ':', ','])) {
+        for piece in
+            message.split(['<', '>']).step_by(2).flat_map(|part| part.split([';', ':', ',', '(', ')']))
+        {
             let piece = piece.trim_matches(|c: char| !c.is_alphanumeric());
             if piece.len() > 3 {
                 assert!(sources.contains(piece), "{message:?}: {piece:?} is not in the sources");

@@ -67,7 +67,9 @@ fn tests_named_in(text: &str) -> Vec<(&str, &str)> {
         let path = Path::new(quoted);
         if path.extension().is_some_and(|ending| ending == "rs") {
             file = Some(quoted);
-        } else if quoted.matches('_').count() > 2 && quoted.chars().all(|c| c.is_ascii_alphanumeric() || c == '_') {
+        } else if quoted.matches('_').count() > 2
+            && quoted.chars().all(|c| c.is_ascii_alphanumeric() || c == '_')
+        {
             named.push((file.unwrap_or_else(|| panic!("{quoted} is in no file")), quoted));
         }
     }
@@ -83,7 +85,8 @@ fn each_test_that_a_document_names_is_in_its_file() {
         let named = tests_named_in(&prose);
         assert!(named.len() > 20, "{name}: {}", named.len());
         for (file, test) in named {
-            let source = fs::read_to_string(root().join(file)).unwrap_or_else(|error| panic!("{file}: {error}"));
+            let source =
+                fs::read_to_string(root().join(file)).unwrap_or_else(|error| panic!("{file}: {error}"));
             assert!(source.contains(&format!("fn {test}(")), "{name}: {file} has no {test}");
         }
     }

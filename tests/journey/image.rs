@@ -25,7 +25,8 @@ fn the_image_holds_the_program_and_the_roots_and_nothing_else() {
     let is_folder = |line: &&str| line.starts_with('d');
     let mut files: Vec<_> = listed.lines().filter(|line| !line.is_empty() && !is_folder(line)).collect();
     files.sort_by_key(|line| line.rsplit(' ').next().map(str::to_owned));
-    let names: Vec<_> = files.iter().map(|line| line.rsplit(' ').next().unwrap().trim_start_matches('/')).collect();
+    let names: Vec<_> =
+        files.iter().map(|line| line.rsplit(' ').next().unwrap().trim_start_matches('/')).collect();
     assert_eq!(names, ["charon", "etc/ssl/certs/ca-certificates.crt"], "{listed}");
     // Neither of them is anyone's to change, or runs with more rights than it was given.
     assert!(files.iter().all(|line| line.starts_with("-r") && !line[..10].contains('s')), "{listed}");

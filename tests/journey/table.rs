@@ -174,10 +174,25 @@ fn every_build_that_cannot_be_says_why_on_a_real_node() {
         &[
             ("two-names", "InvalidSpec", &[&image, "other.example/app:1", "by its field as"], true),
             ("forbidden", "AccessDenied", &[&forbidding], true),
-            ("keyless", "SecretNotFound", &["key \".dockerconfigjson\" of Secret \"keyless\"; add it"], false),
+            (
+                "keyless",
+                "SecretNotFound",
+                &["key \".dockerconfigjson\" of Secret \"keyless\"; add it"],
+                false,
+            ),
             ("claimless", "StorageNotFound", &["PersistentVolumeClaim \"nowhere\"; create it"], false),
-            ("nodeless", "WorkerUnschedulable", &["finds no node; free what it asks for", "node(s) didn't match"], false),
-            ("limited", "RateLimited", &[&limiting, "429", "use credentials that have a higher limit"], false),
+            (
+                "nodeless",
+                "WorkerUnschedulable",
+                &["finds no node; free what it asks for", "node(s) didn't match"],
+                false,
+            ),
+            (
+                "limited",
+                "RateLimited",
+                &[&limiting, "429", "use credentials that have a higher limit"],
+                false,
+            ),
             ("locked", "StorageAccessDenied", &["locked", "0:65532 with mode 700", "65532:65532"], true),
             ("sealed", "StorageReadOnly", &["g.zip", "read-only"], true),
             ("small", "StorageFull", &["are free", "make room"], true),

@@ -173,7 +173,11 @@ fn no_label_could_name_a_resource_or_its_namespace() {
     let metrics = Metrics::new();
     metrics.watch(BUILD, || HashSet::from(["a".to_owned()]));
     metrics.looked(BUILD, Duration::ZERO);
-    metrics.wrote(BUILD, &status(&[], &json!({ "id": "a", "attempt": 1 })), &status(&[], &json!({ "id": "b", "attempt": 2 })));
+    metrics.wrote(
+        BUILD,
+        &status(&[], &json!({ "id": "a", "attempt": 1 })),
+        &status(&[], &json!({ "id": "b", "attempt": 2 })),
+    );
     let families = metrics.text().and(Ok(metrics.registry.gather())).unwrap();
     let labels = families.iter().flat_map(|family| family.get_metric()).flat_map(|metric| metric.get_label());
     let labels: HashSet<&str> = labels.map(|label| label.name()).collect();
