@@ -135,15 +135,11 @@ impl Cluster {
         observed
     }
 
-    /// What somebody would decide who knows nothing but what the API server has of all this: its status as JSON, and
-    /// what there is in whatever order it is listed.
+    /// What somebody would decide who knows nothing but what the API server has of all this, with the status as JSON.
     fn decided_by_a_stranger(&self) -> Deliberation {
         let json = serde_json::to_string(&self.status).unwrap();
         let status: Status = serde_json::from_str(&json).unwrap();
-        let mut observed = self.observe();
-        observed.pods.reverse();
-        observed.pods.sort_by_key(|pod| pod.created);
-        self.deliberate(&status, &observed)
+        self.deliberate(&status, &self.observe())
     }
 
     fn deliberate(&self, status: &Status, observed: &Observed) -> Deliberation {

@@ -62,6 +62,6 @@ fn a_registry_that_denies_is_asked_once_and_ends_the_job_with_its_first_pod(soft
     assert_eq!(outcome.reason, Reason::AccessDenied);
     // With this one the Job's policy lets no other pod follow.
     assert_eq!(outcome.reason.exit_code(), 77);
-    let asked = proxy.count("HEAD", "/manifests/") + proxy.count("GET", "/manifests/");
-    assert_eq!(asked, 1, "{:?}", proxy.seen());
+    // Some registries refuse only to be asked without reading.
+    assert_eq!((proxy.count("HEAD", ""), proxy.count("GET", "")), (1, 1), "{:?}", proxy.seen());
 }

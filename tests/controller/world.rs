@@ -308,7 +308,8 @@ impl Drop for World {
 
 /// Runs kubectl with `input`; gives what it says, and fails if it does not succeed.
 pub(crate) fn kubectl(arguments: &[&str], input: &str) -> String {
-    let ran = crate::program::tool("kubectl", arguments).fed(input).run();
+    let cluster = std::env::var_os("KUBECONFIG").expect("the test cluster gives it");
+    let ran = crate::program::tool("kubectl", arguments).variable("KUBECONFIG", cluster).fed(input).run();
     assert_eq!(ran.status, Some(0), "kubectl {}: {}", arguments.join(" "), ran.stderr);
     ran.text()
 }

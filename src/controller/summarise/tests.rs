@@ -396,6 +396,9 @@ fn texts() -> impl Strategy<Value = String> {
 }
 
 proptest! {
+    // Each has some hundred kilobytes.
+    #![proptest_config(ProptestConfig::with_cases(32))]
+
     #[test]
     fn a_thousand_images_that_all_fail_with_two_kibibytes_make_a_status_of_less_than_sixteen(
         message in texts(),
@@ -425,7 +428,9 @@ proptest! {
         let size = serde_json::to_string(&status).unwrap().len();
         prop_assert!(size < 16 * 1024, "{size} bytes");
     }
+}
 
+proptest! {
     #[test]
     fn whatever_happens_the_conditions_hold_together(
         steps in proptest::collection::vec((runs(), verdicts(), any::<bool>()), 1..12),
