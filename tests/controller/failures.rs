@@ -312,7 +312,7 @@ fn ended(exit_code: i32, reason: &str) -> Value {
 #[tokio::test]
 async fn a_worker_that_took_too_much_memory_says_which_limit_to_raise() {
     let world = World::new("memory").await;
-    let pod = at_work(&world, "app").await;
+    let pod = Box::pin(at_work(&world, "app")).await;
     world.say(&pod, json!({ "phase": "Failed", "containerStatuses": ended(137, "OOMKilled") })).await;
     let status = world.until_ready::<PayloadBuild>("app", "False", "WorkerOutOfMemory").await;
     let message = &condition(&status, "Ready").unwrap().message;
@@ -329,7 +329,7 @@ async fn a_worker_that_took_too_much_memory_says_which_limit_to_raise() {
 #[tokio::test]
 async fn a_pod_that_its_node_puts_out_is_told_with_the_node_and_followed_by_another() {
     let world = World::new("evicted").await;
-    let pod = at_work(&world, "app").await;
+    let pod = Box::pin(at_work(&world, "app")).await;
     let disrupted = json!({ "type": "DisruptionTarget", "status": "True", "reason": "TerminationByKubelet" });
     world
         .say(
@@ -341,13 +341,13 @@ async fn a_pod_that_its_node_puts_out_is_told_with_the_node_and_followed_by_anot
             }),
         )
         .await;
-    goes_on_after_an_eviction(&world, &pod, "low on resource: ephemeral-storage").await;
+    Box::pin(goes_on_after_an_eviction(&world, &pod, "low on resource: ephemeral-storage")).await;
 }
 
 #[tokio::test]
 async fn a_pod_of_a_node_that_is_drained_is_told_with_the_node_and_followed_by_another() {
     let world = World::new("drained").await;
-    let pod = at_work(&world, "app").await;
+    let pod = Box::pin(at_work(&world, "app")).await;
     // As kubectl drain asks for it.
     let eviction = Eviction {
         metadata: ObjectMeta { name: Some(pod.name_any()), ..ObjectMeta::default() },
@@ -358,7 +358,7 @@ async fn a_pod_of_a_node_that_is_drained_is_told_with_the_node_and_followed_by_a
     let is_ending = |found: &Pod| found.uid() == pod.uid() && found.metadata.deletion_timestamp.is_some();
     world.until_pod("ending", is_ending).await;
     world.say(&pod, json!({ "phase": "Failed", "containerStatuses": ended(143, "Error") })).await;
-    goes_on_after_an_eviction(&world, &pod, "node-of-the-tests").await;
+    Box::pin(goes_on_after_an_eviction(&world, &pod, "node-of-the-tests")).await;
 }
 
 /// The eviction is told, counts against no limit, and the next pod comes to an end.

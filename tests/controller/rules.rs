@@ -235,7 +235,7 @@ async fn is_refused<K: Kind>(world: &World, spec: &Value, words: Option<&str>) {
     match words {
         None => assert_eq!(refusal, None, "{spec}"),
         Some(words) => {
-            assert!(refusal.as_ref().is_some_and(|told| told.contains(words)), "{spec}: {refusal:?}")
+            assert!(refusal.as_ref().is_some_and(|told| told.contains(words)), "{spec}: {refusal:?}");
         }
     }
 }

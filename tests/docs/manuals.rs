@@ -5,7 +5,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use charon::reason::Reason;
 use serde_json::Value;
 
-use crate::document::{Document, files};
+use crate::document::{Document, Section, files};
 
 const MANUALS: [(&str, &str); 2] =
     [("docs/payloadbuild.md", "PayloadBuild"), ("docs/payloadimport.md", "PayloadImport")];
@@ -114,7 +114,7 @@ fn present(value: &Value, path: &str, found: &mut BTreeSet<String>) {
 #[test]
 fn each_reason_has_its_section_with_what_is_seen_and_no_other_word_has() {
     let sections = Document::open("docs/troubleshooting.md").sections();
-    let told: Vec<&str> = sections.iter().filter_map(|section| section.name()).collect();
+    let told: Vec<&str> = sections.iter().filter_map(Section::name).collect();
     assert_eq!(told, Reason::ALL.map(Reason::as_str));
     for section in sections.iter().filter(|section| section.name().is_some()) {
         let (means, rest) = section.text.split_once("\n```text\n").expect(&section.heading);

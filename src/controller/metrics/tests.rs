@@ -178,10 +178,14 @@ fn no_label_could_name_a_resource_or_its_namespace() {
         &status(&[], &json!({ "id": "a", "attempt": 1 })),
         &status(&[], &json!({ "id": "b", "attempt": 2 })),
     );
-    let families = metrics.text().and(Ok(metrics.registry.gather())).unwrap();
-    let labels = families.iter().flat_map(|family| family.get_metric()).flat_map(|metric| metric.get_label());
-    let labels: HashSet<&str> = labels.map(|label| label.name()).collect();
-    assert_eq!(labels, HashSet::from(["kind", "state", "result", "reason"]));
+    metrics.text().unwrap();
+    let mut labels = HashSet::new();
+    for family in metrics.registry.gather() {
+        for metric in family.get_metric() {
+            labels.extend(metric.get_label().iter().map(|label| label.name().to_owned()));
+        }
+    }
+    assert_eq!(labels, HashSet::from(["kind", "state", "result", "reason"].map(str::to_owned)));
 }
 
 #[test]
