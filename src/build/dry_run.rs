@@ -88,14 +88,14 @@ pub async fn dry_run(
             (Some(look), left, None)
         }
         Output::Object(object) => {
-            let Earlier { left, upload } = Earlier::beside(object).await?;
+            let Earlier { left, upload, .. } = Earlier::beside(object).await?;
             (None, left, upload)
         }
         Output::Stream(_) => (None, Left::default(), None),
     };
     let (plan, contents) = match left.adopt(request) {
         Some(adopted) => adopted,
-        None => plan(request, ManifestCache { manifests: left.manifests(), journal: None }).await?,
+        None => plan(request, ManifestCache { manifests: left.manifests(), ..ManifestCache::default() }).await?,
     };
     let had = match upload.filter(|upload| upload.payload() == contents.digest()) {
         Some(upload) => Had { have: contents.blobs_up_to(upload.uploaded()), elsewhere: None },

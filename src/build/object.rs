@@ -9,6 +9,7 @@ use tracing::{info, warn};
 use super::base::keep_bill_of;
 use super::earlier::Earlier;
 use super::plan::Plan;
+use super::resolve::ManifestCache;
 use super::{BuildError, BuildReport, BuildRequest};
 use crate::payload::{Contents, PayloadError, PayloadWriter, Sink, StreamPayload, Sums, is_payload};
 use crate::progress::{Progress, Stage};
@@ -26,19 +27,11 @@ pub(super) async fn build(
         check_replaceable(&object).await?;
     }
     let earlier = Earlier::beside(&object).await?;
-    let (plan, contents) = match earlier.left.adopt(&request) {
-        Some(adopted) => adopted,
-        None => earlier.plan(&request, &object).await?,
-    };
-    let left = earlier.upload;
-    progress.enter(Stage::Checking);
-    super::check_sizes(&plan, &request).await?;
-    super::expect(&plan, progress);
-
-    let is_same = left.as_ref().is_some_and(|left| left.payload() == contents.digest());
-    let (total, beginning) = (contents.layout().total_size(), contents.beginning());
-    let upload = Upload::begin(object.clone(), left, &request.run, contents.digest(), total, beginning);
-    let mut upload = Arc::new(upload.await?);
+    let (cache, mut keeper) = earlier.manifests(&request.run, &object)?;
+    let begun = keeper.during(Box::pin(begin(&request, &object, earlier, cache, progress))).await;
+    keeper.settle(begun.as_ref().err()).await;
+    let Begun { plan, contents, upload, is_same } = begun?;
+    let mut upload = Arc::new(upload);
     let there = upload.begun().map_or(0, |(from, _)| from);
     super::tell_plan(&plan, &contents, there, None, progress);
     let transfer =
@@ -55,6 +48,37 @@ pub(super) async fn build(
     let report = super::report(&plan, &contents);
     info!("Wrote {}, {} bytes, payload digest {}", object.location(), report.size, report.digest);
     Ok(report)
+}
+
+/// An upload that was begun, of what was planned.
+struct Begun {
+    plan: Plan,
+    contents: Contents,
+    upload: Upload,
+    /// An earlier attempt had begun to write the same payload.
+    is_same: bool,
+}
+
+/// Plans a payload, and begins its upload or goes on with what is left of it.
+async fn begin(
+    request: &BuildRequest,
+    object: &StoredObject,
+    Earlier { left, upload, .. }: Earlier,
+    cache: ManifestCache,
+    progress: &Arc<Progress>,
+) -> Result<Begun, BuildError> {
+    let (plan, contents) = match left.adopt(request) {
+        Some(adopted) => adopted,
+        None => super::plan(request, cache).await?,
+    };
+    progress.enter(Stage::Checking);
+    super::check_sizes(&plan, request).await?;
+    super::expect(&plan, progress);
+    let is_same = upload.as_ref().is_some_and(|left| left.payload() == contents.digest());
+    let (total, beginning) = (contents.layout().total_size(), contents.beginning());
+    let upload =
+        Upload::begin(object.clone(), upload, &request.run, contents.digest(), total, beginning).await?;
+    Ok(Begun { plan, contents, upload, is_same })
 }
 
 /// Whether what was uploaded can be of no use to another attempt.

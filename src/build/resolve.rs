@@ -6,7 +6,7 @@ use futures::{FutureExt, TryStreamExt};
 use tracing::info;
 
 use super::choice::{self, Choice, Verdict};
-use super::journal::Journal;
+use super::journal::ManifestNotes;
 use super::missing::is_about_image;
 use super::referrers::{Place, Told};
 use super::{BuildRequest, ImageRequest};
@@ -91,7 +91,7 @@ pub(super) struct ManifestCache {
     /// What earlier attempts read.
     pub(super) manifests: HashMap<Digest, Manifest>,
     /// Where what is read is noted for further attempts.
-    pub(super) journal: Option<Journal>,
+    pub(super) notes: ManifestNotes,
 }
 
 /// Resolves every name once. All are tried; all failures are told, unless they are allowed.
@@ -491,10 +491,7 @@ impl Resolver<'_> {
             let registry = self.registry(reference)?;
             let manifest = registry.manifest(reference.repository(), tag_or_digest).await?;
             *self.reads.entry(reference.host().clone()).or_default() += 1;
-            if let Some(journal) = &self.cache.journal {
-                // Without the note it is read once more: nothing worse.
-                let _ = journal.note_manifest(&manifest);
-            }
+            self.cache.notes.note(&manifest);
             manifest
         };
         self.manifests_size += manifest.bytes.len() as u64;

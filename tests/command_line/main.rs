@@ -49,6 +49,7 @@ mod names;
 mod objects;
 mod odd_registries;
 mod payload_file;
+mod planning;
 mod platforms;
 mod proxies;
 mod rate_limits;
