@@ -15,13 +15,14 @@ use super::plan::Plan;
 use super::resolve::ManifestCache;
 use super::{
     BuildError, BuildReport, BuildRequest, base, blocking, expect, fetch, foreign, plan, report, tell_plan,
+    whole,
 };
 use crate::digest::Digest;
 use crate::payload::{Contents, PayloadError, PlacedPayload, Remains, is_payload};
 use crate::progress::{Progress, Stage};
 use crate::read_at::LocalFile;
 use crate::reason::{Class, Reason};
-use crate::storage::{FileTarget, Needs, StorageError};
+use crate::storage::{FileTarget, Needs, StorageError, StoredPayload};
 
 /// Builds a payload into the file `path`.
 pub(super) async fn build(
@@ -53,8 +54,23 @@ pub(super) async fn build(
         Err(error) => return blocking(move || Err(not_begun(target, error))).await,
     };
     progress.enter(Stage::Checking);
+    let report = report(&plan, &contents);
+    // What lies there is looked at, and need not be readable for what takes its place.
+    if whole::is_whole(&StoredPayload::File(path.clone()), contents.digest()).await.unwrap_or(false) {
+        let there = plan.blobs.iter().map(|blob| blob.size).sum();
+        tell_plan(&plan, &contents, there, None, progress);
+        let bill = contents.bill_bytes();
+        let settle = move || {
+            target.discard();
+            base::keep_bill(&path, &bill);
+            Ok(path)
+        };
+        let path = blocking(settle).await?;
+        info!("{} is payload {} already", path.display(), report.digest);
+        return Ok(report);
+    }
     expect(&plan, progress);
-    let (report, bill, run) = (report(&plan, &contents), contents.bill_bytes(), request.run);
+    let (bill, run) = (contents.bill_bytes(), request.run);
     let had = left.had(contents.digest());
     let there = had.of(&plan.blobs).sum();
     let begun = blocking(move || begin(target, contents, had, &run)).await?;

@@ -3,19 +3,17 @@
 use std::io;
 use std::sync::Arc;
 
-use tokio_util::io::StreamReader;
 use tracing::{info, warn};
 
 use super::base::keep_bill_of;
 use super::earlier::Earlier;
 use super::plan::Plan;
 use super::resolve::ManifestCache;
-use super::{BuildError, BuildReport, BuildRequest};
-use crate::payload::{Contents, PayloadError, PayloadWriter, Sink, StreamPayload, Sums, is_payload};
+use super::{BuildError, BuildReport, BuildRequest, whole};
+use crate::payload::{Contents, PayloadError, PayloadWriter, Sink, Sums, is_payload};
 use crate::progress::{Progress, Stage};
-use crate::read_at::ReadAt as _;
 use crate::reason::{Reason, Told};
-use crate::storage::{ObjectSource, Parts, StorageError, StoredObject, Upload};
+use crate::storage::{ObjectSource, Parts, StorageError, StoredObject, StoredPayload, Upload};
 
 /// Builds a payload into `object`.
 pub(super) async fn build(
@@ -118,8 +116,11 @@ struct Transfer<'a> {
 impl Transfer<'_> {
     /// Makes the object whole, with an upload that was begun for it. `is_same`: an earlier attempt wrote the same payload.
     async fn write(&self, upload: &mut Arc<Upload>, is_same: bool) -> Result<(), BuildError> {
-        // An attempt that was killed behind its last step has left the whole payload, and its journal.
-        if is_same && self.is_there().await? {
+        // An attempt that was killed behind its last step has left the whole payload, perhaps with its journal.
+        let there = self.is_there().await;
+        // What lies there is looked at, and need not be readable for what takes its place.
+        if if is_same { there? } else { there.unwrap_or(false) } {
+            info!("{} is payload {} already", self.object.location(), self.contents.digest());
             upload.abort().await;
             return Ok(());
         }
@@ -222,15 +223,7 @@ impl Transfer<'_> {
     /// Reads the object from its beginning to its end: whether it is this payload, and not another one. It is an error if it
     /// is not whole.
     async fn verify(&self) -> Result<bool, BuildError> {
-        let source = ObjectSource::open(self.object.clone()).await?;
-        let bytes = source.stream(0..source.size());
-        let payload = StreamPayload::open(StreamReader::new(bytes)).await?;
-        if payload.digest() != self.contents.digest() {
-            return Ok(false);
-        }
-        info!("Verifying {}", self.object.location());
-        payload.verify(|_| ()).await?;
-        Ok(true)
+        whole::is_whole(&StoredPayload::Object(self.object.clone()), self.contents.digest()).await
     }
 }
 

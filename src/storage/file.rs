@@ -219,6 +219,13 @@ impl FileTarget {
         beside(&self.partial, ".journal")
     }
 
+    /// Removes the partial file, whatever is in it, and the journal: there is nothing to write.
+    pub fn discard(mut self) {
+        self.forget_journal();
+        // What cannot be emptied stays, and is taken up by the next run.
+        let _ = self.file.set_len(0);
+    }
+
     /// The journal is of no use to another run, unless something was written to the file: it goes with it.
     pub fn forget_journal(&mut self) {
         self.forgets_journal = true;
@@ -395,6 +402,11 @@ mod tests {
         target = FileTarget::open(&path).unwrap();
         target.forget_journal();
         drop(target);
+        assert!(names(folder.path()).is_empty());
+        target = FileTarget::open(&path).unwrap();
+        fs::write(target.journal(), "read so far").unwrap();
+        target.file().write_all_at(b"pay", 0).unwrap();
+        target.discard();
         assert!(names(folder.path()).is_empty());
     }
 
