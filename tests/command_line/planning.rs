@@ -15,6 +15,9 @@ use crate::registry::{Registry, Software};
 use crate::s3::S3;
 use crate::worker::{Pod, opened};
 
+/// Reads of manifests that are there: what a tag means is asked for, and where there is no such tag, asked for once more.
+const READS: &str = "/manifests/sha256:";
+
 /// A worker that builds from a registry behind a proxy: into a file of its volume, or into a bucket.
 struct Attempts {
     source: Registry,
@@ -53,7 +56,7 @@ impl Attempts {
     }
 
     fn reads(&self) -> usize {
-        self.proxy.count("GET", MANIFESTS)
+        self.proxy.count("GET", READS)
     }
 
     /// What lies where the payload goes.
@@ -150,6 +153,46 @@ fn what_is_kept_of_a_plan_is_named_and_the_right_list_of_images_has_use_for_it()
     );
     assert!(mistyped.contains(&told) && names() == 1, "{mistyped}");
     make("one:1,two:1").succeeded();
-    assert_eq!(proxy.count("GET", MANIFESTS), 6);
+    assert_eq!(proxy.count("GET", READS), 6);
     assert_eq!(names(), 2, "more than the payload and its bill");
+}
+
+/// A registry with an image, and with what refers to it in an index under its fallback tag.
+fn signed() -> Registry {
+    let source = Registry::start(Software::Distribution3);
+    let image = Image::new(Types::Oci, &[Layer::new("a", 1000)]);
+    image.push(&source, "one:1");
+    crate::dry_runs::refer(&source, "one", &image);
+    source
+}
+
+#[test]
+fn the_index_that_lists_what_refers_to_an_image_is_not_read_twice() {
+    let (source, folder) = (signed(), tempfile::tempdir().unwrap());
+    let proxy = Proxy::before(&source);
+    let make = || {
+        let make = charon(["make-payload", "one:1", "-q", "-i", "-r", proxy.host(), "-f", "out.zip"]);
+        make.in_folder(folder.path()).run()
+    };
+    // The image and the index are read, and what is listed there comes at the second attempt.
+    proxy.does(Misdeed::Delay(Duration::ZERO), "GET", MANIFESTS, 2);
+    proxy.does(Misdeed::pause("429 Too Many Requests", 3600), "GET", MANIFESTS, 1);
+    make().ended_with(1);
+    make().succeeded();
+    assert_eq!(proxy.count("GET", MANIFESTS), 3 + 1);
+}
+
+#[test]
+fn where_a_registry_tells_no_digests_each_manifest_that_is_read_to_know_one_is_counted() {
+    let source = signed();
+    let proxy = Proxy::before(&source);
+    proxy.does(Misdeed::WithoutHeader("docker-content-digest"), "HEAD", MANIFESTS, usize::MAX);
+    let planned =
+        charon(["make-payload", "one:1", "-q", "-i", "-r", proxy.host(), "--dry-run"]).run().succeeded();
+    let read = proxy.count("GET", MANIFESTS);
+    assert_eq!(
+        crate::dry_runs::line(&planned.text(), "manifests read"),
+        format!("{read} of {}", proxy.host())
+    );
+    assert_eq!(read, 3);
 }
