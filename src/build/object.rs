@@ -86,6 +86,7 @@ fn is_hopeless(reason: Reason) -> bool {
         Reason::DigestMismatch
             | Reason::PayloadCorrupt
             | Reason::UnsupportedImage
+            | Reason::AccessDenied
             | Reason::OutputConflict
             | Reason::InvalidSpec
     )
