@@ -63,17 +63,14 @@ impl Earlier {
         object: &StoredObject,
     ) -> Result<(ManifestCache, Keeper), StorageError> {
         let known = self.left.notes.iter().flat_map(|notes| notes.manifests.values());
-        let noted = Journal::in_memory(run).and_then(|(journal, noted)| {
+        let begun = Journal::in_memory(run).and_then(|(journal, noted)| {
             known.into_iter().try_for_each(|manifest| journal.note_manifest(manifest))?;
             let kept = noted.length()?;
-            Ok((ManifestNotes::Begun(journal), noted, kept))
+            Ok((ManifestNotes::Begun(journal), (noted, kept)))
         });
-        let (notes, noted) = match noted {
-            Ok((notes, noted, kept)) => (notes, Some((noted, kept))),
-            // Without them all is read once more: nothing worse.
-            Err(_) => (ManifestNotes::None, None),
-        };
-        let cache = ManifestCache { manifests: self.left.manifests(), notes };
+        // Without them all is read once more: nothing worse.
+        let (journal, noted) = begun.ok().unzip();
+        let cache = ManifestCache { manifests: self.left.manifests(), notes: journal.unwrap_or_default() };
         Ok((cache, Keeper { object: object.beside(MANIFESTS)?, is_there: self.keeps_manifests, noted }))
     }
 }

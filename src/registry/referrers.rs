@@ -243,6 +243,7 @@ impl Registry {
 }
 
 /// The tag under which the referrers of a manifest are listed where the registry does not list them.
+#[must_use]
 pub fn fallback_tag(subject: &Digest) -> String {
     let hex = subject.hex();
     format!("{}-{}", subject.algorithm(), hex.get(..64).unwrap_or(hex))

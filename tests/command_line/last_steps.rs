@@ -39,10 +39,10 @@ fn of_a_payload_that_has_its_name_and_no_report_nothing_is_fetched_unless_it_is_
         let file = |name: &str| store.as_ref().map_or_else(|| pod.payload(name), |store| store.file(name));
         let names = || store.as_ref().map_or_else(|| pod.files(), S3::keys);
         let builds = || {
-            let built = pod.works("run", &json!({ "build": build }), &source);
-            assert_eq!(built.reason, Reason::Succeeded, "{built:?}");
+            let outcome = pod.works("run", &json!({ "build": build }), &source);
+            assert_eq!(outcome.reason, Reason::Succeeded, "{outcome:?}");
             assert_eq!(names(), WHOLE);
-            (built.payload, fs::read(file("app.zip")).unwrap())
+            (outcome.payload, fs::read(file("app.zip")).unwrap())
         };
         let whole = builds();
         let before = fetched(&source);

@@ -223,7 +223,7 @@ async fn a_minimum_that_is_larger_than_what_is_held_is_kept_to_by_what_can_be_re
         match seen.method.as_str() {
             "POST" => reply(202, &[("location", "/upload"), ("oci-chunk-min-length", &floor)], ""),
             "GET" => reply(204, &[("range", "0-0"), ("location", "/upload")], ""),
-            "PUT" if length > 0 && seen.target.ends_with(&digest_of(b"read anew").hex()[..]) => {
+            "PUT" if length > 0 && seen.target.ends_with(&digest_of(b"read anew").hex()) => {
                 reply(413, &[], "")
             }
             "PATCH" => reply(202, &[("location", "/upload")], ""),
@@ -231,7 +231,11 @@ async fn a_minimum_that_is_larger_than_what_is_held_is_kept_to_by_what_can_be_re
         }
     })
     .await;
-    let body = || stream::iter((0..SIZE >> 20).map(|_| Ok(Bytes::from_static(&[0; 1 << 20]))));
+    let piece = Bytes::from(vec![0; 1 << 20]);
+    let body = || {
+        let piece = piece.clone();
+        stream::iter((0..SIZE >> 20).map(move |_| Ok(piece.clone())))
+    };
     let registry = anonymous(&server);
     // Proxies take no request of that size.
     registry.push_blob("x", &digest_of(b"read anew"), SIZE, body).await.unwrap();
