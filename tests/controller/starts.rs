@@ -100,7 +100,13 @@ async fn a_worker_that_cannot_be_placed_or_pulled_says_why() {
     let world = World::new("placed").await;
     let pod = with_pod(&world, "no-claim").await;
     world.say(&pod, unschedulable("persistentvolumeclaim \"transfer\" not found")).await;
-    is_held_up(&world, "no-claim", Reason::StorageNotFound, "PersistentVolumeClaim \"transfer\"; create it: ").await;
+    is_held_up(
+        &world,
+        "no-claim",
+        Reason::StorageNotFound,
+        "PersistentVolumeClaim \"transfer\"; create it: ",
+    )
+    .await;
 
     let pod = with_pod(&world, "no-node").await;
     world.say(&pod, unschedulable("0/1 nodes are available: 1 Insufficient memory.")).await;

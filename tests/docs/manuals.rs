@@ -103,7 +103,9 @@ fn present(value: &Value, path: &str, found: &mut BTreeSet<String>) {
             fields.iter().for_each(|(name, inner)| present(inner, &format!("{path}.{name}"), found));
         }
         Value::Array(items) if items.iter().all(Value::is_object) => {
-            items.iter().for_each(|item| present(item, &format!("{path}[]"), found));
+            for item in items {
+                present(item, &format!("{path}[]"), found);
+            }
         }
         _ => {
             found.insert(path.to_owned());
