@@ -38,7 +38,7 @@ pub(super) struct ControllerArgs {
     #[arg(long, value_name = "NAMESPACE")]
     pub(super) namespace: Option<String>,
     /// Resources of a kind that are looked at at once
-    #[arg(long, value_name = "COUNT", default_value = "8", value_parser = clap::value_parser!(u16).range(1..))]
+    #[arg(long, value_name = "COUNT", default_value = "32", value_parser = clap::value_parser!(u16).range(1..))]
     pub(super) concurrency: u16,
     /// Pause before another attempt where time may help, such as for a source that has not arrived
     #[arg(long, value_name = "DURATION", default_value = "5m", value_parser = duration)]
