@@ -62,3 +62,4 @@ mod terminal;
 mod worker;
 mod worker_fields;
 mod worker_proxies;
+mod worker_traffic;
