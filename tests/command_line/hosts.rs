@@ -1,9 +1,11 @@
 //! Several registries at once, and registries with TLS.
 
 use std::fs;
+use std::path::PathBuf;
 
 use base64::Engine as _;
 use base64::engine::general_purpose::STANDARD;
+use serde_json::{Value, json};
 use tempfile::TempDir;
 
 use crate::access::{HTPASSWD, PASSWORD};
@@ -51,11 +53,23 @@ impl Secure {
 
     /// Lets a program trust the certificate and find the password.
     pub(crate) fn known_to(&self, program: Program) -> Program {
-        let auth = STANDARD.encode(format!("charon:{PASSWORD}"));
-        let config = serde_json::json!({"auths": {self.entrance.host(): {"auth": auth}}});
-        fs::write(self.folder.path().join("config.json"), config.to_string()).unwrap();
-        let program = program.variable("SSL_CERT_FILE", self.folder.path().join("certificate.pem"));
+        fs::write(self.folder.path().join("config.json"), self.docker_config().to_string()).unwrap();
+        let program = program.variable("SSL_CERT_FILE", self.certificate());
         program.variable("DOCKER_CONFIG", self.folder.path())
+    }
+
+    /// What holds the password.
+    pub(crate) fn docker_config(&self) -> Value {
+        let auth = STANDARD.encode(format!("charon:{PASSWORD}"));
+        json!({ "auths": { self.entrance.host(): { "auth": auth } } })
+    }
+
+    pub(crate) fn certificate(&self) -> PathBuf {
+        self.folder.path().join("certificate.pem")
+    }
+
+    pub(crate) fn key(&self) -> PathBuf {
+        self.folder.path().join("key.pem")
     }
 }
 
