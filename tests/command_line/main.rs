@@ -31,6 +31,7 @@ mod artifacts;
 mod bases;
 mod broken_uploads;
 mod carrying;
+mod cloud_identities;
 mod counted;
 mod credential_helpers;
 mod dry_runs;

@@ -73,7 +73,7 @@ impl Pod {
     }
 
     /// The worker of a run, but for its port.
-    fn worker(&self, run: &str, work: &Value, registries: &Value) -> Program {
+    pub(crate) fn worker(&self, run: &str, work: &Value, registries: &Value) -> Program {
         let mut config =
             json!({ "version": CONTRACT_VERSION, "runId": run, "nonce": "n", "registries": registries });
         config.as_object_mut().unwrap().extend(work.as_object().unwrap().clone());
@@ -87,7 +87,7 @@ impl Pod {
     }
 
     /// How a worker ends.
-    fn outcome(&self, worker: Running) -> Outcome {
+    pub(crate) fn outcome(&self, worker: Running) -> Outcome {
         let ended = worker.end();
         let log = fs::read(self.folder.path().join("outcome")).unwrap();
         let outcome: Outcome = serde_json::from_slice(&log).unwrap();
