@@ -16,8 +16,12 @@ mod proxy;
 #[path = "../support/registry.rs"]
 mod registry;
 
+#[path = "../support/azurite.rs"]
+mod azurite;
 mod front;
 mod gate;
+#[path = "../support/google.rs"]
+mod google;
 #[path = "../support/s3.rs"]
 mod s3;
 #[path = "../support/s3s.rs"]
@@ -49,6 +53,7 @@ mod missing_base;
 mod names;
 mod objects;
 mod odd_registries;
+mod other_clouds;
 mod payload_file;
 mod platforms;
 mod proxies;
