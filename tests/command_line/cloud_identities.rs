@@ -54,7 +54,8 @@ impl Desk {
 fn answer(path: &str, request: &Request) -> Response {
     let has = |name: &str, value: &str| request.headers().get(name).is_some_and(|found| found == value);
     let keys = || {
-        let keys = json!({ "AccessKeyId": ACCESS, "SecretAccessKey": SECRET, "Token": "", "Expiration": EXPIRES });
+        let keys =
+            json!({ "AccessKeyId": ACCESS, "SecretAccessKey": SECRET, "Token": "", "Expiration": EXPIRES });
         keys.to_string().into_response()
     };
     match path {
