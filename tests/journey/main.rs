@@ -6,6 +6,7 @@
 
 mod bucket;
 mod carry;
+mod image;
 mod interrupted;
 mod proxy;
 mod refusals;

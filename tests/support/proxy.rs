@@ -62,6 +62,8 @@ pub(crate) struct Request {
     headers: Vec<(String, String)>,
     /// How many bytes of its body passed.
     pub(crate) passed: usize,
+    /// How many bytes of the answer's body passed.
+    pub(crate) answered: usize,
 }
 
 impl Request {
@@ -167,8 +169,15 @@ impl Proxy {
     }
 
     /// How many requests there were at once, at most, whose answers had not begun.
+    #[allow(dead_code)] // not every test binary has a use for it
     pub(crate) fn most_at_once(&self) -> usize {
         self.desk.under_way.lock().expect("nobody panicked").most
+    }
+
+    /// How many bytes of answers have passed.
+    #[allow(dead_code)] // not every test binary has a use for it
+    pub(crate) fn answered(&self) -> usize {
+        self.seen().iter().map(|request| request.answered).sum()
     }
 
     /// How many bytes of requests have passed.
@@ -198,7 +207,7 @@ impl Desk {
         let waiting = Waiting::at(self);
         let mut words = line.split(' ').map(str::to_owned);
         let (method, target) = (words.next().unwrap_or_default(), words.next().unwrap_or_default());
-        let request = Request { method, target, headers, passed: 0 };
+        let request = Request { method, target, headers, passed: 0, answered: 0 };
         let place = {
             let mut seen = self.seen.lock().expect("nobody panicked");
             seen.push(request.clone());
@@ -289,7 +298,9 @@ impl Desk {
         }
         drop(waiting);
         put_head(client, &line, &headers)?;
-        copy(&mut from_registry, &mut client, limit, rate, |_| ())?;
+        copy(&mut from_registry, &mut client, limit, rate, |answered| {
+            self.seen.lock().expect("nobody panicked")[place].answered += answered;
+        })?;
         client.shutdown(Shutdown::Both)
     }
 }
