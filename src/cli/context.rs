@@ -7,7 +7,7 @@ use indicatif::{ProgressBar, ProgressDrawTarget, ProgressStyle};
 use tokio::signal::unix::{SignalKind, signal};
 use tokio_util::sync::CancellationToken;
 
-use super::{Cli, CliError, LogFormat};
+use super::{CliError, LogFormat, Verbosity};
 use crate::progress::{Progress, Stage};
 
 /// A command that was told to end cleans up for so long at most.
@@ -27,11 +27,11 @@ pub(super) struct Context {
 }
 
 impl Context {
-    pub(super) fn new(cli: &Cli) -> Self {
+    pub(super) fn new(verbosity: &Verbosity, is_service: bool) -> Self {
         let is_shown = io::stderr().is_terminal()
-            && !cli.verbosity.quiet
-            && !cli.command.is_service()
-            && cli.verbosity.log_format == LogFormat::Text;
+            && !verbosity.quiet
+            && !is_service
+            && verbosity.log_format == LogFormat::Text;
         let target = if is_shown { ProgressDrawTarget::stderr() } else { ProgressDrawTarget::hidden() };
         let bar = ProgressBar::with_draw_target(None, target);
         let context =
@@ -39,7 +39,7 @@ impl Context {
         if is_shown {
             tokio::spawn(show(context.bar.clone(), Arc::clone(&context.progress)));
         }
-        if !cli.command.is_service() {
+        if !is_service {
             tokio::spawn(listen(context.cancel.clone(), Arc::clone(&context.signal)));
         }
         context

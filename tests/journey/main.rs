@@ -6,6 +6,7 @@
 
 mod carry;
 mod interrupted;
+mod plugin;
 mod proxy;
 mod refusals;
 mod runs;
