@@ -65,6 +65,12 @@ struct Verbosity {
     log_format: LogFormat,
 }
 
+impl Verbosity {
+    fn shows_bar(&self) -> bool {
+        !self.quiet && self.log_format == LogFormat::Text
+    }
+}
+
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, ValueEnum)]
 enum LogFormat {
     /// For people
@@ -224,7 +230,7 @@ pub async fn main() -> ExitCode {
     // Of an option and a variable the option counts.
     cli.verbosity.quiet &= !is_typed(&matches, "verbose");
     let is_service = cli.command.is_service();
-    let context = Context::new(&cli.verbosity, is_service);
+    let context = Context::new(!is_service && cli.verbosity.shows_bar(), is_service);
     output::log(&cli.verbosity, is_service, context.bar());
     let result = match cli.command {
         Command::MakePayload(command) => Box::pin(command.run(&context)).await,
@@ -247,7 +253,7 @@ async fn plugin() -> ExitCode {
     check_exclusive(&matches, kubectl::command());
     let cli = kubectl::Kubectl::from_arg_matches(&matches).unwrap_or_else(|error| error.exit());
     let verbosity = cli.verbosity.clone();
-    let context = Context::new(&verbosity, false);
+    let context = Context::new(cli.has_bar() && verbosity.shows_bar(), false);
     output::log(&verbosity, false, context.bar());
     let result = cli.run(&context).await;
     end(result, &context, &verbosity)

@@ -46,9 +46,13 @@ impl PluginError {
             kube::Error::Api(status) if status.code == 403 && status.message.contains("cannot") => {
                 "; docs/kubectl-charon.md lists the rights that this takes: ask for them, or see that --context is right"
             }
-            kube::Error::Api(status) if status.code == 401 => "; sign in again, or see that --context is right",
+            kube::Error::Api(status) if status.code == 401 => {
+                "; sign in again, or see that --context is right"
+            }
             // It has no object's name: it is the kind that is not there.
-            kube::Error::Api(status) if status.code == 404 && status.details.as_ref().is_none_or(|it| it.name.is_empty()) => {
+            kube::Error::Api(status)
+                if status.code == 404 && status.details.as_ref().is_none_or(|it| it.name.is_empty()) =>
+            {
                 "; is Charon installed in this cluster, and --context right?"
             }
             _ => "",

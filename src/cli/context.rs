@@ -7,7 +7,7 @@ use indicatif::{ProgressBar, ProgressDrawTarget, ProgressStyle};
 use tokio::signal::unix::{SignalKind, signal};
 use tokio_util::sync::CancellationToken;
 
-use super::{CliError, LogFormat, Verbosity};
+use super::CliError;
 use crate::progress::{Progress, Stage};
 
 /// A command that was told to end cleans up for so long at most.
@@ -27,11 +27,9 @@ pub(super) struct Context {
 }
 
 impl Context {
-    pub(super) fn new(verbosity: &Verbosity, is_service: bool) -> Self {
-        let is_shown = io::stderr().is_terminal()
-            && !verbosity.quiet
-            && !is_service
-            && verbosity.log_format == LogFormat::Text;
+    /// `is_shown`: there is a bar, if somebody looks. `is_service`: it hears signals by itself.
+    pub(super) fn new(is_shown: bool, is_service: bool) -> Self {
+        let is_shown = is_shown && io::stderr().is_terminal();
         let target = if is_shown { ProgressDrawTarget::stderr() } else { ProgressDrawTarget::hidden() };
         let bar = ProgressBar::with_draw_target(None, target);
         let context =

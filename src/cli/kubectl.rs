@@ -43,6 +43,11 @@ pub(super) fn command() -> clap::Command {
 }
 
 impl Kubectl {
+    /// Whether something moves whose progress can be shown.
+    pub(super) fn has_bar(&self) -> bool {
+        !matches!(self.command, Command::Status(_))
+    }
+
     pub(super) async fn run(self, context: &Context) -> Result<(), CliError> {
         let (progress, cancel) = (context.progress(), context.cancel());
         let (sha256, name) = match self.command {
@@ -60,8 +65,6 @@ async fn show(args: &StatusArgs, context: &Context) -> Result<(), CliError> {
     let mut runs = lookout.look().await?;
     let with_namespaces = args.all_namespaces;
     if io::stdout().is_terminal() {
-        // The bar shows no transfer here.
-        context.bar().finish_and_clear();
         let screen = Screen::open()?;
         let draw = |runs: &Runs, wrong: Option<&str>| {
             screen.draw(runs, with_namespaces, wrong).map_err(|error| PluginError::Failed(error.to_string()))

@@ -1,9 +1,12 @@
+use std::fs::File;
+use std::io;
+use std::os::fd::AsFd;
 use std::path::PathBuf;
 use std::process::ExitCode;
 
 use clap::Args;
 
-use super::{CliError, FAILED, output};
+use super::{CliError, FAILED, Verbosity, output};
 use crate::plugin::{self, FarError};
 use crate::worker::contract::PAYLOAD_MOUNT;
 
@@ -20,19 +23,23 @@ pub(super) struct Transfer {
 
 impl Transfer {
     pub(super) async fn run(&self) -> ExitCode {
-        let (message, code) = if self.wait {
-            match plugin::wait_for_transfers().await {
-                Ok(()) => return ExitCode::SUCCESS,
-                Err(error) => (format!("cannot see who else is here: {error}"), FAILED),
-            }
+        let done = if self.wait {
+            plugin::wait_for_transfers().await.map_err(FarError::Io)
         } else {
-            match plugin::serve(tokio::io::stdin(), tokio::io::stdout(), &self.payloads).await {
-                Ok(()) => return ExitCode::SUCCESS,
-                Err(error @ (FarError::Io(_) | FarError::Silent)) => (error.to_string(), plugin::TRY_AGAIN),
-                Err(error) => (error.to_string(), FAILED),
-            }
+            self.serve().await
         };
-        output::error(&CliError::Failed(message), &super::Verbosity::default());
-        ExitCode::from(code)
+        let Err(error) = done else { return ExitCode::SUCCESS };
+        output::error(&CliError::Failed(error.to_string()), &Verbosity::default());
+        match error {
+            FarError::Io(_) | FarError::Silent => ExitCode::from(plugin::TRY_AGAIN),
+            FarError::Storage(_) | FarError::Refused(_) => ExitCode::from(FAILED),
+        }
+    }
+
+    async fn serve(&self) -> Result<(), FarError> {
+        let input = File::from(io::stdin().as_fd().try_clone_to_owned()?);
+        let output = File::from(io::stdout().as_fd().try_clone_to_owned()?);
+        plugin::serve(tokio::fs::File::from_std(input), tokio::fs::File::from_std(output), &self.payloads)
+            .await
     }
 }

@@ -13,13 +13,13 @@ use super::{PluginError, chain};
 pub struct Cluster {
     /// The namespace; by default that of the context
     #[arg(short, long, value_name = "NAMESPACE")]
-    pub namespace: Option<String>,
+    namespace: Option<String>,
     /// The context of the kubeconfig; by default its current one
     #[arg(long, value_name = "NAME")]
-    pub context: Option<String>,
+    context: Option<String>,
     /// The kubeconfig; by default those that KUBECONFIG names, or ~/.kube/config
     #[arg(long, value_name = "FILE")]
-    pub kubeconfig: Option<PathBuf>,
+    kubeconfig: Option<PathBuf>,
 }
 
 impl Cluster {
@@ -41,9 +41,10 @@ impl Cluster {
             Some(path) => Kubeconfig::read_from(path)?,
             None => Kubeconfig::read()?,
         };
-        let has_own_proxy = kubeconfig.clusters.iter().any(|cluster| {
-            cluster.cluster.as_ref().is_some_and(|cluster| cluster.proxy_url.is_some())
-        });
+        let has_own_proxy = kubeconfig
+            .clusters
+            .iter()
+            .any(|cluster| cluster.cluster.as_ref().is_some_and(|cluster| cluster.proxy_url.is_some()));
         let mut config = Config::from_custom_kubeconfig(kubeconfig, &options).await?;
         // The library takes the environment's proxy, and does not look at NO_PROXY.
         if !has_own_proxy && Matcher::from_env().intercept(&config.cluster_url).is_none() {

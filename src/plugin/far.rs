@@ -99,10 +99,8 @@ where
             Ok::<_, io::Error>((chunk, hasher))
         });
         let chunk;
-        (chunk, hasher) = read
-            .await
-            .map_err(io::Error::from)?
-            .map_err(|error| StorageError::io("read", path, error))?;
+        (chunk, hasher) =
+            read.await.map_err(io::Error::from)?.map_err(|error| StorageError::io("read", path, error))?;
         wire.send(&chunk).await?;
         from += length;
     }

@@ -237,11 +237,7 @@ fn cannot_read(error: io::Error) -> NearError {
 }
 
 /// Whether the payload at `from` in the volume is a file that is here already.
-pub(super) async fn is_same<R, W>(
-    wire: &mut Wire<R, W>,
-    from: &str,
-    here: &Prefix,
-) -> Result<bool, NearError>
+pub(super) async fn is_same<R, W>(wire: &mut Wire<R, W>, from: &str, here: &Prefix) -> Result<bool, NearError>
 where
     R: AsyncRead + Unpin,
     W: AsyncWrite + Unpin,

@@ -48,7 +48,10 @@ pub(super) fn pod(name: &str, model: &Model, claim: &str, read_only: bool) -> Po
             containers: vec![Container {
                 name: controller::CONTAINER.into(),
                 image: Some(model.image.clone()),
-                image_pull_policy: like.containers.first().and_then(|worker| worker.image_pull_policy.clone()),
+                image_pull_policy: like
+                    .containers
+                    .first()
+                    .and_then(|worker| worker.image_pull_policy.clone()),
                 args: Some(vec!["transfer".into(), "--wait".into()]),
                 resources: Some(ResourceRequirements {
                     requests: amounts([("cpu", "100m"), ("memory", "64Mi")]),
@@ -105,7 +108,9 @@ mod tests {
 
     #[test]
     fn the_pod_reads_its_claim_only_by_the_mount_has_no_token_and_stands_before_the_restricted_standard() {
-        insta::assert_snapshot!(serde_saphyr::to_string(&pod("charon-transfer-x", &model(), "transfer", true)).unwrap());
+        insta::assert_snapshot!(
+            serde_saphyr::to_string(&pod("charon-transfer-x", &model(), "transfer", true)).unwrap()
+        );
     }
 
     #[test]

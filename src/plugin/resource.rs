@@ -86,7 +86,9 @@ fn built(build: PayloadBuild) -> Result<Built, String> {
     let status = build.status.unwrap_or_default();
     let wait = format!("kubectl -n {namespace} wait --for=condition=Ready pbuild/{name} waits for it");
     if status.observed_generation != generation {
-        return Err(format!("the controller has not looked at PayloadBuild {name} since it was changed; {wait}"));
+        return Err(format!(
+            "the controller has not looked at PayloadBuild {name} since it was changed; {wait}"
+        ));
     }
     let ready = status.conditions.iter().find(|it| it.type_ == condition::READY);
     match ready {
@@ -104,7 +106,9 @@ fn built(build: PayloadBuild) -> Result<Built, String> {
         return Err(format!("the payload of PayloadBuild {name} is in no claim: {}", elsewhere(object)));
     }
     let (Some(claim), Some(payload)) = (output.persistent_volume_claim, status.payload.clone()) else {
-        return Err(format!("PayloadBuild {name} does not tell where its payload is; ask for a new run by spec.trigger"));
+        return Err(format!(
+            "PayloadBuild {name} does not tell where its payload is; ask for a new run by spec.trigger"
+        ));
     };
     let digest = |text: Option<String>| text.and_then(|text| text.parse().ok());
     let expected = Expected {
@@ -155,7 +159,8 @@ fn no_image() -> PluginError {
 
 /// What is known of a worker's pod without its Job.
 fn worker_pod(worker: &Worker) -> PodSpec {
-    let secret = |secret: &SecretRef| k8s_openapi::api::core::v1::LocalObjectReference { name: secret.name.clone() };
+    let secret =
+        |secret: &SecretRef| k8s_openapi::api::core::v1::LocalObjectReference { name: secret.name.clone() };
     let toleration = |given: &Toleration| k8s_openapi::api::core::v1::Toleration {
         key: given.key.clone(),
         operator: given.operator.clone(),
@@ -235,9 +240,12 @@ mod tests {
 
     #[test]
     fn a_build_is_named_as_kubectl_takes_it_and_nothing_else_has_a_payload() {
-        for text in
-            ["pbuild/app-1.4", "payloadbuild/app-1.4", "PayloadBuilds/app-1.4", "payloadbuilds.charon.dev/app-1.4"]
-        {
+        for text in [
+            "pbuild/app-1.4",
+            "payloadbuild/app-1.4",
+            "PayloadBuilds/app-1.4",
+            "payloadbuilds.charon.dev/app-1.4",
+        ] {
             assert_eq!(text.parse(), Ok(BuildName("app-1.4".into())), "{text}");
         }
         for (text, error) in [
@@ -270,16 +278,21 @@ mod tests {
 
     #[test]
     fn a_payload_can_be_got_when_its_build_is_ready_for_what_its_spec_says_now() {
-        let claim = json!({ "persistentVolumeClaim": { "claimName": "transfer", "path": "out/app-1.4.zip" } });
+        let claim =
+            json!({ "persistentVolumeClaim": { "claimName": "transfer", "path": "out/app-1.4.zip" } });
         let found = built(build(&claim, 2, Some(("True", "Succeeded")))).unwrap();
-        assert_eq!((found.claim.claim_name.as_str(), found.claim.path.as_str()), ("transfer", "out/app-1.4.zip"));
+        assert_eq!(
+            (found.claim.claim_name.as_str(), found.claim.path.as_str()),
+            ("transfer", "out/app-1.4.zip")
+        );
         let digest = Some(Digest::sha256(b"bill"));
         assert_eq!(found.expected, Expected { size: 7, digest, file_digest: None });
     }
 
     #[test]
     fn a_payload_that_cannot_be_got_is_told_with_what_to_do() {
-        let claim = json!({ "persistentVolumeClaim": { "claimName": "transfer", "path": "out/app-1.4.zip" } });
+        let claim =
+            json!({ "persistentVolumeClaim": { "claimName": "transfer", "path": "out/app-1.4.zip" } });
         let store = json!({ "objectStore": { "endpoint": "https://s3.example", "bucket": "transfer", "key": "app.zip" } });
         let ready = Some(("True", "Succeeded"));
         let said = [
@@ -302,7 +315,11 @@ mod tests {
                 start_time: start_time.map(k8s_openapi::apimachinery::pkg::apis::meta::v1::Time),
                 ..Default::default()
             };
-            Candidate { reads_claim, status: Status { run: Some(run), ..Status::default() }, ..Candidate::default() }
+            Candidate {
+                reads_claim,
+                status: Status { run: Some(run), ..Status::default() },
+                ..Candidate::default()
+            }
         };
         let best = |all: Vec<Candidate>| {
             all.into_iter().max_by_key(Candidate::rank).unwrap().status.run.unwrap().image.unwrap()

@@ -133,7 +133,8 @@ impl Seen {
         let ready = self.condition(condition::READY);
         let progress = self.status.progress.as_ref();
         let speed = self.speed(now);
-        let left = speed.filter(|speed| *speed > 0).and_then(|speed| Some(self.bytes_left()?.div_ceil(speed)));
+        let left =
+            speed.filter(|speed| *speed > 0).and_then(|speed| Some(self.bytes_left()?.div_ceil(speed)));
         let age = self.created.map(|created| now.duration_since(created).as_secs().max(0).unsigned_abs());
         let status = match (ready, progress) {
             (Some(ready), Some(progress)) if ready.status == "Unknown" => format!("{:?}", progress.stage),
@@ -162,7 +163,8 @@ impl Seen {
 
     /// Bytes a second, while bytes move: between the last updates, and while there is one, since the run began.
     fn speed(&self, now: Timestamp) -> Option<u64> {
-        let moves = self.status.progress.as_ref().is_some_and(|progress| progress.stage == Stage::Transferring);
+        let moves =
+            self.status.progress.as_ref().is_some_and(|progress| progress.stage == Stage::Transferring);
         if !moves || self.condition(condition::RECONCILING).is_none() {
             return None;
         }
@@ -171,7 +173,8 @@ impl Seen {
         }
         let (last, bytes) = self.updates.back()?;
         let began = || Some((self.status.run.as_ref()?.start_time.as_ref()?.0, 0));
-        let (first, before) = self.updates.front().copied().filter(|(time, _)| time != last).or_else(began)?;
+        let (first, before) =
+            self.updates.front().copied().filter(|(time, _)| time != last).or_else(began)?;
         let seconds = last.duration_since(first).as_secs();
         bytes.saturating_sub(before).checked_div(seconds.try_into().ok()?)
     }
@@ -215,7 +218,8 @@ impl Table {
     #[must_use]
     pub fn lines(&self) -> Vec<String> {
         let columns = self.rows.first().map_or(0, Vec::len);
-        let width = |column: usize| self.rows.iter().map(|row| row[column].chars().count()).max().unwrap_or(0);
+        let width =
+            |column: usize| self.rows.iter().map(|row| row[column].chars().count()).max().unwrap_or(0);
         let widths: Vec<_> = (0..columns).map(width).collect();
         let line = |row: &Vec<String>| {
             let cells = row.iter().zip(&widths).map(|(cell, width)| format!("{cell:width$}"));
@@ -301,21 +305,21 @@ mod tests {
     fn the_speed_is_that_of_the_last_updates_and_at_first_that_since_the_beginning() {
         let mut runs = Runs::default();
         runs.take(&transferring(1, 100, 1_000_000_000), at(100));
-        assert_eq!(row(&runs, 100), "pbuild/app Unknown Transferring 10% 10.00MB/s 15m 1m40s");
+        assert_eq!(row(&runs, 100), "pbuild/app Unknown Transferring 10% 10.00 MB/s 15m 1m40s");
         // The same update is seen again when something else of the status changes.
         runs.take(&transferring(1, 100, 1_000_000_000), at(102));
-        assert_eq!(row(&runs, 102), "pbuild/app Unknown Transferring 10% 10.00MB/s 15m 1m42s");
+        assert_eq!(row(&runs, 102), "pbuild/app Unknown Transferring 10% 10.00 MB/s 15m 1m42s");
         for step in 1..=20 {
             runs.take(&transferring(1, 100 + step, 1_000_000_000 + step * 100_000_000), at(100 + step));
         }
-        assert_eq!(row(&runs, 120), "pbuild/app Unknown Transferring 30% 100.00MB/s 1m10s 2m");
+        assert_eq!(row(&runs, 120), "pbuild/app Unknown Transferring 30% 100.00 MB/s 1m10s 2m");
     }
 
     #[test]
     fn a_run_that_stands_still_has_no_speed_and_no_end() {
         let mut runs = Runs::default();
         runs.take(&transferring(1, 100, 1_000_000_000), at(100));
-        assert_eq!(row(&runs, 161), "pbuild/app Unknown Transferring 10% 0B/s - 2m41s");
+        assert_eq!(row(&runs, 161), "pbuild/app Unknown Transferring 10% 0 B/s - 2m41s");
     }
 
     #[test]
@@ -342,9 +346,15 @@ mod tests {
 
     #[test]
     fn durations_have_two_units_at_most() {
-        for (seconds, text) in
-            [(0, "0s"), (59, "59s"), (60, "1m"), (61, "1m1s"), (900, "15m"), (5_400, "1h30m"), (90_000, "1d1h")]
-        {
+        for (seconds, text) in [
+            (0, "0s"),
+            (59, "59s"),
+            (60, "1m"),
+            (61, "1m1s"),
+            (900, "15m"),
+            (5_400, "1h30m"),
+            (90_000, "1d1h"),
+        ] {
             assert_eq!(duration(seconds), text);
         }
     }

@@ -55,15 +55,15 @@ const SAID_LIMIT: usize = 4 << 10;
 pub struct Get {
     /// The PayloadBuild, such as pbuild/app-1.4; it must be ready
     #[arg(value_name = "pbuild/NAME")]
-    pub build: BuildName,
+    build: BuildName,
     /// Where the payload goes; by default its own name, here
     #[arg(short, long, value_name = "FILE")]
-    pub output: Option<PathBuf>,
+    output: Option<PathBuf>,
     /// The image of the pod: Charon's, with /charon in it; by default that of the run
     #[arg(long)]
-    pub image: Option<String>,
+    image: Option<String>,
     #[command(flatten)]
-    pub cluster: Cluster,
+    cluster: Cluster,
 }
 
 /// Put a payload into a claim
@@ -74,22 +74,22 @@ pub struct Get {
 pub struct Put {
     /// The payload
     #[arg(value_name = "FILE")]
-    pub file: PathBuf,
+    file: PathBuf,
     /// The claim: a PersistentVolumeClaim of the namespace
     #[arg(long, value_name = "CLAIM")]
-    pub pvc: String,
+    pvc: String,
     /// The payload's path in the volume; by default the file's name
     #[arg(long, value_name = "PATH")]
-    pub path: Option<String>,
+    path: Option<String>,
     /// Replace another payload that has the path; what is no payload is never replaced
     #[arg(long)]
-    pub replace: bool,
+    replace: bool,
     /// The image of the pod: Charon's, with /charon in it; by default that of an import that reads the claim, else of the last run of the
     /// namespace
     #[arg(long)]
-    pub image: Option<String>,
+    image: Option<String>,
     #[command(flatten)]
-    pub cluster: Cluster,
+    cluster: Cluster,
 }
 
 /// Does what `get` says; gives the file's sha256 and its name.
@@ -327,7 +327,9 @@ impl Session {
     async fn running_pod(&mut self) -> Result<String, Attempt> {
         if let Some(name) = &self.pod {
             let looked = self.pods.get_opt(name).await;
-            let pod = looked.map_err(|error| Attempt::Again(format!("cannot look at pod {name}: {}", super::chain(&error))))?;
+            let pod = looked.map_err(|error| {
+                Attempt::Again(format!("cannot look at pod {name}: {}", super::chain(&error)))
+            })?;
             let is_up = |pod: &Pod| pod.metadata.deletion_timestamp.is_none() && phase(pod) == "Running";
             if pod.as_ref().is_some_and(is_up) {
                 return Ok(name.clone());
@@ -346,7 +348,9 @@ impl Session {
             if matches!(error, kube::Error::Api(_)) {
                 self.pod = None;
             }
-            return Err(PluginError::api(&format!("create a pod in namespace {}", self.namespace), &error).into());
+            return Err(
+                PluginError::api(&format!("create a pod in namespace {}", self.namespace), &error).into()
+            );
         }
         self.wait_until_it_runs(&name).await?;
         Ok(name)
@@ -377,7 +381,9 @@ impl Session {
             };
             match phase(&pod) {
                 "Running" => return Ok(()),
-                "Succeeded" | "Failed" => return Err(PluginError::new(ended(name, &pod, &self.model.image)).into()),
+                "Succeeded" | "Failed" => {
+                    return Err(PluginError::new(ended(name, &pod, &self.model.image)).into());
+                }
                 _ => {}
             }
             let events = if begun.elapsed() > EVENTS_AFTER { self.events(name).await } else { Vec::new() };
@@ -419,7 +425,8 @@ impl Session {
             let ended = ListParams::default().labels(SELECTOR).fields(&format!("status.phase={phase}"));
             // Whoever may not list pods leaves it to the next.
             for pod in self.pods.list(&ended).await.map(|found| found.items).unwrap_or_default() {
-                let _ = self.pods.delete(&pod.metadata.name.unwrap_or_default(), &DeleteParams::default()).await;
+                let _ =
+                    self.pods.delete(&pod.metadata.name.unwrap_or_default(), &DeleteParams::default()).await;
             }
         }
     }
@@ -434,7 +441,10 @@ impl Session {
             Ok(Err(error)) => super::chain(&error),
             Err(_) => "the API server does not answer".to_owned(),
         };
-        warn!("cannot delete pod {name} of namespace {}: {why}; it ends by itself in a minute or two", self.namespace);
+        warn!(
+            "cannot delete pod {name} of namespace {}: {why}; it ends by itself in a minute or two",
+            self.namespace
+        );
     }
 }
 
@@ -484,7 +494,9 @@ fn ended(name: &str, pod: &Pod, image: &str) -> String {
         }
         None => [status.reason, status.message].into_iter().flatten().collect::<Vec<_>>().join(": "),
     };
-    format!("pod {name} ended at once ({said}); is {image} charon's image, and no older than this program? --image names another")
+    format!(
+        "pod {name} ended at once ({said}); is {image} charon's image, and no older than this program? --image names another"
+    )
 }
 
 /// What makes a pod's name its own.

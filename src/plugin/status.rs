@@ -10,7 +10,7 @@ use futures::stream::BoxStream;
 use jiff::Timestamp;
 use k8s_openapi::NamespaceResourceScope;
 use kube::api::ListParams;
-use kube::runtime::watcher::{self, Event};
+use kube::runtime::watcher::Event;
 use kube::runtime::{WatchStreamExt as _, watcher};
 use kube::{Api, Client, ResourceExt as _};
 use serde::de::DeserializeOwned;
@@ -34,11 +34,14 @@ pub struct StatusArgs {
     #[arg(short = 'A', long)]
     pub all_namespaces: bool,
     #[command(flatten)]
-    pub cluster: Cluster,
+    cluster: Cluster,
 }
 
 /// A resource that can be looked at.
-trait Watched: Kind + kube::Resource<Scope = NamespaceResourceScope> + Clone + DeserializeOwned + Debug + Send + 'static {}
+trait Watched:
+    Kind + kube::Resource<Scope = NamespaceResourceScope> + Clone + DeserializeOwned + Debug + Send + 'static
+{
+}
 
 impl Watched for PayloadBuild {}
 impl Watched for PayloadImport {}

@@ -26,7 +26,8 @@ async fn payload(size: usize) -> Vec<u8> {
         r#"{{"schemaVersion":2,"config":{{"digest":"{layer}","size":{size}}},"layers":[]}}"#
     ));
     let digest = Digest::sha256(&bytes);
-    let manifest = ManifestPlan { digest: digest.clone(), media_type: media_type.clone(), bytes: bytes.clone() };
+    let manifest =
+        ManifestPlan { digest: digest.clone(), media_type: media_type.clone(), bytes: bytes.clone() };
     let image = ImagePlan {
         reference: Reference::parse("app:1", &Host::docker_hub()).unwrap(),
         far_name: None,

@@ -241,7 +241,8 @@ pub(super) fn hash(source: &dyn ReadAt, bytes: u64) -> io::Result<Hasher> {
 
 /// What the other end said is none of these words.
 pub(super) fn not_understood(what: impl std::fmt::Display) -> io::Error {
-    let message = format!("the other end says what is not understood here ({what}); are both of one version?");
+    let message =
+        format!("the other end says what is not understood here ({what}); are both of one version?");
     io::Error::new(io::ErrorKind::InvalidData, message)
 }
 

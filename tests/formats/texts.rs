@@ -6,7 +6,7 @@ use std::fs;
 use crate::golden::file;
 use crate::image::{Image, Layer, Types};
 use crate::payload::payload;
-use crate::program::{Program, charon, plugin};
+use crate::program::{Program, charon, tool};
 use crate::registry::{Registry, Software};
 use crate::verify::{docker_charons, manifest};
 
@@ -41,6 +41,12 @@ fn the_help_of_each_command_says_what_it_does_with_all_its_options() {
     ] {
         insta::assert_snapshot!(name, said(charon(arguments), &[]));
     }
+}
+
+/// charon as kubectl calls it for `kubectl charon`.
+fn plugin(arguments: &[&str]) -> Program {
+    let renamed = ["-c", "exec -a kubectl-charon \"$0\" \"$@\"", env!("CARGO_BIN_EXE_charon")];
+    tool("bash", renamed).arguments(arguments)
 }
 
 #[test]

@@ -43,7 +43,11 @@ impl Desk {
         let mut command = Command::new("kubectl");
         let path = format!("{}:{}", self.folder.path().display(), variable("PATH"));
         command.arg("charon").args(arguments).args(["-n", &self.namespace]).env("PATH", path);
-        command.current_dir(self.folder.path()).stdin(Stdio::null()).stdout(Stdio::piped()).stderr(Stdio::piped());
+        command
+            .current_dir(self.folder.path())
+            .stdin(Stdio::null())
+            .stdout(Stdio::piped())
+            .stderr(Stdio::piped());
         command
     }
 
@@ -164,7 +168,8 @@ fn a_payload_leaves_its_claim_through_an_interrupted_transfer_and_comes_into_ano
     assert!(way.passed() < passed + 2_000_000);
     // The pod of the killed one ends by itself, for want of anybody.
     until("the pod that was left to end by itself", || {
-        let pods = world.kubectl(&["get", "pods", "-l", "app.kubernetes.io/component=transfer", "-o", "wide"]);
+        let pods =
+            world.kubectl(&["get", "pods", "-l", "app.kubernetes.io/component=transfer", "-o", "wide"]);
         if pods.contains("Running") { Err(pods) } else { Ok(()) }
     });
 
@@ -208,7 +213,8 @@ subjects: [{{kind: ServiceAccount, name: {name}}}]
     let path = desk.path(&format!("{name}.kubeconfig"));
     let server = format!("https://{NODE}:6443");
     let file = path.to_str().unwrap();
-    let config = |arguments: &[&str]| run("kubectl", &[&["--kubeconfig", file, "config"], arguments].concat(), None);
+    let config =
+        |arguments: &[&str]| run("kubectl", &[&["--kubeconfig", file, "config"], arguments].concat(), None);
     config(&["set-cluster", "c", "--server", &server, "--insecure-skip-tls-verify=true"]);
     config(&["set-credentials", "u", "--token", &token]);
     config(&["set-context", "c", "--cluster=c", "--user=u"]);
@@ -247,7 +253,10 @@ fn what_keeps_a_payload_from_being_carried_is_told_with_the_way_out() {
     world.apply(&build("unknown", &registry.host));
     world.until_condition("pbuild", "app", "Ready", "True", "Succeeded");
     world.until_condition("pbuild", "unknown", "Ready", "False", "ImageNotFound");
-    says(&["get", "pbuild/unknown"], &["PayloadBuild unknown is not ready (ImageNotFound: ", "kubectl -n plugin-refusals wait"]);
+    says(
+        &["get", "pbuild/unknown"],
+        &["PayloadBuild unknown is not ready (ImageNotFound: ", "kubectl -n plugin-refusals wait"],
+    );
     fs::write(desk.path("app.zip"), "something else").unwrap();
     says(&["get", "pbuild/app"], &["app.zip is there, and is another file", "--output"]);
     fs::remove_file(desk.path("app.zip")).unwrap();
@@ -264,7 +273,11 @@ fn what_keeps_a_payload_from_being_carried_is_told_with_the_way_out() {
     until_no_transfer_pod(&world);
     fs::rename(desk.path("app.zip"), desk.path("got.zip")).unwrap();
     for (name, right, words) in [
-        ("blind", "payloadbuilds", &["cannot read PayloadBuild app", "payloadbuilds", "docs/kubectl-charon.md"][..]),
+        (
+            "blind",
+            "payloadbuilds",
+            &["cannot read PayloadBuild app", "payloadbuilds", "docs/kubectl-charon.md"][..],
+        ),
         ("podless", "pods", &["cannot create a pod", "resource \"pods\"", "docs/kubectl-charon.md"]),
         ("speechless", "pods/exec", &["create and get on pods/exec"]),
     ] {
@@ -279,7 +292,10 @@ fn what_keeps_a_payload_from_being_carried_is_told_with_the_way_out() {
         &["put", "got.zip", "--pvc", "nothing"],
         &["there is no PersistentVolumeClaim nothing in namespace plugin-refusals", "get pvc"],
     );
-    says(&["put", "got.zip", "--pvc", "transfer", "--image", "charon.local/nothing:1"], &["cannot get its own image"]);
+    says(
+        &["put", "got.zip", "--pvc", "transfer", "--image", "charon.local/nothing:1"],
+        &["cannot get its own image"],
+    );
     says(&["put", "got.zip", "--pvc", "transfer", "--image", "charon.local/registry:3"], &["--image"]);
     world.apply(
         "{apiVersion: v1, kind: PersistentVolumeClaim, metadata: {name: unbound}, spec: {volumeName: nowhere, \
@@ -289,6 +305,9 @@ fn what_keeps_a_payload_from_being_carried_is_told_with_the_way_out() {
     until_no_transfer_pod(&world);
     // What is no payload is nobody's to replace.
     fs::write(volume.join("got.zip"), "a letter").unwrap();
-    says(&["put", "got.zip", "--pvc", "transfer", "--replace"], &["is no payload of charon's", "is not replaced"]);
+    says(
+        &["put", "got.zip", "--pvc", "transfer", "--replace"],
+        &["is no payload of charon's", "is not replaced"],
+    );
     assert_eq!(fs::read(volume.join("got.zip")).unwrap(), b"a letter");
 }

@@ -43,12 +43,6 @@ pub(crate) fn charon<S: AsRef<OsStr>>(arguments: impl IntoIterator<Item = S>) ->
     Program::new(env!("CARGO_BIN_EXE_charon"), arguments)
 }
 
-/// charon as kubectl calls it for `kubectl charon`.
-pub(crate) fn plugin<S: AsRef<OsStr>>(arguments: impl IntoIterator<Item = S>) -> Program {
-    let renamed = ["-c", "exec -a kubectl-charon \"$0\" \"$@\"", env!("CARGO_BIN_EXE_charon")];
-    tool("bash", renamed).arguments(arguments)
-}
-
 /// A program of the tests' own tools.
 pub(crate) fn tool<S: AsRef<OsStr>>(name: &str, arguments: impl IntoIterator<Item = S>) -> Program {
     Program::new(path_of(name), arguments)
