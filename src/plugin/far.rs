@@ -137,6 +137,7 @@ where
     let file = Arc::clone(target.file());
     let mut sink = wire.meanwhile(move || Sink::open(file)).await?.map_err(|error| target.error(error))?;
     let partial = Some(sink.prefix()).filter(|partial| (1..=size).contains(&partial.bytes));
+    target.check_room(Needs { payload: size, beside: 0 })?;
     wire.say(&Found { whole, partial }).await?;
     let Start { from } = wire.hear().await?;
     if from == 0 {
@@ -144,7 +145,6 @@ where
     } else if from != sink.offset {
         return Err(not_understood(format!("bytes from {from} on")).into());
     }
-    target.check_room(Needs { payload: size, beside: 0 })?;
     let mut ticks = ticks();
     while sink.offset < size {
         let bytes = wire.bytes(size - sink.offset, &mut ticks).await?;

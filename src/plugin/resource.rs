@@ -303,7 +303,7 @@ mod tests {
             build(&json!({}), 2, ready),
         ]
         .map(|build| built(build).unwrap_err());
-        insta::assert_snapshot!(said.join("\n"), @"");
+        insta::assert_snapshot!(said.join("\n"));
     }
 
     #[test]

@@ -297,8 +297,8 @@ mod tests {
         let waits = condition("Ready", "False", "SourceNotFound");
         let import: PayloadImport = serde_saphyr::from_str(&format!("{import}{waits}]}}}}")).unwrap();
         runs.take(&import, at(115));
-        insta::assert_snapshot!(runs.table(at(115), true).lines().join("\n"), @"");
-        insta::assert_snapshot!(runs.table(at(115), false).screen(30, 3).join("\n"), @"");
+        insta::assert_snapshot!(runs.table(at(115), true).lines().join("\n"));
+        insta::assert_snapshot!(runs.table(at(115), false).screen(30, 3).join("\n"));
     }
 
     #[test]

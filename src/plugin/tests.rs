@@ -271,7 +271,7 @@ async fn the_far_end_says_what_it_cannot_do_and_what_to_do_instead() {
         let asked = sides.ask(&Request { version, path: path.into(), wish }).await;
         said += &format!("{path}: {asked}\n").replace(sides.volume.path().to_str().unwrap(), "/payload");
     }
-    insta::assert_snapshot!(said, @"");
+    insta::assert_snapshot!(said);
 }
 
 #[tokio::test]
