@@ -266,12 +266,15 @@ async fn the_far_end_says_what_it_cannot_do_and_what_to_do_instead() {
         (VERSION, "app.zip", get()),
         (VERSION, "letter", get()),
         (VERSION, "old.zip", Wish::Put { size: 9, replace: false }),
-        (VERSION, "big.zip", Wish::Put { size: 1 << 60, replace: false }),
     ] {
         let asked = sides.ask(&Request { version, path: path.into(), wish }).await;
         said += &format!("{path}: {asked}\n").replace(sides.volume.path().to_str().unwrap(), "/payload");
     }
     insta::assert_snapshot!(said);
+    let wish = Wish::Put { size: 1 << 60, replace: false };
+    let said = sides.ask(&Request { version: VERSION, path: "big.zip".into(), wish }).await;
+    assert!(said.contains("has no room for the payload: it has 1152921504606846976 bytes"), "{said}");
+    assert_eq!(names(sides.volume.path()), ["letter", "old.zip"]);
 }
 
 #[tokio::test]
