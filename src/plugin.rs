@@ -5,6 +5,7 @@
 //! attempt left included.
 
 mod access;
+mod carry;
 mod far;
 mod near;
 mod pod;
@@ -17,10 +18,10 @@ mod tests;
 mod wire;
 
 pub use access::Cluster;
+pub use carry::{Get, Put, get, put};
 pub use far::{FarError, serve, wait_for_transfers};
 pub use resource::{BuildName, BuildNameError};
 pub use runs::{Runs, Table};
-pub use session::{Get, Put, get, put};
 pub use status::{Lookout, StatusArgs};
 pub use wire::TRY_AGAIN;
 

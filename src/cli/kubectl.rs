@@ -65,13 +65,11 @@ async fn show(args: &StatusArgs, context: &Context) -> Result<(), CliError> {
     let mut runs = lookout.look().await?;
     let with_namespaces = args.all_namespaces;
     if io::stdout().is_terminal() {
-        let screen = Screen::open()?;
+        let _screen = Screen::open().map_err(|error| cannot_write(&error))?;
         let draw = |runs: &Runs, wrong: Option<&str>| {
-            screen.draw(runs, with_namespaces, wrong).map_err(|error| PluginError::Failed(error.to_string()))
+            draw(runs, with_namespaces, wrong).map_err(|error| PluginError::Failed(error.to_string()))
         };
-        let followed = lookout.follow(runs, &context.cancel(), draw).await;
-        screen.close()?;
-        runs = followed?;
+        runs = lookout.follow(runs, &context.cancel(), draw).await?;
     }
     let table = runs.table(Timestamp::now(), with_namespaces);
     if table.is_empty() {
@@ -81,29 +79,32 @@ async fn show(args: &StatusArgs, context: &Context) -> Result<(), CliError> {
     output::line(&table.lines().join("\n"))
 }
 
-/// The terminal's other screen, so that what stood there before is there afterwards.
+/// The terminal's other screen, for as long as this lives: what stood there before is there afterwards.
 struct Screen;
 
 impl Screen {
-    fn open() -> Result<Self, CliError> {
-        write("\x1b[?1049h\x1b[?25l").map_err(cannot_write)?;
+    fn open() -> io::Result<Self> {
+        write("\x1b[?1049h\x1b[?25l")?;
         Ok(Self)
     }
+}
 
-    fn draw(&self, runs: &Runs, with_namespaces: bool, wrong: Option<&str>) -> io::Result<()> {
-        let size = rustix::termios::tcgetwinsize(io::stdout());
-        let (columns, lines) = size.map_or((80, 24), |size| (size.ws_col.into(), size.ws_row.into()));
-        let table = runs.table(Timestamp::now(), with_namespaces);
-        let below = wrong.map(|wrong| format!("the API server does not answer: {wrong}"));
-        let lines = table.screen(columns, lines - usize::from(below.is_some()));
-        let below = below.iter().map(|below| below.chars().take(columns).collect());
-        let lines = lines.into_iter().chain(below).map(|line| output::printable(&line)).collect::<Vec<_>>();
-        write(&format!("\x1b[H{}\x1b[K\x1b[J", lines.join("\x1b[K\r\n")))
+impl Drop for Screen {
+    fn drop(&mut self) {
+        // Nobody is left to be told where the terminal is gone.
+        let _ = write("\x1b[?25h\x1b[?1049l");
     }
+}
 
-    fn close(self) -> Result<(), CliError> {
-        write("\x1b[?25h\x1b[?1049l").map_err(cannot_write)
-    }
+fn draw(runs: &Runs, with_namespaces: bool, wrong: Option<&str>) -> io::Result<()> {
+    let size = rustix::termios::tcgetwinsize(io::stdout());
+    let (columns, lines) = size.map_or((80, 24), |size| (size.ws_col.into(), usize::from(size.ws_row)));
+    let below = wrong.map(|wrong| format!("the API server does not answer: {wrong}"));
+    let table = runs.table(Timestamp::now(), with_namespaces);
+    let table = table.screen(columns, lines.saturating_sub(usize::from(below.is_some())));
+    let below = below.iter().map(|below| below.chars().take(columns).collect());
+    let lines: Vec<_> = table.into_iter().chain(below).map(|line| output::printable(&line)).collect();
+    write(&format!("\x1b[H{}\x1b[K\x1b[J", lines.join("\x1b[K\r\n")))
 }
 
 fn write(text: &str) -> io::Result<()> {
@@ -112,7 +113,7 @@ fn write(text: &str) -> io::Result<()> {
     stdout.flush()
 }
 
-fn cannot_write(error: io::Error) -> CliError {
+fn cannot_write(error: &io::Error) -> CliError {
     CliError::Failed(format!("cannot write to standard output: {error}"))
 }
 

@@ -1,7 +1,7 @@
 //! The end of a transfer in the pod, where the claim is mounted.
 
 use std::io;
-use std::path::{Path, PathBuf};
+use std::path::Path;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
@@ -21,7 +21,7 @@ use crate::worker::payload_path;
 /// The pod waits so long for a transfer, and after the last one, before it ends.
 const LINGER: Duration = Duration::from_secs(30);
 /// An earlier transfer whose near end is gone holds its file for so long at most.
-const LOCK_PATIENCE: Duration = Duration::from_secs(60);
+const LOCK_PATIENCE: Duration = Duration::from_mins(1);
 
 /// Why a transfer came to nothing at this end.
 #[derive(Debug, thiserror::Error)]
@@ -186,7 +186,7 @@ async fn existing(path: &Path) -> Result<Option<Arc<dyn ReadAt>>, FarError> {
 }
 
 /// Opens the partial file. A transfer that broke off may still hold it for a while. It waits.
-fn wait_for_lock(path: &PathBuf) -> Result<FileTarget, StorageError> {
+fn wait_for_lock(path: &Path) -> Result<FileTarget, StorageError> {
     let end = Instant::now() + LOCK_PATIENCE;
     loop {
         match FileTarget::open(path) {

@@ -202,7 +202,7 @@ where
             Ok::<_, io::Error>((chunk, hasher))
         });
         let chunk;
-        (chunk, hasher) = read.await.map_err(io::Error::from)?.map_err(cannot_read)?;
+        (chunk, hasher) = read.await.map_err(io::Error::from)?.map_err(|error| cannot_read(&error))?;
         wire.send(&chunk).await?;
         offset += length;
         progress.moved(length);
@@ -228,11 +228,11 @@ where
     W: AsyncWrite + Unpin,
 {
     let (source, bytes) = (source.clone(), far.bytes.min(source.size()));
-    let hasher = wire.meanwhile(move || hash(&source, bytes)).await?.map_err(cannot_read)?;
+    let hasher = wire.meanwhile(move || hash(&source, bytes)).await?.map_err(|error| cannot_read(&error))?;
     Ok((bytes == far.bytes && hasher.clone().finish() == far.sha256).then_some(hasher))
 }
 
-fn cannot_read(error: io::Error) -> NearError {
+fn cannot_read(error: &io::Error) -> NearError {
     NearError::Refused(format!("cannot read the payload: {error}; is it still being written?"))
 }
 

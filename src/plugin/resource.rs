@@ -327,7 +327,10 @@ mod tests {
         let others = || vec![candidate(false, Some("new"), 8), candidate(false, Some("old"), 1)];
         assert_eq!(best(others()), "new");
         let mut all = others();
-        all.extend([candidate(true, Some("best"), 2), candidate(true, None, 9)]);
+        all.push(candidate(true, None, 9));
+        assert_eq!(best(all), "new", "it has not run yet");
+        let mut all = others();
+        all.push(candidate(true, Some("best"), 2));
         assert_eq!(best(all), "best");
     }
 }

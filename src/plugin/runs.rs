@@ -54,7 +54,7 @@ struct Seen {
     /// When the worker said how many bytes it had moved, the oldest first.
     updates: VecDeque<(Timestamp, u64)>,
     /// When the last of them was seen, by this machine's clock.
-    seen: Timestamp,
+    heard: Timestamp,
 }
 
 fn key<K: Kind>(resource: &K) -> Key {
@@ -96,8 +96,8 @@ impl Runs {
             let [ready, status, progress, speed, left, age] = seen.cells(now);
             [namespace.clone(), format!("{kind}/{name}"), ready, status, progress, speed, left, age]
         }));
-        let columns = if with_namespaces { 0 } else { 1 };
-        Table { rows: rows.into_iter().map(|row| row[columns..].to_vec()).collect() }
+        let first = usize::from(!with_namespaces);
+        Table { rows: rows.into_iter().map(|row| row[first..].to_vec()).collect() }
     }
 }
 
@@ -122,7 +122,7 @@ impl Seen {
             _ => {}
         }
         self.updates.push_back((time, bytes));
-        self.seen = now;
+        self.heard = now;
         while self.updates.len() > UPDATES {
             self.updates.pop_front();
         }
@@ -168,7 +168,7 @@ impl Seen {
         if !moves || self.condition(condition::RECONCILING).is_none() {
             return None;
         }
-        if now.duration_since(self.seen).unsigned_abs() > STILL {
+        if now.duration_since(self.heard).unsigned_abs() > STILL {
             return Some(0);
         }
         let (last, bytes) = self.updates.back()?;

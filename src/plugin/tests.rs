@@ -119,7 +119,7 @@ async fn relay(from: impl AsyncRead + Unpin, mut to: impl AsyncWrite + Unpin, li
     let _ = tokio::io::copy(&mut from.take(limit), &mut to).await;
 }
 
-async fn expected(payload: &Path) -> Expected {
+fn expected(payload: &Path) -> Expected {
     let payload = FilePayload::open(fs::File::open(payload).unwrap()).unwrap();
     Expected { size: payload.size(), digest: payload.digest().cloned(), file_digest: None }
 }
@@ -137,7 +137,7 @@ async fn what_was_got_before_the_connection_broke_is_not_fetched_again() {
     let bytes = payload(SIZE).await;
     fs::create_dir(sides.far("out")).unwrap();
     fs::write(sides.far("out/app.zip"), &bytes).unwrap();
-    let expected = expected(&sides.far("out/app.zip")).await;
+    let expected = expected(&sides.far("out/app.zip"));
 
     let (lost, first) = sides.get(expected.clone(), 2_000_000).await;
     assert!(matches!(lost, Err(NearError::Lost(_))), "{lost:?}");
@@ -170,7 +170,7 @@ async fn what_lies_in_a_partial_file_and_is_something_else_is_thrown_away_on_bot
         fs::create_dir(sides.far("out")).unwrap();
         fs::write(sides.far("out/app.zip"), &bytes).unwrap();
         fs::write(sides.near("app.zip.partial"), left).unwrap();
-        let (got, fetched) = sides.get(expected(&sides.far("out/app.zip")).await, u64::MAX).await;
+        let (got, fetched) = sides.get(expected(&sides.far("out/app.zip")), u64::MAX).await;
         assert_eq!((got.unwrap(), fetched), (Digest::sha256(&bytes), bytes.len() as u64));
     }
     for left in [&altered, &longer] {
@@ -189,7 +189,7 @@ async fn another_payload_than_the_status_tells_of_is_refused_before_a_byte_moves
     let sides = Sides::new();
     fs::create_dir(sides.far("out")).unwrap();
     fs::write(sides.far("out/app.zip"), payload(SIZE).await).unwrap();
-    let told = expected(&sides.far("out/app.zip")).await;
+    let told = expected(&sides.far("out/app.zip"));
     fs::write(sides.far("out/app.zip"), payload(SIZE).await).unwrap();
     let (refused, fetched) = sides.get(told.clone(), u64::MAX).await;
     let message = refused.unwrap_err().to_string();
@@ -202,10 +202,8 @@ async fn a_file_whose_sum_is_not_the_one_of_the_build_is_thrown_away() {
     let sides = Sides::new();
     fs::create_dir(sides.far("out")).unwrap();
     fs::write(sides.far("out/app.zip"), payload(SIZE).await).unwrap();
-    let told = Expected {
-        file_digest: Some(Digest::sha256(b"another")),
-        ..expected(&sides.far("out/app.zip")).await
-    };
+    let told =
+        Expected { file_digest: Some(Digest::sha256(b"another")), ..expected(&sides.far("out/app.zip")) };
     let (refused, _) = sides.get(told, u64::MAX).await;
     assert!(refused.unwrap_err().to_string().contains("thrown away"));
     assert!(names(sides.folder.path()).is_empty(), "{:?}", names(sides.folder.path()));
