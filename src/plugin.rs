@@ -58,11 +58,15 @@ impl PluginError {
             }
             _ => "",
         };
-        let said = match error {
-            kube::Error::Api(status) => status.message.clone(),
-            error => chain(error),
-        };
-        Self::Failed(format!("cannot {doing}: {said}{hint}"))
+        Self::Failed(format!("cannot {doing}: {}{hint}", told(error)))
+    }
+}
+
+/// What the API server, or the way to it, said.
+fn told(error: &kube::Error) -> String {
+    match error {
+        kube::Error::Api(status) => status.message.clone(),
+        error => chain(error),
     }
 }
 

@@ -13,11 +13,11 @@ use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 use tracing::{info, warn};
 
-use super::PluginError;
 use super::near::NearError;
 use super::pod::{PROGRAM, SELECTOR, pod};
 use super::resource::Model;
 use super::wire::{CHUNK, Pulse, TRY_AGAIN, Wire};
+use super::{PluginError, told};
 use crate::controller::{CONTAINER, why_it_waits};
 use crate::progress::{Progress, STEP, Stage};
 
@@ -151,15 +151,12 @@ impl Session {
     fn cannot_exec(&self, pod: &str, error: &kube::Error) -> Attempt {
         let doing = format!("run {PROGRAM} in pod {pod} of namespace {}", self.namespace);
         match error {
-            kube::Error::UpgradeConnection(kube::client::UpgradeConnectionError::ProtocolSwitch(code))
-                if matches!(code.as_u16(), 401 | 403) =>
-            {
-                PluginError::new(format!(
-                    "cannot {doing}: the API server answered {code}; you need the rights create and get on pods/exec there, see docs/kubectl-charon.md"
-                ))
-                .into()
-            }
-            error => Attempt::Again(format!("cannot {doing}: {}", super::chain(error))),
+            kube::Error::Api(status) if matches!(status.code, 401 | 403) => PluginError::new(format!(
+                "cannot {doing}: {}; it takes the rights create and get on pods/exec there, see docs/kubectl-charon.md",
+                status.message
+            ))
+            .into(),
+            error => Attempt::Again(format!("cannot {doing}: {}", told(error))),
         }
     }
 
@@ -167,9 +164,8 @@ impl Session {
     async fn running_pod(&mut self) -> Result<String, Attempt> {
         if let Some(name) = &self.pod {
             let looked = self.pods.get_opt(name).await;
-            let pod = looked.map_err(|error| {
-                Attempt::Again(format!("cannot look at pod {name}: {}", super::chain(&error)))
-            })?;
+            let pod = looked
+                .map_err(|error| Attempt::Again(format!("cannot look at pod {name}: {}", told(&error))))?;
             let is_up = |pod: &Pod| pod.metadata.deletion_timestamp.is_none() && phase(pod) == "Running";
             if pod.as_ref().is_some_and(is_up) {
                 return Ok(name.clone());
@@ -278,7 +274,7 @@ impl Session {
         let why = match deleted {
             Ok(Ok(_)) => return,
             Ok(Err(kube::Error::Api(status))) if status.code == 404 => return,
-            Ok(Err(error)) => super::chain(&error),
+            Ok(Err(error)) => told(&error),
             Err(_) => "the API server does not answer".to_owned(),
         };
         warn!(

@@ -8,6 +8,9 @@ use std::process::{Child, Command, Output, Stdio};
 use crate::proxy::Proxy;
 use crate::world::{FAR, NODE, Registry, World, image_of_noise, run, until, variable};
 
+/// The API server.
+const API: &str = "10.88.0.1:6443";
+
 /// A machine of a user's: kubectl with the plugin beside it, a kubeconfig, and a folder.
 struct Desk {
     folder: tempfile::TempDir,
@@ -28,13 +31,10 @@ impl Desk {
     /// The administrator's kubeconfig, with the API server at `host`.
     fn kubeconfig(&self, host: &str) -> PathBuf {
         let text = fs::read_to_string(variable("KUBECONFIG")).unwrap();
-        let server = |line: &str| {
-            let (before, _) = line.split_once("server:")?;
-            Some(format!("{before}server: https://{host}"))
-        };
-        let lines = text.lines().map(|line| server(line).unwrap_or_else(|| line.to_owned()));
+        let server = format!("https://{API}");
+        assert!(text.contains(&server), "{text}");
         let path = self.path("kubeconfig");
-        fs::write(&path, lines.collect::<Vec<_>>().join("\n")).unwrap();
+        fs::write(&path, text.replace(&server, &format!("https://{host}"))).unwrap();
         path
     }
 
@@ -127,11 +127,10 @@ fn a_payload_leaves_its_claim_through_an_interrupted_transfer_and_comes_into_ano
     world.apply(&build("app", &registry.host));
     world.until_condition("pbuild", "app", "Ready", "True", "Succeeded");
 
-    // The API server, by a way on which only so much comes through. SIGTERM takes the pod away, SIGKILL cannot.
-    let api = format!("{NODE}:6443");
+    // By a way to the API server on which only so much comes through. SIGTERM takes the pod away, SIGKILL cannot.
     let mut left = Vec::new();
     for (way, end) in [("5117", "TERM"), ("5118", "KILL")] {
-        let way = Proxy::start(&format!("{NODE}:{way}"), &api, HALF);
+        let way = Proxy::start(&format!("{NODE}:{way}"), API, HALF);
         let kubeconfig = desk.kubeconfig(&way.host);
         let kubeconfig = ["--kubeconfig", kubeconfig.to_str().unwrap()];
         let get = [&["get", "pbuild/app", "-o", "app.zip"], kubeconfig.as_slice()].concat();
@@ -153,7 +152,7 @@ fn a_payload_leaves_its_claim_through_an_interrupted_transfer_and_comes_into_ano
     }
     assert!(left[0] > 1_000_000 && left[1] > left[0] + 1_000_000, "{left:?}");
 
-    let way = Proxy::start(&format!("{NODE}:5119"), &api, usize::MAX);
+    let way = Proxy::start(&format!("{NODE}:5119"), API, usize::MAX);
     let kubeconfig = desk.kubeconfig(&way.host);
     let get = ["get", "pbuild/app", "-o", "app.zip", "--kubeconfig", kubeconfig.to_str().unwrap()];
     let printed = desk.prints(&get);
@@ -211,7 +210,7 @@ subjects: [{{kind: ServiceAccount, name: {name}}}]
     ));
     let token = world.kubectl(&["create", "token", name]);
     let path = desk.path(&format!("{name}.kubeconfig"));
-    let server = format!("https://{NODE}:6443");
+    let server = format!("https://{API}");
     let file = path.to_str().unwrap();
     let config =
         |arguments: &[&str]| run("kubectl", &[&["--kubeconfig", file, "config"], arguments].concat(), None);
