@@ -61,7 +61,7 @@ lint: tools ## Check format, lints, chart and scripts
 # tells what each has). What they get:
 #   PATH            kubectl, helm, crane, registry, ctr
 #   KUBECONFIG      the cluster's administrator
-#   CHARON_CLUSTER  the cluster's folder: its logs, its volumes (volumes/pv-0 to pv-11), what the source registry keeps
+#   CHARON_CLUSTER  the cluster's folder: its logs, its volumes (volumes/pv-0 to pv-15), what the source registry keeps
 # and the journey, whose node has the image already, under the name that the chart takes by default:
 #   CHARON_BIN      the program, static: the command line that the journey runs
 # Inside there is no network but the cluster's own, so all that Cargo does comes first.

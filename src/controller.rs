@@ -6,6 +6,7 @@
 
 mod announce;
 mod bases;
+mod confine;
 mod decide;
 mod health;
 mod hold;
@@ -53,8 +54,11 @@ use self::progress::Asker;
 use self::wish::Wish;
 use crate::api::{GROUP, PayloadBuild, PayloadImport, VERSION};
 
+pub(crate) use confine::{confined, restricted_by_default};
+pub(crate) use job::CONTAINER;
 pub use lease::LeaseTiming;
 pub use settings::{Pace, Settings, WorkerDefaults};
+pub(crate) use trouble::why_it_waits;
 
 /// The first pause after an error; it doubles with every further one.
 const FIRST_PAUSE: Duration = Duration::from_secs(1);

@@ -30,6 +30,8 @@ use contract::{
     PROXY_SECRETS, REGISTRY_SECRETS, RUN_CONFIG_PATH, RunConfig, TrafficLimits,
 };
 
+pub(crate) use place::payload_path;
+
 /// Why a run came to nothing before its engine began.
 #[derive(Debug)]
 struct Refusal {

@@ -17,9 +17,16 @@ pub(super) struct ManPages {
 impl ManPages {
     pub(super) fn run(&self) -> Result<(), CliError> {
         match &self.folder {
-            Some(folder) => clap_mangen::generate_to(super::command(), folder).map_err(|error| {
-                CliError::Failed(format!("cannot write the manual pages to {}: {error}", folder.display()))
-            }),
+            Some(folder) => {
+                [super::command(), super::kubectl::command()].into_iter().try_for_each(|command| {
+                    clap_mangen::generate_to(command, folder).map_err(|error| {
+                        CliError::Failed(format!(
+                            "cannot write the manual pages to {}: {error}",
+                            folder.display()
+                        ))
+                    })
+                })
+            }
             None => {
                 print().map_err(|error| CliError::Failed(format!("cannot write the manual page: {error}")))
             }

@@ -236,7 +236,7 @@ fn job_view(job: &Job) -> JobView {
     }
 }
 
-fn pod_view(pod: &Pod) -> PodView {
+pub(super) fn pod_view(pod: &Pod) -> PodView {
     let status = pod.status.clone().unwrap_or_default();
     let conditions = status.conditions.unwrap_or_default();
     let unschedulable = conditions.iter().find(|condition| {
@@ -291,7 +291,7 @@ fn secret_keys(pod: &Pod) -> Vec<(String, String)> {
     keys.collect()
 }
 
-fn event_view(event: &Event) -> EventView {
+pub(super) fn event_view(event: &Event) -> EventView {
     let times = [
         event.series.as_ref().and_then(|series| series.last_observed_time.as_ref()).map(|time| time.0),
         event.last_timestamp.as_ref().map(|time| time.0),

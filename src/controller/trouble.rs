@@ -1,8 +1,9 @@
 //! Why a worker does not start, or does not end. Pure.
 
 use jiff::Timestamp;
+use k8s_openapi::api::core::v1::{Event, Pod};
 
-use super::observe::{EventView, JobView, PodView};
+use super::observe::{EventView, JobView, PodView, event_view, pod_view};
 use super::outcome::Failure;
 use super::settings::Pace;
 use crate::reason::Reason;
@@ -31,6 +32,12 @@ pub(super) fn of_pod(pod: &PodView, events: &[EventView], pace: &Pace, now: Time
         .filter(|event| matches!(event.reason.as_str(), "FailedMount" | "FailedAttachVolume"))
         .max_by_key(|event| event.last)?;
     Some(of_volume(pod, &latest.message))
+}
+
+/// What keeps `pod` from working, in a sentence: for whoever started one himself.
+pub(crate) fn why_it_waits(pod: &Pod, events: &[Event]) -> Option<String> {
+    let events: Vec<_> = events.iter().map(event_view).collect();
+    of_pod(&pod_view(pod), &events, &Pace::default(), Timestamp::now()).map(|failure| failure.message)
 }
 
 /// Why `job` has no pod, as far as `events` about it tell.

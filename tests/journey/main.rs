@@ -8,6 +8,7 @@ mod bucket;
 mod carry;
 mod image;
 mod interrupted;
+mod plugin;
 mod proxy;
 mod refusals;
 mod runs;
