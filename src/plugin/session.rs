@@ -170,6 +170,9 @@ impl Session {
             if pod.as_ref().is_some_and(is_up) {
                 return Ok(name.clone());
             }
+            if let Some(pod) = pod.filter(ended_by_itself) {
+                return Err(PluginError::new(ended(name, &pod, &self.model.image)).into());
+            }
             self.remove().await;
         }
         self.check_claim().await?;
@@ -316,6 +319,15 @@ async fn said(mut process: AttachedProcess, why: &io::Error) -> Attempt {
 fn exit_code(status: &Status) -> Option<&str> {
     let causes = status.details.as_ref()?.causes.as_ref()?;
     causes.iter().find(|cause| cause.reason.as_deref() == Some("ExitCode"))?.message.as_deref()
+}
+
+/// Whether the pod's own program failed: another pod would do the same.
+fn ended_by_itself(pod: &Pod) -> bool {
+    let status = pod.status.clone().unwrap_or_default();
+    let mut states = status.container_statuses.unwrap_or_default().into_iter().filter_map(|it| it.state);
+    // 128 and more is a signal's doing, and a reason is the cluster's: an eviction, the deadline.
+    let failed = |code: i32| (1..128).contains(&code);
+    status.reason.is_none() && states.any(|state| state.terminated.is_some_and(|end| failed(end.exit_code)))
 }
 
 /// What a pod says that ended before anything was asked of it.
