@@ -81,8 +81,9 @@ demo: ## Carry an image over an air gap: two registries, a courier, a real Kuber
 	@tests/demo/demo
 
 .PHONY: bench
-bench: $(binary) | tools ## Measure charon beside docker-charon, crane and oras; draws docs/bench.svg
+bench: $(image) | tools ## Measure charon beside docker-charon, crane and oras, and the controller beside an API server; draws docs/bench.svg
 	benches/bench.py --svg docs/bench.svg
+	tests/cluster/cluster run --name bench --control-plane -- benches/cluster.py
 
 .PHONY: clean
 clean: ## Remove what was built; the tests' tools stay in ~/.cache/charon

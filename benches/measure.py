@@ -29,13 +29,13 @@ class Figure(NamedTuple):
     written: int
 
 
-def measure(script):
+def measure(script, environment=None):
     """Runs a shell script; gives its figure and what it said on its error output."""
     # Nobody shall pay for what the one before left to be written.
     os.sync()
     launcher = [sys.executable, "-I", "-S", "-c", LAUNCHER, f"exec 1>/dev/null; {script}"]
     # The figure goes through a pipe of its own.
-    done = subprocess.run(launcher, capture_output=True, text=True)
+    done = subprocess.run(launcher, capture_output=True, text=True, env=environment)
     *figure, status = json.loads(done.stdout)
     if status != 0:
         raise SystemExit(f"{script}\n{done.stderr}")
@@ -78,3 +78,20 @@ def figures_table(tools, ours):
             ]
         )
     return markdown(["", "wall", "charon's ratio", "cpu", "charon's ratio", "memory"], rows)
+
+
+class Goals:
+    """The table of what was to be reached."""
+
+    def __init__(self):
+        self.rows = []
+
+    def add(self, what, value, goal, text="{:.2f}"):
+        is_met = "yes" if value <= goal else "**no**"
+        self.rows.append([what, text.format(value), "≤ " + text.format(goal), is_met])
+
+    def wall(self, what, tools, ours, peer, goal):
+        self.add(f"{what}, wall, of {peer}", ratio(tools[ours], tools[peer], "wall"), goal)
+
+    def table(self):
+        return markdown(["figure", "measured", "goal", "met"], self.rows)

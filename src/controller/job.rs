@@ -81,6 +81,7 @@ pub(super) fn plan(
         work: valid.work.clone(),
         registries: valid.registries.iter().map(|registry| registry.access.clone()).collect(),
         proxy: valid.proxy.clone(),
+        traffic: defaults.traffic,
     };
     let config = serde_json::to_string(&config).expect("a run configuration is plain data");
     if config.len() > RUN_CONFIG_LIMIT {

@@ -4,7 +4,9 @@
 
 #![allow(clippy::unwrap_used)] // what a test cannot do fails it
 
+mod bucket;
 mod carry;
+mod image;
 mod interrupted;
 mod plugin;
 mod proxy;
