@@ -292,15 +292,27 @@ fn what_keeps_a_payload_from_being_carried_is_told_with_the_way_out() {
         &["there is no PersistentVolumeClaim nothing in namespace plugin-refusals", "get pvc"],
     );
     says(
-        &["put", "got.zip", "--pvc", "transfer", "--image", "charon.local/nothing:1"],
-        &["cannot get its own image"],
+        &["put", "got.zip", "--pvc", "transfer", "--image", "charon.local/registry:3"],
+        &["ended at once", "--image"],
     );
-    says(&["put", "got.zip", "--pvc", "transfer", "--image", "charon.local/registry:3"], &["--image"]);
     world.apply(
         "{apiVersion: v1, kind: PersistentVolumeClaim, metadata: {name: unbound}, spec: {volumeName: nowhere, \
          storageClassName: local, accessModes: [ReadWriteOnce], resources: {requests: {storage: 1Gi}}}}",
     );
-    says(&["put", "got.zip", "--pvc", "unbound"], &["finds no node"]);
+    // Both may pass by themselves, and are waited for.
+    let waiting = [
+        (
+            &["put", "got.zip", "--pvc", "transfer", "--image", "charon.local/nothing:1"][..],
+            "cannot get its own image",
+        ),
+        (&["put", "got.zip", "--pvc", "unbound"], "finds no node"),
+    ];
+    let waiting = waiting.map(|(arguments, words)| (desk.kubectl(arguments).spawn().unwrap(), words));
+    for (child, words) in waiting {
+        let Output { status, stderr, .. } = child.wait_with_output().unwrap();
+        let said = String::from_utf8(stderr).unwrap();
+        assert!(status.code() == Some(1) && said.contains(words), "{status}: {said}");
+    }
     until_no_transfer_pod(&world);
     // What is no payload is nobody's to replace.
     fs::write(volume.join("got.zip"), "a letter").unwrap();
