@@ -173,5 +173,12 @@ fn client(
         }
         result => result,
     };
-    result.map_err(|error| setup(host, "the certificates make no TLS client", error))
+    result.map_err(|error| {
+        let named = ["SSL_CERT_FILE", "SSL_CERT_DIR"].into_iter().find_map(std::env::var_os);
+        let problem = match named {
+            Some(path) => format!("the authorities in {} make no TLS client", path.display()),
+            None => "the certificates make no TLS client".to_owned(),
+        };
+        setup(host, &problem, error)
+    })
 }

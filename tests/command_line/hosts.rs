@@ -1,6 +1,7 @@
 //! Several registries at once, and registries with TLS.
 
 use std::fs;
+use std::path::Path;
 
 use base64::Engine as _;
 use base64::engine::general_purpose::STANDARD;
@@ -16,6 +17,7 @@ with_each_registry!(
     plain_http_is_for_the_registry_that_is_named_and_for_no_other,
     a_registry_with_tls_is_told_where_it_is_asked_in_plain_http,
     a_certificate_that_nobody_vouches_for_is_told,
+    authorities_are_those_that_ssl_cert_file_names_or_else_the_variables_of_docker_charon,
 );
 
 /// A registry with the image `secure:1` behind TLS, and the folder with its certificate.
@@ -113,7 +115,32 @@ fn a_certificate_that_nobody_vouches_for_is_told(software: Software) {
         made.run().ended_with(1).stderr,
         format!(
             "error: cannot read {host}/secure:1: the certificate of {host} is not trusted: invalid peer certificate: UnknownIssuer; \
-             give the certificate authority that signed it\n"
+             give the certificate authority that signed it: certSecretRef, SSL_CERT_FILE or REQUESTS_CA_BUNDLE\n"
+        )
+    );
+}
+
+fn authorities_are_those_that_ssl_cert_file_names_or_else_the_variables_of_docker_charon(software: Software) {
+    let secure = Secure::new(software);
+    let host = secure.entrance.host();
+    let (right, wrong) =
+        (secure.folder.path().join("certificate.pem"), secure.folder.path().join("htpasswd"));
+    let made = |variables: &[(&str, &Path)]| {
+        let made = charon(["make-payload", "secure:1", "-q", "-r", host, "-u", "charon", "-p", PASSWORD]);
+        variables.iter().fold(made, |made, (name, file)| made.variable(name, file)).run()
+    };
+    for name in ["SSL_CERT_FILE", "REQUESTS_CA_BUNDLE", "CURL_CA_BUNDLE"] {
+        made(&[(name, &right)]).succeeded();
+    }
+    made(&[("REQUESTS_CA_BUNDLE", secure.folder.path())]).succeeded();
+    made(&[("SSL_CERT_FILE", &right), ("REQUESTS_CA_BUNDLE", &wrong)]).succeeded();
+    made(&[("REQUESTS_CA_BUNDLE", &right), ("CURL_CA_BUNDLE", &wrong)]).succeeded();
+    assert_eq!(
+        made(&[("REQUESTS_CA_BUNDLE", &wrong)]).ended_with(1).stderr,
+        format!(
+            "error: cannot set up a client for {host}: the authorities in {} make no TLS client: \
+             unexpected error: No CA certificates were loaded from the system\n",
+            wrong.display()
         )
     );
 }
