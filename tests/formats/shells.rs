@@ -52,6 +52,7 @@ fn there_is_a_manual_page_for_the_program_and_for_each_command() {
     let refused = charon(["man", "--folder", "/nonexistent/pages"]).run().ended_with(1);
     assert_eq!(
         refused.stderr,
-        "error: cannot write the manual pages to /nonexistent/pages: No such file or directory (os error 2)\n"
+        "error: cannot write the manual pages to /nonexistent/pages: No such file or directory (os error 2); \
+         does the folder exist?\n"
     );
 }
