@@ -9,6 +9,7 @@
 #[allow(dead_code)]
 #[path = "../support/image.rs"]
 mod image;
+#[allow(dead_code)]
 #[path = "../support/payload.rs"]
 mod payload;
 #[allow(dead_code)]
