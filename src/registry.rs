@@ -33,3 +33,4 @@ pub use error::{Answer, Asked, RegistryError};
 pub use foreign::{Foreign, ForeignBlob};
 pub use manifests::Manifest;
 pub use retry::Traffic;
+pub use secrecy::SecretString;

@@ -11,7 +11,7 @@ pub struct RegistryOptions {
     pub registry: Option<String>,
     /// Plain HTTP instead of HTTPS.
     pub insecure: bool,
-    /// What to sign in with.
+    /// What to sign in with: [`Credentials::password`] makes it of a user and a password.
     pub credentials: Option<Credentials>,
     /// Where every other registry finds its credentials, and this one, too, if it has none above:
     /// see [`DockerConfig::load_default`]. The credential helpers that it names are run.

@@ -25,6 +25,14 @@ pub enum Credentials {
     IdentityToken(SecretString),
 }
 
+impl Credentials {
+    /// A user and a password, or a token that the registry takes for one.
+    #[must_use]
+    pub fn password(username: impl Into<String>, password: impl Into<String>) -> Self {
+        Self::Password { username: username.into(), password: SecretString::from(password.into()) }
+    }
+}
+
 impl fmt::Debug for Credentials {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
