@@ -25,6 +25,7 @@ mod proxy;
 mod stage;
 mod table;
 
+mod bench;
 mod crossing;
 mod far_names;
 mod make_payload;
