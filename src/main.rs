@@ -1,11 +1,9 @@
 //! The program `charon`: a command line, a worker and a controller.
 
-use std::path::Path;
 use std::process::ExitCode;
 
 fn main() -> ExitCode {
     keep_one_heap();
-    trust_whom_docker_charon_trusts();
     let runtime = match tokio::runtime::Runtime::new() {
         Ok(runtime) => runtime,
         Err(error) => return charon::cli::cannot_start(&error),
@@ -28,15 +26,3 @@ fn keep_one_heap() {
 
 #[cfg(not(target_env = "gnu"))]
 fn keep_one_heap() {}
-
-/// docker-charon finds authorities by Python's variables, a file or a folder; reqwest by `OpenSSL`'s, which go first.
-#[allow(unsafe_code, reason = "it sets a variable, before there is a second thread that could read it")]
-fn trust_whom_docker_charon_trusts() {
-    let variable = |name| std::env::var_os(name).filter(|value| !value.is_empty());
-    let is_told = ["SSL_CERT_FILE", "SSL_CERT_DIR"].into_iter().any(|name| variable(name).is_some());
-    let authorities = variable("REQUESTS_CA_BUNDLE").or_else(|| variable("CURL_CA_BUNDLE"));
-    if let Some(authorities) = authorities.filter(|_| !is_told) {
-        let name = if Path::new(&authorities).is_dir() { "SSL_CERT_DIR" } else { "SSL_CERT_FILE" };
-        unsafe { std::env::set_var(name, authorities) };
-    }
-}

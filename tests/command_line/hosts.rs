@@ -138,8 +138,8 @@ fn authorities_are_those_that_ssl_cert_file_names_or_else_the_variables_of_docke
     assert_eq!(
         made(&[("REQUESTS_CA_BUNDLE", &wrong)]).ended_with(1).stderr,
         format!(
-            "error: cannot set up a client for {host}: the authorities in {} make no TLS client: \
-             unexpected error: No CA certificates were loaded from the system\n",
+            "error: cannot set up a client for {host}: the certificate authorities in {} cannot be read: \
+             there is no PEM certificate in it\n",
             wrong.display()
         )
     );
