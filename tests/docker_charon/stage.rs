@@ -339,7 +339,7 @@ impl fmt::Display for Outcome {
         match &self.stdout {
             Written::Nothing => {}
             Written::Text(text) if ["its help", "a script"].contains(&text.as_str()) => {
-                parts.push(text.clone())
+                parts.push(text.clone());
             }
             Written::Text(text) => parts.push(format!("prints {}", lines(text))),
             Written::Payload(payload) => parts.push(format!("standard output: {payload}")),

@@ -26,7 +26,6 @@ pub(crate) struct Row {
     pub(crate) has_proxy: bool,
     is_tried_once: bool,
     is_slow: bool,
-    has_no_command: bool,
     deviation: Option<&'static str>,
 }
 
@@ -60,7 +59,6 @@ impl Row {
             has_proxy: false,
             is_tried_once: false,
             is_slow: false,
-            has_no_command: false,
             deviation: None,
         }
     }
@@ -106,7 +104,7 @@ impl Row {
 
     /// The words are all that is typed.
     pub(crate) fn without_command(mut self) -> Self {
-        self.has_no_command = true;
+        self.command = "";
         self.once()
     }
 
@@ -125,7 +123,7 @@ impl Row {
     }
 
     pub(crate) fn words(&self) -> impl Iterator<Item = &str> {
-        let command = (!self.has_no_command).then_some(self.command);
+        let command = Some(self.command).filter(|command| !command.is_empty());
         command.into_iter().chain(self.words.iter().copied())
     }
 
@@ -155,7 +153,7 @@ impl Row {
         if self.stdout == Stdout::Terminal {
             typed += ", standard output a terminal";
         }
-        if self.has_no_command {
+        if self.command.is_empty() {
             typed += ", without a command";
         }
         if !self.far.is_empty() {
