@@ -62,7 +62,7 @@ lint: tools ## Check format, lints, documentation, chart and scripts
 # tells what each has). What they get:
 #   PATH            kubectl, helm, crane, registry, ctr
 #   KUBECONFIG      the cluster's administrator
-#   CHARON_CLUSTER  the cluster's folder: its logs, its volumes (volumes/pv-0 to pv-11), what the source registry keeps
+#   CHARON_CLUSTER  the cluster's folder: its logs, its volumes (volumes/pv-0 to pv-15), what the source registry keeps
 # and the journey, whose node has the image already, under the name that the chart takes by default:
 #   CHARON_BIN      the program, static: the command line that the journey runs
 # Inside there is no network but the cluster's own, so all that Cargo does comes first.
@@ -82,8 +82,9 @@ demo: ## Carry an image over an air gap: two registries, a courier, a real Kuber
 	@tests/demo/demo
 
 .PHONY: bench
-bench: $(binary) | tools ## Measure charon beside docker-charon, crane and oras; draws docs/bench.svg
+bench: $(image) | tools ## Measure charon beside docker-charon, crane and oras, and the controller beside an API server; draws docs/bench.svg
 	benches/bench.py --svg docs/bench.svg
+	tests/cluster/cluster run --name bench --control-plane -- benches/cluster.py
 
 .PHONY: clean
 clean: ## Remove what was built; the tests' tools stay in ~/.cache/charon

@@ -25,7 +25,7 @@ from pathlib import Path
 from bucket import bucket
 from graph import svg
 from link import Link
-from measure import best, figures_table, markdown, measure, median, ratio
+from measure import Goals, best, figures_table, measure, median, ratio
 from registry import SHARED_MEGABYTES, Registry, make_images, make_large, make_many
 
 ROOT = Path(__file__).resolve().parent.parent
@@ -113,23 +113,6 @@ def compare(bench, rounds, link=None, title=""):
         ours = tools.get(WITHOUT_SYNC) or next(iter(tools.values()))
         print(f"### {what}\n\n{figures_table(tools, ours)}")
     return figures, asked
-
-
-class Goals:
-    """The table of what was to be reached."""
-
-    def __init__(self):
-        self.rows = []
-
-    def add(self, what, value, goal, text="{:.2f}"):
-        is_met = "yes" if value <= goal else "**no**"
-        self.rows.append([what, text.format(value), "≤ " + text.format(goal), is_met])
-
-    def wall(self, what, tools, ours, peer, goal):
-        self.add(f"{what}, wall, of {peer}", ratio(tools[ours], tools[peer], "wall"), goal)
-
-    def table(self):
-        return markdown(["figure", "measured", "goal", "met"], self.rows)
 
 
 def judge(goals, figures, asked):

@@ -78,3 +78,20 @@ def figures_table(tools, ours):
             ]
         )
     return markdown(["", "wall", "charon's ratio", "cpu", "charon's ratio", "memory"], rows)
+
+
+class Goals:
+    """The table of what was to be reached."""
+
+    def __init__(self):
+        self.rows = []
+
+    def add(self, what, value, goal, text="{:.2f}"):
+        is_met = "yes" if value <= goal else "**no**"
+        self.rows.append([what, text.format(value), "≤ " + text.format(goal), is_met])
+
+    def wall(self, what, tools, ours, peer, goal):
+        self.add(f"{what}, wall, of {peer}", ratio(tools[ours], tools[peer], "wall"), goal)
+
+    def table(self):
+        return markdown(["figure", "measured", "goal", "met"], self.rows)

@@ -6,11 +6,13 @@ mod controller;
 mod crds;
 mod dry_run;
 mod inspect;
+mod kubectl;
 mod make_payload;
 mod man;
 mod output;
 mod push_payload;
 mod registry_options;
+mod transfer;
 mod verify;
 
 use std::path::Path;
@@ -43,7 +45,7 @@ struct Cli {
 /// Stands behind what each command has of its own.
 const MESSAGES: &str = "Messages";
 
-#[derive(Debug, Default, Args)]
+#[derive(Clone, Debug, Default, Args)]
 struct Verbosity {
     /// Say only what goes wrong
     #[arg(short, long, global = true, help_heading = MESSAGES)]
@@ -61,6 +63,12 @@ struct Verbosity {
         help_heading = MESSAGES
     )]
     log_format: LogFormat,
+}
+
+impl Verbosity {
+    fn shows_bar(&self) -> bool {
+        !self.quiet && self.log_format == LogFormat::Text
+    }
 }
 
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, ValueEnum)]
@@ -85,12 +93,14 @@ enum Command {
     /// Do one run of a PayloadBuild or PayloadImport, inside its pod
     #[command(hide = true)]
     Worker(worker::Worker),
+    #[command(hide = true)]
+    Transfer(transfer::Transfer),
 }
 
 impl Command {
     /// Whether it runs for people at a terminal, or as a part of the cluster.
     fn is_service(&self) -> bool {
-        matches!(self, Self::Controller(_) | Self::Worker(_))
+        matches!(self, Self::Controller(_) | Self::Worker(_) | Self::Transfer(_))
     }
 }
 
@@ -184,12 +194,12 @@ fn with_variable(argument: clap::Arg) -> clap::Arg {
 /// Options that exclude each other. clap's own rule would count variables, too.
 const EXCLUSIVE: [[&str; 2]; 2] = [["quiet", "verbose"], ["password", "password_stdin"]];
 
-fn check_exclusive(matches: &ArgMatches) {
+fn check_exclusive(matches: &ArgMatches, mut command: clap::Command) {
     for names in EXCLUSIVE {
         if names.iter().all(|name| is_typed(matches, name)) {
             let [one, other] = names.map(|name| name.replace('_', "-"));
             let message = format!("the argument '--{one}' cannot be used with '--{other}'");
-            command().error(ErrorKind::ArgumentConflict, message).exit();
+            command.error(ErrorKind::ArgumentConflict, message).exit();
         }
     }
 }
@@ -211,13 +221,17 @@ pub fn cannot_start(error: &std::io::Error) -> ExitCode {
 
 /// Runs the program with the arguments of the process.
 pub async fn main() -> ExitCode {
+    if std::env::args_os().next().is_some_and(|program| kubectl::is_called(&program)) {
+        return Box::pin(plugin()).await;
+    }
     let matches = command().get_matches();
-    check_exclusive(&matches);
+    check_exclusive(&matches, command());
     let mut cli = Cli::from_arg_matches(&matches).unwrap_or_else(|error| error.exit());
     // Of an option and a variable the option counts.
     cli.verbosity.quiet &= !is_typed(&matches, "verbose");
-    let context = Context::new(&cli);
-    output::log(&cli, context.bar());
+    let is_service = cli.command.is_service();
+    let context = Context::new(!is_service && cli.verbosity.shows_bar(), is_service);
+    output::log(&cli.verbosity, is_service, context.bar());
     let result = match cli.command {
         Command::MakePayload(command) => Box::pin(command.run(&context)).await,
         Command::PushPayload(command) => Box::pin(command.run(&context)).await,
@@ -228,12 +242,30 @@ pub async fn main() -> ExitCode {
         Command::Controller(command) => Box::pin(controller::run(*command)).await,
         Command::Crds(command) => crds::run(command),
         Command::Worker(worker) => return ExitCode::from(Box::pin(worker.run()).await),
+        Command::Transfer(transfer) => return transfer.run().await,
     };
+    end(result, &context, &cli.verbosity)
+}
+
+/// Runs the program as kubectl's plugin. kubectl's options have no variables, and neither have these.
+async fn plugin() -> ExitCode {
+    let matches = kubectl::command().get_matches();
+    check_exclusive(&matches, kubectl::command());
+    let cli = kubectl::Kubectl::from_arg_matches(&matches).unwrap_or_else(|error| error.exit());
+    let verbosity = cli.verbosity.clone();
+    let context = Context::new(cli.has_bar() && verbosity.shows_bar(), false);
+    output::log(&verbosity, false, context.bar());
+    let result = cli.run(&context).await;
+    end(result, &context, &verbosity)
+}
+
+/// Says what went wrong; gives the exit status.
+fn end(result: Result<(), CliError>, context: &Context, verbosity: &Verbosity) -> ExitCode {
     context.bar().finish_and_clear();
     match result {
         Ok(()) => ExitCode::SUCCESS,
         Err(error) => {
-            output::error(&error, &cli.verbosity);
+            output::error(&error, verbosity);
             ExitCode::from(match error {
                 CliError::Usage(_) => USAGE,
                 CliError::Failed(_) | CliError::Caused(_) => FAILED,
@@ -248,6 +280,7 @@ mod tests {
     #[test]
     fn the_command_line_is_well_formed() {
         super::command().debug_assert();
+        super::kubectl::command().debug_assert();
     }
 
     /// What docs/cli.md has of the options: a table a command, made of what `--help` says.

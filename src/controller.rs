@@ -6,10 +6,12 @@
 
 mod announce;
 mod bases;
+mod confine;
 mod decide;
 mod health;
 mod hold;
 mod job;
+mod known;
 mod lease;
 mod metrics;
 mod observe;
@@ -38,26 +40,33 @@ use k8s_openapi::api::core::v1::{ObjectReference, Pod};
 use kube::core::PartialObjectMeta;
 use kube::runtime::controller::{self, Config};
 use kube::runtime::events::{Event, Recorder, Reporter};
-use kube::runtime::reflector::ObjectRef;
+use kube::runtime::reflector::{ObjectRef, Store};
 use kube::runtime::{Controller, watcher};
 use kube::{Api, Client, Resource, ResourceExt as _};
 use tokio::sync::watch;
 use tokio_util::sync::CancellationToken;
 
 use self::job::{KIND_LABEL, MANAGED_BY, NAME_ANNOTATION};
+use self::known::Known;
 use self::lease::Candidate;
 use self::metrics::Metrics;
 use self::progress::Asker;
 use self::wish::Wish;
 use crate::api::{GROUP, PayloadBuild, PayloadImport, VERSION};
 
+pub(crate) use confine::{confined, restricted_by_default};
+pub(crate) use job::CONTAINER;
 pub use lease::LeaseTiming;
 pub use settings::{Pace, Settings, WorkerDefaults};
+pub(crate) use trouble::why_it_waits;
 
 /// The first pause after an error; it doubles with every further one.
 const FIRST_PAUSE: Duration = Duration::from_secs(1);
 /// The longest pause.
 const LONGEST_PAUSE: Duration = Duration::from_secs(64);
+/// So many resources come in one answer. They may be large, and little of each is kept; but what the
+/// largest answer took, the process has for as long as it lives.
+const PAGE: u32 = 100;
 
 /// Why the controller ended.
 #[derive(Debug, thiserror::Error)]
@@ -107,13 +116,25 @@ struct Context {
     recorder: Recorder,
     asker: Asker,
     metrics: Arc<Metrics>,
-    /// How often a look failed in a row, by resource.
+    /// How often a look failed in a row, by kind, namespace and name of the resource.
     errors: Mutex<HashMap<String, u32>>,
     /// How often a pod did not answer in a row, by its uid.
     silence: Mutex<HashMap<String, u32>>,
 }
 
 impl Context {
+    fn new(client: Client, settings: Settings, metrics: Arc<Metrics>) -> Result<Self, ControllerError> {
+        Ok(Self {
+            recorder: Recorder::new(client.clone(), Reporter::from("charon")),
+            asker: Asker::new().map_err(ControllerError::Asker)?,
+            client,
+            settings,
+            metrics,
+            errors: Mutex::default(),
+            silence: Mutex::default(),
+        })
+    }
+
     /// The pause after one more error of `key`.
     fn pause(&self, key: &str) -> Duration {
         let mut errors = self.errors.lock().unwrap_or_else(PoisonError::into_inner);
@@ -122,7 +143,7 @@ impl Context {
         FIRST_PAUSE.saturating_mul(1 << (*count - 1).min(10)).min(LONGEST_PAUSE)
     }
 
-    /// `key` made no error.
+    /// `key` made no error, or is gone.
     fn calm(&self, key: &str) {
         self.errors.lock().unwrap_or_else(PoisonError::into_inner).remove(key);
     }
@@ -167,15 +188,7 @@ pub async fn run(client: Client, settings: Settings, stop: CancellationToken) ->
         }
     };
     let mut candidate = settings.lease.map(|timing| Candidate::new(client.clone(), timing));
-    let context = Arc::new(Context {
-        recorder: Recorder::new(client.clone(), Reporter::from("charon")),
-        asker: Asker::new().map_err(ControllerError::Asker)?,
-        client: client.clone(),
-        settings,
-        metrics,
-        errors: Mutex::default(),
-        silence: Mutex::default(),
-    });
+    let context = Arc::new(Context::new(client.clone(), settings, metrics)?);
     let work = async {
         // The sender lives as long as this future.
         let _ = missing.wait_for(Option::is_none).await;
@@ -220,29 +233,39 @@ pub async fn run(client: Client, settings: Settings, stop: CancellationToken) ->
     }
 }
 
+/// What the looks at resources of one kind need.
+struct Sight<K: Wish> {
+    context: Arc<Context>,
+    /// All that there are, as the watch knows them.
+    known: Store<Known<K>>,
+}
+
 /// The loop of one kind.
 async fn control<K: Wish>(context: Arc<Context>, stop: CancellationToken) {
     // The watches only tell that something happened: they need no more than metadata.
-    let ours = watcher::Config::default().labels(&format!("{}={}", MANAGED_BY.0, MANAGED_BY.1));
+    let ours = format!("{}={},{KIND_LABEL}={}", MANAGED_BY.0, MANAGED_BY.1, K::KIND);
+    let ours = watcher::Config::default().labels(&ours);
     let jobs: Api<PartialObjectMeta<Job>> = scoped(&context);
     let pods: Api<PartialObjectMeta<Pod>> = scoped(&context);
     let concurrency = Config::default().concurrency(context.settings.concurrency.max(1));
-    let controller = Controller::new(scoped::<PartialObjectMeta<K>>(&context), watcher::Config::default());
-    let store = controller.store();
-    context.metrics.watch(K::KIND, move || store.state().iter().filter_map(|meta| meta.uid()).collect());
-    let metrics = context.metrics.clone();
+    let all = watcher::Config::default().page_size(PAGE);
+    let controller = Controller::new(scoped::<Known<K>>(&context), all);
+    let known = controller.store();
+    let sight = Arc::new(Sight { context: context.clone(), known: known.clone() });
+    context.metrics.watch(K::KIND, move || known.state().iter().filter_map(|known| known.uid()).collect());
     controller
         .with_config(concurrency)
         .owns(jobs, ours.clone())
         .watches(pods, ours, |pod| resource_of::<K>(&pod))
         .graceful_shutdown_on(stop.cancelled_owned())
-        .run(reconcile::reconcile::<K>, reconcile::after_error::<K>, context)
+        .run(reconcile::reconcile::<K>, reconcile::after_error::<K>, sight)
         .for_each(|result| {
             match result {
                 // It was deleted.
                 Err(controller::Error::ObjectNotFound(gone)) => {
+                    context.calm(&key::<K>(gone.namespace.as_deref(), &gone.name));
                     if let Some(uid) = gone.extra.uid {
-                        metrics.forget(&uid);
+                        context.metrics.forget(&uid);
                     }
                 }
                 // It is told where it happened.
@@ -252,6 +275,11 @@ async fn control<K: Wish>(context: Arc<Context>, stop: CancellationToken) {
             std::future::ready(())
         })
         .await;
+}
+
+/// What the errors of a resource of kind `K` are counted under.
+fn key<K: Wish>(namespace: Option<&str>, name: &str) -> String {
+    format!("{}/{}/{name}", K::KIND, namespace.unwrap_or_default())
 }
 
 fn scoped<K>(context: &Context) -> Api<K>
@@ -265,8 +293,10 @@ where
 }
 
 /// The resource that a worker's pod is for.
-fn resource_of<K: Wish>(pod: &PartialObjectMeta<Pod>) -> Option<ObjectRef<PartialObjectMeta<K>>> {
-    let kind = pod.labels().get(KIND_LABEL)?;
+fn resource_of<K: Wish>(pod: &PartialObjectMeta<Pod>) -> Option<ObjectRef<Known<K>>> {
     let name = pod.annotations().get(NAME_ANNOTATION)?;
-    (kind == K::KIND).then(|| ObjectRef::new(name).within(&pod.namespace().unwrap_or_default()))
+    Some(ObjectRef::new(name).within(&pod.namespace().unwrap_or_default()))
 }
+
+#[cfg(test)]
+mod tests;

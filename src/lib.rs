@@ -16,6 +16,7 @@ pub mod library;
 pub mod object_location;
 pub mod payload;
 pub mod platform;
+pub mod plugin;
 pub mod progress;
 pub mod proxy;
 pub mod read_at;

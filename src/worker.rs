@@ -12,6 +12,7 @@ mod serve;
 
 use std::path::PathBuf;
 use std::sync::Arc;
+use std::time::Duration;
 
 use clap::Args;
 use tokio::net::TcpListener;
@@ -26,8 +27,10 @@ use crate::registry::{RegistryError, Traffic};
 use crate::storage::StorageError;
 use contract::{
     CONTRACT_VERSION, IMAGES_LIST, OBJECT_STORE_SECRETS, Outcome, PAYLOAD_MOUNT, PROGRESS_PORT,
-    PROXY_SECRETS, REGISTRY_SECRETS, RUN_CONFIG_PATH, RunConfig,
+    PROXY_SECRETS, REGISTRY_SECRETS, RUN_CONFIG_PATH, RunConfig, TrafficLimits,
 };
+
+pub(crate) use place::payload_path;
 
 /// Why a run came to nothing before its engine began.
 #[derive(Debug)]
@@ -101,13 +104,19 @@ pub struct Worker {
 impl Worker {
     /// Does the attempt; gives the process' exit code.
     pub async fn run(self) -> u8 {
-        let traffic = Traffic::default();
-        let outcome = tokio::select! {
-            outcome = self.attempt(&traffic) => outcome,
-            () = terminated() => {
-                warn!("told to stop; the next attempt goes on with what is there");
-                traffic.settle().await;
-                return TERMINATED;
+        let outcome = match self.config().await {
+            Err(outcome) => outcome,
+            Ok((config, input_digest)) => {
+                let traffic = traffic(&config.traffic);
+                let outcome = tokio::select! {
+                    outcome = self.attempt(&config, &traffic) => outcome,
+                    () = terminated() => {
+                        warn!("told to stop; the next attempt goes on with what is there");
+                        traffic.settle().await;
+                        return TERMINATED;
+                    }
+                };
+                Outcome { run_id: config.run_id, input_digest, ..outcome }
             }
         };
         match outcome.reason {
@@ -125,19 +134,20 @@ impl Worker {
         outcome.reason.exit_code()
     }
 
-    async fn attempt(&self, traffic: &Traffic) -> Outcome {
-        let bytes = match tokio::fs::read(&self.config).await {
-            Ok(bytes) => bytes,
-            Err(error) => {
-                let message = format!("cannot read the run configuration {}: {error}", self.config.display());
-                return Outcome::new(Reason::WorkerFailed, message);
-            }
-        };
+    /// The run configuration, and the sha256 of its bytes in hexadecimal.
+    async fn config(&self) -> Result<(RunConfig, String), Outcome> {
+        let bytes = tokio::fs::read(&self.config).await.map_err(|error| {
+            let message = format!("cannot read the run configuration {}: {error}", self.config.display());
+            Outcome::new(Reason::WorkerFailed, message)
+        })?;
         let input_digest = Digest::sha256(&bytes).hex().to_owned();
-        let config = match parse(&bytes) {
-            Ok(config) => config,
-            Err(message) => return Outcome { input_digest, ..Outcome::new(Reason::WorkerFailed, message) },
-        };
+        match parse(&bytes) {
+            Ok(config) => Ok((config, input_digest)),
+            Err(message) => Err(Outcome { input_digest, ..Outcome::new(Reason::WorkerFailed, message) }),
+        }
+    }
+
+    async fn attempt(&self, config: &RunConfig, traffic: &Traffic) -> Outcome {
         let progress = Arc::new(Progress::default());
         match TcpListener::bind(("::", self.progress_port)).await {
             Ok(listener) => {
@@ -158,8 +168,7 @@ impl Worker {
             proxy_secrets: &self.proxy_secrets,
             images_list: &self.images_list,
         };
-        let outcome = Box::pin(run::run(&config, &folders, traffic, &progress)).await;
-        Outcome { run_id: config.run_id, input_digest, ..outcome }
+        Box::pin(run::run(config, &folders, traffic, &progress)).await
     }
 }
 
@@ -174,6 +183,20 @@ fn parse(bytes: &[u8]) -> Result<RunConfig, String> {
         ));
     }
     Ok(config)
+}
+
+fn traffic(limits: &TrafficLimits) -> Traffic {
+    let mut traffic = Traffic::default();
+    if let Some(parallel) = limits.parallel {
+        traffic = traffic.at_once(parallel);
+    }
+    if let Some(most) = limits.requests_per_second {
+        traffic = traffic.requests_per_second(most);
+    }
+    if let Some(seconds) = limits.retry_for_seconds {
+        traffic = traffic.waiting(Duration::from_secs(seconds));
+    }
+    traffic
 }
 
 /// Waits for SIGTERM.

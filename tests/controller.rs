@@ -29,6 +29,8 @@ mod leader;
 mod outside;
 #[path = "controller/pods.rs"]
 mod pods;
+#[path = "controller/rest.rs"]
+mod rest;
 #[path = "controller/restarts.rs"]
 mod restarts;
 #[path = "controller/rules.rs"]

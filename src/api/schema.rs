@@ -179,7 +179,6 @@ pub(super) fn conditions(_: &mut SchemaGenerator) -> Schema {
 
 #[cfg(test)]
 mod tests {
-    use std::collections::BTreeSet;
     use std::path::Path;
 
     use super::*;
@@ -251,32 +250,6 @@ mod tests {
                 }
             });
         }
-    }
-
-    #[test]
-    fn docs_name_every_field_and_no_other() {
-        fn fields(schema: &Value, path: &str, found: &mut BTreeSet<String>) {
-            for (name, property) in schema.get("properties").and_then(Value::as_object).into_iter().flatten()
-            {
-                let (mut path, mut inner) = (format!("{path}{name}"), property);
-                if let Some(items) = property.get("items").filter(|items| items.get("properties").is_some()) {
-                    path.push_str("[]");
-                    inner = items;
-                }
-                fields(inner, &format!("{path}."), found);
-                found.insert(path);
-            }
-        }
-        let mut expected = BTreeSet::new();
-        for (_, schema) in schemas() {
-            let properties = &schema["properties"];
-            let own = json!({ "properties": { "spec": properties["spec"], "status": properties["status"] } });
-            fields(&own, "", &mut expected);
-        }
-        let docs = include_str!("../../docs/resources.md");
-        let rows = docs.lines().filter_map(|line| line.strip_prefix("| `"));
-        let told = rows.filter_map(|row| row.split_once('`')).map(|(field, _)| field.to_owned()).collect();
-        assert_eq!(expected, told);
     }
 
     #[test]

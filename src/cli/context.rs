@@ -7,7 +7,7 @@ use indicatif::{ProgressBar, ProgressDrawTarget, ProgressStyle};
 use tokio::signal::unix::{SignalKind, signal};
 use tokio_util::sync::CancellationToken;
 
-use super::{Cli, CliError, LogFormat};
+use super::CliError;
 use crate::progress::{Progress, Stage};
 
 /// A command that was told to end cleans up for so long at most.
@@ -27,11 +27,9 @@ pub(super) struct Context {
 }
 
 impl Context {
-    pub(super) fn new(cli: &Cli) -> Self {
-        let is_shown = io::stderr().is_terminal()
-            && !cli.verbosity.quiet
-            && !cli.command.is_service()
-            && cli.verbosity.log_format == LogFormat::Text;
+    /// `is_shown`: there is a bar, if somebody looks. `is_service`: it hears signals by itself.
+    pub(super) fn new(is_shown: bool, is_service: bool) -> Self {
+        let is_shown = is_shown && io::stderr().is_terminal();
         let target = if is_shown { ProgressDrawTarget::stderr() } else { ProgressDrawTarget::hidden() };
         let bar = ProgressBar::with_draw_target(None, target);
         let context =
@@ -39,7 +37,7 @@ impl Context {
         if is_shown {
             tokio::spawn(show(context.bar.clone(), Arc::clone(&context.progress)));
         }
-        if !cli.command.is_service() {
+        if !is_service {
             tokio::spawn(listen(context.cancel.clone(), Arc::clone(&context.signal)));
         }
         context

@@ -1,5 +1,6 @@
 use std::collections::BTreeMap;
 use std::net::SocketAddr;
+use std::num::{NonZeroU32, NonZeroUsize};
 use std::time::Duration;
 
 use serde::de::DeserializeOwned;
@@ -9,6 +10,7 @@ use tokio_util::sync::CancellationToken;
 use super::CliError;
 use crate::api::{SecretRef, Toleration, WorkerResources};
 use crate::controller::{self, LeaseTiming, Pace, Settings, WorkerDefaults};
+use crate::worker::contract::TrafficLimits;
 
 /// Look after the PayloadBuilds and PayloadImports of a cluster
 #[derive(Debug, Clone, clap::Args)]
@@ -34,11 +36,20 @@ pub(super) struct ControllerArgs {
     /// Tolerations of worker pods, as JSON; a resource's own win
     #[arg(long, value_name = "JSON", value_parser = list::<Toleration>)]
     pub(super) worker_tolerations: Option<List<Toleration>>,
+    /// Let each worker move so many blobs at once [default: 4]
+    #[arg(long, value_name = "NUMBER")]
+    pub(super) worker_parallel: Option<NonZeroUsize>,
+    /// Let each worker ask no registry more often; as often as needed if it is not given
+    #[arg(long, value_name = "NUMBER")]
+    pub(super) worker_requests_per_second: Option<NonZeroU32>,
+    /// Let each worker wait for registries that fail for so long in all, 90s or 2h [default: 30m, of which 15m for one, 30s for one that never answered]
+    #[arg(long, value_name = "DURATION", value_parser = duration)]
+    pub(super) worker_retry_for: Option<Duration>,
     /// Namespace to look after; by default all
     #[arg(long, value_name = "NAMESPACE")]
     pub(super) namespace: Option<String>,
     /// Resources of a kind that are looked at at once
-    #[arg(long, value_name = "COUNT", default_value = "8", value_parser = clap::value_parser!(u16).range(1..))]
+    #[arg(long, value_name = "COUNT", default_value = "32", value_parser = clap::value_parser!(u16).range(1..))]
     pub(super) concurrency: u16,
     /// Pause before another attempt where time may help, such as for a source that has not arrived
     #[arg(long, value_name = "DURATION", default_value = "5m", value_parser = duration)]
@@ -102,6 +113,11 @@ impl ControllerArgs {
         worker.image_pull_secrets = self.worker_image_pull_secrets.unwrap_or_default();
         worker.node_selector = self.worker_node_selector.unwrap_or_default();
         worker.tolerations = self.worker_tolerations.unwrap_or_default();
+        worker.traffic = TrafficLimits {
+            parallel: self.worker_parallel,
+            requests_per_second: self.worker_requests_per_second,
+            retry_for_seconds: self.worker_retry_for.map(|time| time.as_secs()),
+        };
         Settings {
             worker,
             // An empty value is what a chart gives for "not set".
@@ -135,4 +151,29 @@ fn duration(text: &str) -> Result<Duration, String> {
         return Err("it must not be negative".into());
     }
     Ok(duration.into())
+}
+
+#[cfg(test)]
+mod tests {
+    use clap::{Args as _, FromArgMatches as _};
+
+    use super::*;
+
+    #[test]
+    fn what_workers_are_told_of_registries_is_what_the_options_say() {
+        let traffic = |options: &[&str]| {
+            let given = ["controller", "--worker-image", "i"].iter().chain(options);
+            let matches =
+                ControllerArgs::augment_args(clap::Command::new("controller")).get_matches_from(given);
+            ControllerArgs::from_arg_matches(&matches).unwrap().into_settings().worker.traffic
+        };
+        assert_eq!(traffic(&[]), TrafficLimits::default());
+        let options = ["--worker-parallel=2", "--worker-requests-per-second=10", "--worker-retry-for=1h30m"];
+        let expected = TrafficLimits {
+            parallel: NonZeroUsize::new(2),
+            requests_per_second: NonZeroU32::new(10),
+            retry_for_seconds: Some(5400),
+        };
+        assert_eq!(traffic(&options), expected);
+    }
 }

@@ -17,9 +17,13 @@ pub(super) struct ManPages {
 impl ManPages {
     pub(super) fn run(&self) -> Result<(), CliError> {
         match &self.folder {
-            Some(folder) => clap_mangen::generate_to(super::command(), folder).map_err(|error| {
-                output::cannot_write(&format!("the manual pages to {}", folder.display()), &error)
-            }),
+            Some(folder) => {
+                [super::command(), super::kubectl::command()].into_iter().try_for_each(|command| {
+                    clap_mangen::generate_to(command, folder).map_err(|error| {
+                        output::cannot_write(&format!("the manual pages to {}", folder.display()), &error)
+                    })
+                })
+            }
             None => {
                 print().map_err(|error| output::cannot_write("the manual page to standard output", &error))
             }

@@ -7,7 +7,7 @@ use tracing_subscriber::fmt::format::Writer;
 use tracing_subscriber::fmt::{FmtContext, FormatEvent, FormatFields, MakeWriter};
 use tracing_subscriber::registry::LookupSpan;
 
-use super::{Cli, CliError, LogFormat, Verbosity};
+use super::{CliError, LogFormat, Verbosity};
 use crate::progress::STEP;
 
 /// People at a terminal see messages; times and levels are for those who collect the log of a service.
@@ -60,10 +60,10 @@ impl<'a> MakeWriter<'a> for BesideBar {
 }
 
 /// Sends what the program says while it works to standard error.
-pub(super) fn log(cli: &Cli, bar: &ProgressBar) {
+pub(super) fn log(verbosity: &Verbosity, is_service: bool, bar: &ProgressBar) {
     // What a library finds wrong is told by our own error, with what was being done.
-    let others = if cli.command.is_service() { "info" } else { "off" };
-    let level = match &cli.verbosity {
+    let others = if is_service { "info" } else { "off" };
+    let level = match verbosity {
         Verbosity { quiet: true, .. } => format!("{others},charon=warn"),
         // The bar tells what the lines of the steps would.
         Verbosity { verbose: 0, .. } if !bar.is_hidden() => format!("{others},charon=info,{STEP}=off"),
@@ -78,15 +78,15 @@ pub(super) fn log(cli: &Cli, bar: &ProgressBar) {
         .with_target(false)
         .with_writer(BesideBar(bar.clone()));
     // It can only be set once, and this is the one place where it is.
-    let _ = match cli.verbosity.log_format {
+    let _ = match verbosity.log_format {
         LogFormat::Json => log.json().flatten_event(true).try_init(),
-        LogFormat::Text if cli.command.is_service() => log.try_init(),
+        LogFormat::Text if is_service => log.try_init(),
         LogFormat::Text => log.event_format(Messages).try_init(),
     };
 }
 
 /// Names come from files and registries: no terminal takes orders from them.
-fn printable(line: &str) -> String {
+pub(super) fn printable(line: &str) -> String {
     line.chars().map(|c| if c.is_control() && c != '\t' { '\u{fffd}' } else { c }).collect()
 }
 

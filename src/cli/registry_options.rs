@@ -1,5 +1,6 @@
 use std::io::Read;
 use std::num::{NonZeroU32, NonZeroUsize};
+use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use clap::Args;
@@ -39,6 +40,15 @@ pub(super) struct RegistryOptions {
     /// Read the password from standard input
     #[arg(long)]
     password_stdin: bool,
+    /// Trust the certificate authorities in this file (PEM), too
+    #[arg(long, value_name = "FILE")]
+    ca_file: Option<PathBuf>,
+    /// Show this client certificate (PEM) where one is asked for
+    #[arg(long, value_name = "FILE", requires = "key_file")]
+    cert_file: Option<PathBuf>,
+    /// The key of the client certificate (PEM)
+    #[arg(long, value_name = "FILE", requires = "cert_file")]
+    key_file: Option<PathBuf>,
     /// Move so many blobs at once [default: 4]
     #[arg(long, value_name = "NUMBER", help_heading = TRAFFIC)]
     parallel: Option<NonZeroUsize>,
@@ -78,6 +88,16 @@ impl RegistryOptions {
             None
         });
         let credentials = self.credentials(&context.cancel()).await?;
+        let ca_pem = match &self.ca_file {
+            Some(file) => Some(pem(file).await?),
+            None => None,
+        };
+        let identity_pem = match (&self.cert_file, &self.key_file) {
+            (Some(certificate), Some(key)) => {
+                Some([pem(certificate).await?, b"\n".to_vec(), pem(key).await?].concat())
+            }
+            _ => None,
+        };
         let mut traffic = Traffic::default();
         if let Some(parallel) = self.parallel {
             traffic = traffic.at_once(parallel);
@@ -92,6 +112,8 @@ impl RegistryOptions {
             registry: self.registry,
             insecure: self.insecure,
             credentials,
+            ca_pem,
+            identity_pem,
             docker_config,
             traffic,
         })
@@ -121,6 +143,10 @@ impl RegistryOptions {
             }
         }
     }
+}
+
+async fn pem(file: &Path) -> Result<Vec<u8>, CliError> {
+    tokio::fs::read(file).await.map_err(|error| CliError::of_file(file, &error))
 }
 
 /// Whoever is to type it may not be there: a signal ends the waiting.

@@ -2,7 +2,7 @@
 
 use std::fmt;
 
-use kube::api::{ApiResource, DynamicObject, ListParams};
+use kube::api::{ApiResource, DynamicObject};
 use kube::{Api, Client, ResourceExt as _};
 use serde_json::Value;
 
@@ -27,12 +27,13 @@ pub(super) async fn bases(
     subject: &Subject,
     valid: &Valid,
 ) -> Result<Result<Bases, Invalid>, kube::Error> {
-    if valid.bases.is_empty() {
-        return Ok(Ok(Bases::There(Vec::new())));
-    }
     let kind = ApiResource::erase::<PayloadBuild>(&());
-    let builds: Api<DynamicObject> = Api::namespaced_with(client.clone(), &subject.namespace, &kind);
-    Ok(found(subject, valid, &builds.list(&ListParams::default()).await?.items))
+    let api: Api<DynamicObject> = Api::namespaced_with(client.clone(), &subject.namespace, &kind);
+    let mut builds = Vec::new();
+    for name in &valid.bases {
+        builds.extend(api.get_opt(name).await?);
+    }
+    Ok(found(subject, valid, &builds))
 }
 
 impl Bases {

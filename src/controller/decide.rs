@@ -211,7 +211,7 @@ impl Scene<'_> {
             let verdict = Verdict::Working(format!("attempt {} is about to start", run.attempt));
             return Ok(self.decision(as_written, verdict, Some(Duration::ZERO)));
         }
-        let verdict = Verdict::Working(format!("Job {} is made, and waits for its pod", plan.name));
+        let verdict = Verdict::Working(waits_for_its_pod(&plan.name));
         let mut decision = self.decision(run, verdict, Some(pace));
         decision.create = Some(plan);
         Ok(decision)
@@ -379,7 +379,7 @@ impl Scene<'_> {
         let pod = self.observed.pods.iter().rev().find(|pod| pod.phase.is_active());
         let message = match pod {
             _ if job.terminating => format!("Job {} is being deleted; a new one follows", job.name),
-            None => format!("Job {} waits for its pod", job.name),
+            None => waits_for_its_pod(&job.name),
             Some(pod) if pod.phase == Phase::Running => format!("pod {} is at work", pod.name),
             Some(pod) => format!("pod {} is starting", pod.name),
         };
@@ -469,6 +469,11 @@ impl Scene<'_> {
             look_again: look_again.into_iter().chain(left).min(),
         }
     }
+}
+
+/// The same before and after the Job was made: that is no news.
+fn waits_for_its_pod(job: &str) -> String {
+    format!("Job {job} waits for its pod")
 }
 
 /// `run` with all that `plan` settles.

@@ -8,13 +8,13 @@ use k8s_openapi::api::batch::v1::{
 };
 use k8s_openapi::api::core;
 use k8s_openapi::api::core::v1::{
-    Capabilities, ConfigMapProjection, Container, ContainerPort, DownwardAPIProjection,
-    DownwardAPIVolumeFile, KeyToPath, LocalObjectReference, ObjectFieldSelector,
-    PersistentVolumeClaimVolumeSource, PodSecurityContext, PodSpec, PodTemplateSpec, ProjectedVolumeSource,
-    SeccompProfile, SecretProjection, SecurityContext, Volume, VolumeMount, VolumeProjection,
+    ConfigMapProjection, Container, ContainerPort, DownwardAPIProjection, DownwardAPIVolumeFile, KeyToPath,
+    LocalObjectReference, ObjectFieldSelector, PersistentVolumeClaimVolumeSource, PodSpec, PodTemplateSpec,
+    ProjectedVolumeSource, SecretProjection, Volume, VolumeMount, VolumeProjection,
 };
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::{ObjectMeta, OwnerReference};
 
+use super::confine::{confined, restricted};
 use super::settings::{WorkerDefaults, ids, resources};
 use super::validate::{Invalid, Place, Registry, Valid};
 use super::{Subject, run_id};
@@ -27,7 +27,7 @@ use crate::worker::contract::{
 };
 
 /// The worker's container.
-pub(super) const CONTAINER: &str = "worker";
+pub(crate) const CONTAINER: &str = "worker";
 /// Every Job and pod of ours has it; the watches ask for nothing else.
 pub(super) const MANAGED_BY: (&str, &str) = ("app.kubernetes.io/managed-by", "charon");
 /// The uid of the resource.
@@ -81,6 +81,7 @@ pub(super) fn plan(
         work: valid.work.clone(),
         registries: valid.registries.iter().map(|registry| registry.access.clone()).collect(),
         proxy: valid.proxy.clone(),
+        traffic: defaults.traffic,
     };
     let config = serde_json::to_string(&config).expect("a run configuration is plain data");
     if config.len() > RUN_CONFIG_LIMIT {
@@ -214,22 +215,12 @@ fn pod(valid: &Valid, defaults: &WorkerDefaults) -> PodSpec {
     };
     let payload_mount = payload.iter().map(|payload| mount(payload, PAYLOAD_MOUNT, valid.read_only()));
     let mounts = std::iter::once(mount(&settings, folder, true)).chain(payload_mount).collect();
-    let seccomp = || SeccompProfile { type_: "RuntimeDefault".into(), localhost_profile: None };
     PodSpec {
         restart_policy: Some("Never".into()),
         automount_service_account_token: Some(false),
         enable_service_links: Some(false),
         termination_grace_period_seconds: Some(GRACE_SECONDS),
-        security_context: Some(PodSecurityContext {
-            run_as_non_root: Some(true),
-            run_as_user: ids.run_as_user,
-            run_as_group: ids.run_as_group,
-            fs_group: ids.fs_group,
-            fs_group_change_policy: ids.fs_group.map(|_| "OnRootMismatch".into()),
-            supplemental_groups: ids.supplemental_groups,
-            seccomp_profile: Some(seccomp()),
-            ..PodSecurityContext::default()
-        }),
+        security_context: Some(restricted(ids)),
         containers: vec![Container {
             name: CONTAINER.into(),
             image: Some(defaults.image.clone()),
@@ -241,15 +232,7 @@ fn pod(valid: &Valid, defaults: &WorkerDefaults) -> PodSpec {
                 ..ContainerPort::default()
             }]),
             resources: Some(resources(valid.worker.resources.as_ref(), &defaults.resources)),
-            security_context: Some(SecurityContext {
-                allow_privilege_escalation: Some(false),
-                capabilities: Some(Capabilities { drop: Some(vec!["ALL".into()]), add: None }),
-                privileged: Some(false),
-                read_only_root_filesystem: Some(true),
-                run_as_non_root: Some(true),
-                seccomp_profile: Some(seccomp()),
-                ..SecurityContext::default()
-            }),
+            security_context: Some(confined()),
             termination_message_policy: Some("FallbackToLogsOnError".into()),
             volume_mounts: Some(mounts),
             ..Container::default()

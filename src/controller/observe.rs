@@ -84,6 +84,8 @@ pub(super) struct PodView {
     pub waiting: Option<(String, String)>,
     /// How the container ended.
     pub terminated: Option<Terminated>,
+    /// The Secrets that it mounts, and the keys that they must have.
+    pub secret_keys: Vec<(String, String)>,
 }
 
 /// The phase of a pod.
@@ -234,7 +236,7 @@ fn job_view(job: &Job) -> JobView {
     }
 }
 
-fn pod_view(pod: &Pod) -> PodView {
+pub(super) fn pod_view(pod: &Pod) -> PodView {
     let status = pod.status.clone().unwrap_or_default();
     let conditions = status.conditions.unwrap_or_default();
     let unschedulable = conditions.iter().find(|condition| {
@@ -273,10 +275,23 @@ fn pod_view(pod: &Pod) -> PodView {
             message: end.message.unwrap_or_default(),
             finished: end.finished_at.map(|time| time.0),
         }),
+        secret_keys: secret_keys(pod),
     }
 }
 
-fn event_view(event: &Event) -> EventView {
+fn secret_keys(pod: &Pod) -> Vec<(String, String)> {
+    let volumes = pod.spec.as_ref().and_then(|spec| spec.volumes.as_deref()).unwrap_or_default();
+    let sources = volumes.iter().filter_map(|volume| volume.projected.as_ref()?.sources.as_deref()).flatten();
+    let secrets = sources.filter_map(|source| source.secret.as_ref());
+    let required = secrets.filter(|secret| secret.optional != Some(true));
+    let keys = required.flat_map(|secret| {
+        let items = secret.items.as_deref().unwrap_or_default();
+        items.iter().map(|item| (secret.name.clone(), item.key.clone()))
+    });
+    keys.collect()
+}
+
+pub(super) fn event_view(event: &Event) -> EventView {
     let times = [
         event.series.as_ref().and_then(|series| series.last_observed_time.as_ref()).map(|time| time.0),
         event.last_timestamp.as_ref().map(|time| time.0),

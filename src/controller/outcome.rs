@@ -131,10 +131,12 @@ fn eviction(pod: &PodView) -> Option<End> {
         return None;
     }
     let node = pod.node.as_deref().unwrap_or("its node");
+    let hint = pod.node.as_ref().map(|node| format!("; kubectl describe node {node} tells more"));
+    let hint = hint.unwrap_or_default();
     let why = evicted.map(|(_, message)| format!(": {}", message.trim())).unwrap_or_default();
     Some(End::Failure(Failure::new(
         Reason::WorkerEvicted,
-        format!("pod {} was evicted from {node}{why}", pod.name),
+        format!("pod {} was evicted from {node}{hint}{why}", pod.name),
     )))
 }
 
@@ -247,7 +249,8 @@ mod tests {
             failure(&evicted),
             (
                 Reason::WorkerEvicted,
-                "pod p was evicted from n1: The node was low on resource: memory.".into()
+                "pod p was evicted from n1; kubectl describe node n1 tells more: The node was low on resource: memory."
+                    .into()
             )
         );
         assert_eq!(failure(&PodView { disrupted: true, ..pod(143, "") }).0, Reason::WorkerEvicted);

@@ -9,7 +9,6 @@ use kube::api::{
     ApiResource, DeleteParams, DynamicObject, Patch, PatchParams, PostParams, Preconditions,
     PropagationPolicy,
 };
-use kube::core::PartialObjectMeta;
 use kube::runtime::controller::Action;
 use kube::{Api, Resource, ResourceExt as _};
 use serde_json::json;
@@ -19,19 +18,22 @@ use super::bases::bases;
 use super::decide::{Decision, JobKey, Scene, Verdict, decide, requested_at};
 use super::hold::hold;
 use super::job::{Plan, RUN_LABEL, job};
+use super::known::Known;
 use super::observe::{PodView, observe};
 use super::rival::rival;
 use super::summarise::{News, is_transition, summarise};
 use super::validate::{Invalid, Valid};
 use super::wish::Wish;
-use super::{Context, Subject, announce, run_id};
+use super::{Context, Sight, Subject, announce, key, run_id};
 use crate::api::{Run, Status};
 use crate::worker::contract::{Outcome, Progress, Work};
 
 /// Whose fields the statuses are.
 const FIELD_MANAGER: &str = "charon";
-/// Where nothing is expected to happen, we look anyway: a watch can miss something.
-const IDLE: Duration = Duration::from_hours(1);
+/// Where nothing is expected to happen, we look anyway: nobody tells a build that an older one was
+/// changed to write to the same file. Thousands may be at rest, so this is seldom, and not for all at
+/// once: twice a day, give or take half of that.
+const IDLE: Duration = Duration::from_hours(12);
 /// A status that somebody else wrote in the meantime is looked at again.
 const CONFLICT: Duration = Duration::from_millis(200);
 /// So many times a worker is asked in vain before people are told.
@@ -57,55 +59,55 @@ fn while_trying_to(doing: &'static str) -> impl FnOnce(kube::Error) -> Reconcile
     move |source| ReconcileError::Kube { doing, source }
 }
 
-/// Looks at the resource that `meta` names.
+/// Looks at the resource that `known` names.
 pub(super) async fn reconcile<K: Wish>(
-    meta: Arc<PartialObjectMeta<K>>,
-    context: Arc<Context>,
+    known: Arc<Known<K>>,
+    sight: Arc<Sight<K>>,
 ) -> Result<Action, ReconcileError> {
     let begin = Instant::now();
-    let result = look_at::<K>(&meta, &context).instrument(span::<K>(&meta)).await;
-    context.metrics.looked(K::KIND, begin.elapsed());
+    let result = look_at(&known, &sight).instrument(span(&known)).await;
+    sight.context.metrics.looked(K::KIND, begin.elapsed());
     result
 }
 
 /// Says in every line of the log which resource it is about, at whatever level the log is.
-fn span<K: Wish>(meta: &PartialObjectMeta<K>) -> tracing::Span {
+fn span<K: Wish>(known: &Known<K>) -> tracing::Span {
     // Not `name`: in JSON that is the span's own.
-    let (namespace, resource) = (meta.namespace().unwrap_or_default(), meta.name_any());
+    let (namespace, resource) = (known.namespace().unwrap_or_default(), known.name_any());
     tracing::error_span!("reconcile", kind = K::KIND, namespace, resource)
 }
 
-async fn look_at<K: Wish>(meta: &PartialObjectMeta<K>, context: &Context) -> Result<Action, ReconcileError> {
-    let (name, namespace) = (meta.name_any(), meta.namespace().unwrap_or_default());
-    let api = api::<K>(context, &namespace);
+async fn look_at<K: Wish>(known: &Known<K>, sight: &Sight<K>) -> Result<Action, ReconcileError> {
+    let (name, namespace) = (known.name_any(), known.namespace().unwrap_or_default());
+    let api = api::<K>(&sight.context, &namespace);
     // From the API server, not from the watch: what is decided here may create a Job.
     let object = api.get_opt(&name).await.map_err(while_trying_to("read the resource"))?;
-    let Some(object) = object.filter(|object| object.metadata.deletion_timestamp.is_none()) else {
+    let action = match object.filter(|object| object.metadata.deletion_timestamp.is_none()) {
+        Some(object) => look(sight, &api, &object).await?,
         // Its Job and pods go with it: they are owned.
-        return Ok(Action::await_change());
+        None => Action::await_change(),
     };
-    let action = look::<K>(context, &api, &object).await;
-    if action.is_ok() {
-        context.calm(&key::<K>(meta));
-    }
-    action
+    sight.context.calm(&key::<K>(Some(&namespace), &name));
+    Ok(action)
 }
 
 /// What follows after `error`: the same again, later each time.
 #[allow(clippy::needless_pass_by_value)] // kube calls it so
 pub(super) fn after_error<K: Wish>(
-    meta: Arc<PartialObjectMeta<K>>,
+    known: Arc<Known<K>>,
     error: &ReconcileError,
-    context: Arc<Context>,
+    sight: Arc<Sight<K>>,
 ) -> Action {
-    let pause = context.pause(&key::<K>(&meta));
+    let context = &sight.context;
+    let pause = context.pause(&key::<K>(known.namespace().as_deref(), &known.name_any()));
     context.metrics.failed(K::KIND);
-    span::<K>(&meta).in_scope(|| tracing::warn!(pause_seconds = pause.as_secs(), "{error}"));
+    span(&known).in_scope(|| tracing::warn!(pause_seconds = pause.as_secs(), "{error}"));
     Action::requeue(pause)
 }
 
-fn key<K: Wish>(meta: &PartialObjectMeta<K>) -> String {
-    format!("{}/{}/{}", K::KIND, meta.namespace().unwrap_or_default(), meta.name_any())
+/// When to look at what is at rest.
+fn some_day() -> Duration {
+    IDLE.mul_f64(0.5 + fastrand::f64())
 }
 
 fn api<K: Wish>(context: &Context, namespace: &str) -> Api<DynamicObject> {
@@ -113,10 +115,11 @@ fn api<K: Wish>(context: &Context, namespace: &str) -> Api<DynamicObject> {
 }
 
 async fn look<K: Wish>(
-    context: &Context,
+    sight: &Sight<K>,
     api: &Api<DynamicObject>,
     object: &DynamicObject,
 ) -> Result<Action, ReconcileError> {
+    let context = &*sight.context;
     let old = object.data.get("status").and_then(|status| serde_json::from_value(status.clone()).ok());
     let old: Status = old.unwrap_or_default();
     let now = now();
@@ -132,7 +135,11 @@ async fn look<K: Wish>(
     let subject = wish.as_ref().map(Wish::subject).unwrap_or_default();
     let mut scene = Look { context, subject: &subject, old: &old, now };
     let (next, look_again) = match valid {
-        Ok(valid) => scene.run(&valid, K::LETTER == 'i').await?,
+        Ok(valid) => {
+            let writes = !valid.read_only() && !valid.suspended;
+            let rival = if writes { rival(&sight.known, &subject, &valid.place) } else { None };
+            scene.run(&valid, K::LETTER == 'i', rival.as_deref()).await?
+        }
         Err(invalid) => {
             let generation = object.metadata.generation.unwrap_or(0);
             (scene.invalid(&invalid, generation, K::LETTER == 'i'), None)
@@ -140,7 +147,7 @@ async fn look<K: Wish>(
     };
     let look_again = write::<K>(context, api, object, &old, &next, look_again, now).await?;
     context.metrics.saw(object.metadata.uid.as_deref().unwrap_or_default(), &next);
-    Ok(Action::requeue(look_again.unwrap_or(IDLE)))
+    Ok(Action::requeue(look_again.unwrap_or_else(some_day)))
 }
 
 /// Times in a status have whole seconds, as everywhere in Kubernetes.
@@ -178,6 +185,7 @@ impl Look<'_> {
         &mut self,
         valid: &Valid,
         is_import: bool,
+        rival: Option<&str>,
     ) -> Result<(Status, Option<Duration>), ReconcileError> {
         let (context, subject, old) = (self.context, self.subject, self.old);
         let settings = &context.settings;
@@ -197,13 +205,7 @@ impl Look<'_> {
         };
         let valid = &valid;
         let scene = Scene { subject, valid, status: old, observed: &observed, settings, now: self.now };
-        let rival = if valid.read_only() || valid.suspended {
-            None
-        } else {
-            let rival = rival(&context.client, subject, &valid.place).await;
-            rival.map_err(while_trying_to("look for another build of the same file"))?
-        };
-        if let Some(hold) = hold(&scene, rival.as_deref(), awaited.as_deref()) {
+        if let Some(hold) = hold(&scene, rival, awaited.as_deref()) {
             for job in &hold.delete {
                 delete(&self.jobs(), job).await?;
             }

@@ -7,8 +7,9 @@ pub(super) const MESSAGE_LIMIT: usize = 1024;
 
 /// `text` on one line, at most [`MESSAGE_LIMIT`] bytes, its URLs without user and query.
 pub(super) fn sentence(text: &str) -> String {
-    let words = text.split_whitespace().map(without_secrets);
-    let text = words.collect::<Vec<_>>().join(" ");
+    // In JSON a control character is six.
+    let words = text.split(|c: char| c.is_whitespace() || c.is_control()).filter(|word| !word.is_empty());
+    let text = words.map(without_secrets).collect::<Vec<_>>().join(" ");
     cut(&text, MESSAGE_LIMIT).to_owned()
 }
 
@@ -32,7 +33,7 @@ mod tests {
     fn a_url_loses_its_user_and_its_query() {
         for (text, expected) in [
             ("plain text", "plain text"),
-            ("a  b\n\tc", "a b c"),
+            ("a  b\n\tc\u{1b}[31m\u{0}", "a b c [31m"),
             ("GET https://s3.example/b/k?X-Amz-Signature=abc failed", "GET https://s3.example/b/k failed"),
             ("\"https://me:pw@r.example:5000/v2/\"; retry", "\"https://r.example:5000/v2/\"; retry"),
             ("(http://a/b?c=1,http://d?e=2)", "(http://a/b,http://d)"),

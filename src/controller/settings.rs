@@ -10,6 +10,7 @@ use k8s_openapi::apimachinery::pkg::util::intstr::IntOrString;
 
 use super::LeaseTiming;
 use crate::api::{PodIds, SecretRef, Toleration, WorkerResources};
+use crate::worker::contract::TrafficLimits;
 
 /// What the controller is told when it starts.
 #[derive(Clone, Debug)]
@@ -45,6 +46,8 @@ pub struct WorkerDefaults {
     pub node_selector: BTreeMap<String, String>,
     /// The taints of nodes that are borne.
     pub tolerations: Vec<Toleration>,
+    /// How workers treat registries.
+    pub traffic: TrafficLimits,
 }
 
 /// How long things are waited for.

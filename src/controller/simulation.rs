@@ -11,8 +11,8 @@ use proptest::prelude::*;
 use serde_json::json;
 
 use super::Subject;
-use super::decide::{JobKey, Scene, Verdict, decide, requested_at};
-use super::hold::hold;
+use super::decide::{Decision, JobKey, Scene, Verdict, decide, requested_at};
+use super::hold::{Hold, hold};
 use super::job::Plan;
 use super::observe::{JobFailure, JobView, Observed, Phase, PodView, Terminated};
 use super::settings::{Pace, Settings, WorkerDefaults};
@@ -54,6 +54,9 @@ enum Step {
     /// Somebody deletes the Job.
     JobDeleted,
 }
+
+/// What is decided in one look.
+type Deliberation = (Option<Hold>, Decision);
 
 /// A Job with the pods that it ever had.
 #[derive(Clone, Debug)]
@@ -130,6 +133,22 @@ impl Cluster {
             }
         }
         observed
+    }
+
+    /// What somebody would decide who knows nothing but what the API server has of all this, with the status as JSON.
+    fn decided_by_a_stranger(&self) -> Deliberation {
+        let json = serde_json::to_string(&self.status).unwrap();
+        let status: Status = serde_json::from_str(&json).unwrap();
+        self.deliberate(&status, &self.observe())
+    }
+
+    fn deliberate(&self, status: &Status, observed: &Observed) -> Deliberation {
+        let valid = self.valid();
+        let (subject, settings, now) = (&self.subject, &self.settings, self.now);
+        let scene = Scene { subject, valid: &valid, status, observed, settings, now };
+        let (rival, awaited) =
+            (self.has_rival.then_some("older"), self.awaits.then_some("a base is not there"));
+        (hold(&scene, rival, awaited), decide(&scene).unwrap())
     }
 
     /// One look, of which only the first `deeds` deeds are done.
@@ -454,6 +473,23 @@ proptest! {
                 prop_assert_eq!(cluster.heal(), Verdict::Succeeded);
             }
             other => prop_assert!(false, "{other:?}"),
+        }
+    }
+}
+
+proptest! {
+    // Each decides at every step.
+    #![proptest_config(ProptestConfig::with_cases(100))]
+
+    #[test]
+    fn what_is_decided_depends_on_what_the_api_server_has_and_on_nothing_that_a_controller_remembers(
+        steps in proptest::collection::vec(steps(), 0..60),
+    ) {
+        let mut cluster = Cluster::new();
+        for step in steps {
+            cluster.happens(step);
+            let here = cluster.deliberate(&cluster.status, &cluster.observe());
+            prop_assert_eq!(&cluster.decided_by_a_stranger(), &here, "the second to look, after {:?}", step);
         }
     }
 }

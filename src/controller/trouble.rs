@@ -1,8 +1,9 @@
 //! Why a worker does not start, or does not end. Pure.
 
 use jiff::Timestamp;
+use k8s_openapi::api::core::v1::{Event, Pod};
 
-use super::observe::{EventView, JobView, PodView};
+use super::observe::{EventView, JobView, PodView, event_view, pod_view};
 use super::outcome::Failure;
 use super::settings::Pace;
 use crate::reason::Reason;
@@ -13,15 +14,7 @@ pub(super) fn of_pod(pod: &PodView, events: &[EventView], pace: &Pace, now: Time
         return Some(lost);
     }
     if let Some(why) = &pod.unschedulable {
-        return Some(match quoted_after(why, "persistentvolumeclaim") {
-            Some(claim) => Failure::new(
-                Reason::StorageNotFound,
-                format!("pod {} waits for PersistentVolumeClaim {claim:?}: {why}", pod.name),
-            ),
-            None => {
-                Failure::new(Reason::WorkerUnschedulable, format!("pod {} finds no node: {why}", pod.name))
-            }
-        });
+        return Some(of_scheduling(pod, why));
     }
     if !pod.phase.is_active() {
         return None;
@@ -41,14 +34,44 @@ pub(super) fn of_pod(pod: &PodView, events: &[EventView], pace: &Pace, now: Time
     Some(of_volume(pod, &latest.message))
 }
 
+/// What keeps `pod` from working, in a sentence: for whoever started one himself.
+pub(crate) fn why_it_waits(pod: &Pod, events: &[Event]) -> Option<String> {
+    let events: Vec<_> = events.iter().map(event_view).collect();
+    of_pod(&pod_view(pod), &events, &Pace::default(), Timestamp::now()).map(|failure| failure.message)
+}
+
 /// Why `job` has no pod, as far as `events` about it tell.
 pub(super) fn of_job(job: &JobView, events: &[EventView]) -> Option<Failure> {
     let latest =
         events.iter().filter(|event| event.reason == "FailedCreate").max_by_key(|event| event.last)?;
+    let why = &latest.message;
+    let advice = if why.contains("exceeded quota") {
+        "raise the quota, or lower spec.worker.resources"
+    } else if why.contains("violates PodSecurity") {
+        "correct spec.worker.securityContext, or what the namespace enforces"
+    } else {
+        "let the cluster take it, or correct spec.worker"
+    };
     Some(Failure::new(
         Reason::WorkerCreateFailed,
-        format!("the pod of Job {} cannot be created: {}", job.name, latest.message),
+        format!("the pod of Job {} cannot be created; {advice}: {why}", job.name),
     ))
+}
+
+fn of_scheduling(pod: &PodView, why: &str) -> Failure {
+    let name = &pod.name;
+    if let Some(claim) = quoted_after(why, "persistentvolumeclaim") {
+        let message = format!("pod {name} waits for PersistentVolumeClaim {claim:?}; create it: {why}");
+        return Failure::new(Reason::StorageNotFound, message);
+    }
+    if why.contains("unbound immediate PersistentVolumeClaims") {
+        let message = format!(
+            "pod {name} waits for its PersistentVolumeClaim to be bound; make a volume for it, or correct its storage class: {why}"
+        );
+        return Failure::new(Reason::StorageNotFound, message);
+    }
+    let message = format!("pod {name} finds no node; free what it asks for, or change spec.worker: {why}");
+    Failure::new(Reason::WorkerUnschedulable, message)
 }
 
 /// A pod that should be gone since long: its node does not answer.
@@ -77,16 +100,23 @@ fn of_container(pod: &PodView, reason: &str, why: &str) -> Option<Failure> {
         | "ImageInspectError"
         | "RegistryUnavailable"
         | "SignatureValidationFailed" => {
-            Failure::new(Reason::WorkerImagePullFailed, format!("pod {name} cannot get its own image: {why}"))
+            let message = format!(
+                "pod {name} cannot get its own image; correct the chart's image, or spec.worker.imagePullSecrets: {why}"
+            );
+            Failure::new(Reason::WorkerImagePullFailed, message)
         }
         "CreateContainerConfigError"
             if quoted_after(why, "secret").is_some() || why.contains("couldn't find key") =>
         {
-            Failure::new(Reason::SecretNotFound, format!("pod {name} cannot start: {why}"))
+            Failure::new(
+                Reason::SecretNotFound,
+                format!("pod {name} cannot start; create the Secret, or its key: {why}"),
+            )
         }
-        "CreateContainerConfigError" | "CreateContainerError" | "RunContainerError" => {
-            Failure::new(Reason::WorkerCreateFailed, format!("pod {name} cannot start ({reason}): {why}"))
-        }
+        "CreateContainerConfigError" | "CreateContainerError" | "RunContainerError" => Failure::new(
+            Reason::WorkerCreateFailed,
+            format!("pod {name} cannot start ({reason}); correct spec.worker, or its node: {why}"),
+        ),
         _ => return None,
     })
 }
@@ -109,18 +139,29 @@ fn of_volume(pod: &PodView, why: &str) -> Failure {
     if why.contains("config key") {
         return Failure::new(
             Reason::ConfigMapNotFound,
-            format!("pod {name} waits for a key of the ConfigMap of spec.imagesFrom: {why}"),
+            format!("pod {name} waits for a key of the ConfigMap of spec.imagesFrom; add it: {why}"),
         );
     }
     // The kubelet: `references non-existent secret key: .dockerconfigjson`.
-    if why.contains("secret key") {
-        return Failure::new(
-            Reason::SecretNotFound,
-            format!("pod {name} waits for a key of a Secret: {why}"),
-        );
+    if let Some((_, rest)) = why.split_once("secret key: ") {
+        let key = rest.split_whitespace().next().unwrap_or_default();
+        let message = format!("pod {name} waits for key {key:?} of {}; add it: {why}", who_has(pod, key));
+        return Failure::new(Reason::SecretNotFound, message);
     }
-    let reason = if why.contains("Multi-Attach") { Reason::StorageBusy } else { Reason::StorageNotFound };
-    Failure::new(reason, format!("pod {name} waits for its volume: {why}"))
+    if why.contains("Multi-Attach") {
+        let message = format!("pod {name} waits for its volume; end what uses it on another node: {why}");
+        return Failure::new(Reason::StorageBusy, message);
+    }
+    let message = format!("pod {name} waits for its volume; see to it that it can be mounted: {why}");
+    Failure::new(Reason::StorageNotFound, message)
+}
+
+/// The Secrets that must have `key`, of which the kubelet does not say which has not.
+fn who_has(pod: &PodView, key: &str) -> String {
+    let names = pod.secret_keys.iter().filter(|(_, wanted)| wanted == key).map(|(secret, _)| secret);
+    let mut names: Vec<String> = names.map(|name| format!("{name:?}")).collect();
+    names.dedup();
+    if names.is_empty() { "a Secret".into() } else { format!("Secret {}", names.join(" or ")) }
 }
 
 /// The quoted word after `what` in `text`: `pull` of `secret "pull" not found`.
@@ -175,6 +216,10 @@ mod tests {
             ),
             (unschedulable("0/1 nodes are available: 1 Insufficient memory."), Reason::WorkerUnschedulable),
             (unschedulable("persistentvolumeclaim \"transfer\" not found"), Reason::StorageNotFound),
+            (
+                unschedulable("0/1 nodes are available: pod has unbound immediate PersistentVolumeClaims."),
+                Reason::StorageNotFound,
+            ),
         ] {
             assert_eq!(reason(&pod, &[]), Some(expected), "{pod:?}");
         }
@@ -206,6 +251,13 @@ mod tests {
         ] {
             assert_eq!(reason(&pending(), &events), Some(expected), "{events:?}");
         }
+        let keys = ["pull", "push", "store"].map(|name| (name.to_owned(), ".dockerconfigjson".to_owned()));
+        let mut pod = PodView { secret_keys: keys.into(), ..pending() };
+        pod.secret_keys[2].1 = "accesskey".into();
+        let failure = of_pod(&pod, &[event(1, "FailedMount", key)], &Pace::default(), NOW).unwrap();
+        let words =
+            "pod p waits for key \".dockerconfigjson\" of Secret \"pull\" or \"push\"; add it: MountVolume";
+        assert!(failure.message.starts_with(words), "{}", failure.message);
         let running = PodView { phase: Phase::Running, ..pending() };
         assert_eq!(reason(&running, &[event(1, "FailedMount", secret)]), None);
     }
@@ -224,15 +276,20 @@ mod tests {
 
     #[test]
     fn a_job_without_a_pod_quotes_why() {
-        let quota = EventView {
-            reason: "FailedCreate".into(),
-            message: "Error creating: pods \"x\" is forbidden: exceeded quota".into(),
-            last: NOW,
-        };
         let job = JobView { name: "j".into(), ..JobView::default() };
-        let failure = of_job(&job, &[quota]).unwrap();
-        assert_eq!(failure.reason, Reason::WorkerCreateFailed);
-        assert!(failure.message.contains("exceeded quota"), "{}", failure.message);
+        for (why, advice) in [
+            ("pods \"x\" is forbidden: exceeded quota: q", "raise the quota"),
+            (
+                "pods \"x\" is forbidden: violates PodSecurity \"restricted:latest\"",
+                "what the namespace enforces",
+            ),
+            ("pods \"x\" is forbidden: no PriorityClass with name y was found", "correct spec.worker"),
+        ] {
+            let event = EventView { reason: "FailedCreate".into(), message: why.into(), last: NOW };
+            let failure = of_job(&job, &[event]).unwrap();
+            assert_eq!(failure.reason, Reason::WorkerCreateFailed);
+            assert!(failure.message.contains(why) && failure.message.contains(advice), "{}", failure.message);
+        }
         assert_eq!(of_job(&job, &[]), None);
     }
 }

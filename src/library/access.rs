@@ -13,6 +13,10 @@ pub struct RegistryOptions {
     pub insecure: bool,
     /// What to sign in with: [`Credentials::password`] makes it of a user and a password.
     pub credentials: Option<Credentials>,
+    /// Certificate authorities in PEM that vouch for the registry, beside those of the system.
+    pub ca_pem: Option<Vec<u8>>,
+    /// The client's certificate and its key in PEM, where the registry asks for one.
+    pub identity_pem: Option<Vec<u8>>,
     /// Where every other registry finds its credentials, and this one, too, if it has none above:
     /// see [`DockerConfig::load_default`]. The credential helpers that it names are run.
     pub docker_config: Option<DockerConfig>,
@@ -56,10 +60,10 @@ impl RegistryOptions {
         let meant = match (&self.registry, hosts.len()) {
             (Some(_), _) => Some(self.host()?),
             (None, 1) => hosts.first().cloned(),
-            (None, _) if self.insecure || self.credentials.is_some() => {
+            (None, _) if self.is_for_one() => {
                 let hosts = hosts.iter().map(Host::as_str).collect::<Vec<_>>().join(", ");
                 return Err(Error::Usage(format!(
-                    "the images are in several registries ({hosts}): say by --registry which one --insecure, --username and --password are for"
+                    "the images are in several registries ({hosts}): say by --registry which one --insecure, --username, --password, --ca-file and --cert-file are for"
                 )));
             }
             (None, _) => None,
@@ -72,12 +76,24 @@ impl RegistryOptions {
         Ok(clients)
     }
 
+    /// Whether there is something that is for one registry alone.
+    fn is_for_one(&self) -> bool {
+        let certificates = [&self.ca_pem, &self.identity_pem];
+        self.insecure || self.credentials.is_some() || certificates.iter().any(|pem| pem.is_some())
+    }
+
     async fn access(&self, host: &Host, is_meant: bool) -> Result<Access, Error> {
         let given = self.credentials.clone().filter(|_| is_meant);
         let credentials = match (given, &self.docker_config) {
             (None, Some(config)) => config.look_up(host).await?,
             (given, _) => given.into(),
         };
-        Ok(Access { insecure: self.insecure && is_meant, credentials, ..Access::default() })
+        Ok(Access {
+            insecure: self.insecure && is_meant,
+            credentials,
+            ca_pem: self.ca_pem.clone().filter(|_| is_meant),
+            identity_pem: self.identity_pem.clone().filter(|_| is_meant),
+            ..Access::default()
+        })
     }
 }

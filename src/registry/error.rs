@@ -491,11 +491,15 @@ pub(super) fn unreachable_by(
     let (problem, advice, transient) = if words.contains("invalid peer certificate") {
         (
             format!("the certificate of {host} is not trusted: {words}"),
-            "give the certificate authority that signed it: certSecretRef, SSL_CERT_FILE or REQUESTS_CA_BUNDLE",
+            "give the certificate authority that signed it, by --ca-file, SSL_CERT_FILE, REQUESTS_CA_BUNDLE or certSecretRef",
             false,
         )
     } else if CERTIFICATE_ALERTS.iter().any(|alert| words.contains(alert)) {
-        (format!("{host} wants a client certificate that it trusts: {words}"), "give one with its key", false)
+        (
+            format!("{host} wants a client certificate that it trusts: {words}"),
+            "give one with its key, by --cert-file and --key-file or by certSecretRef",
+            false,
+        )
     } else if url.scheme() == "https" && words.contains("InvalidContentType") {
         // What a server of plain HTTP answers is no TLS message.
         (format!("{host} does not speak TLS"), "if it is meant to, use --insecure or insecure: true", false)

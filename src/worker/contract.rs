@@ -5,6 +5,8 @@
 //! Configuration and outcome carry a version, a progress report the nonce of its configuration. No
 //! secret is ever in any of them.
 
+use std::num::{NonZeroU32, NonZeroUsize};
+
 use serde::{Deserialize, Serialize};
 
 use crate::digest::Digest;
@@ -63,6 +65,30 @@ pub struct RunConfig {
     /// must be mounted.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub proxy: Option<String>,
+    /// How the registries are treated.
+    #[serde(default, skip_serializing_if = "TrafficLimits::are_none")]
+    pub traffic: TrafficLimits,
+}
+
+/// How registries are treated, where that is to be otherwise than by default.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase", deny_unknown_fields)]
+pub struct TrafficLimits {
+    /// So many blobs move at once, and no more requests are under way at one registry.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub parallel: Option<NonZeroUsize>,
+    /// No registry is asked more often.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub requests_per_second: Option<NonZeroU32>,
+    /// For so long registries that fail are waited for, in all.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub retry_for_seconds: Option<u64>,
+}
+
+impl TrafficLimits {
+    fn are_none(&self) -> bool {
+        *self == Self::default()
+    }
 }
 
 /// The two kinds of work.
@@ -466,6 +492,11 @@ mod tests {
                 certificates: None,
             }],
             proxy: Some("proxy".into()),
+            traffic: TrafficLimits {
+                parallel: NonZeroUsize::new(2),
+                requests_per_second: NonZeroU32::new(10),
+                retry_for_seconds: Some(7200),
+            },
         };
         let text = serde_json::to_string(&config).unwrap();
         assert_eq!(serde_json::from_str::<RunConfig>(&text).unwrap(), config);

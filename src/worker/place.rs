@@ -42,7 +42,11 @@ impl Place {
         proxy: Option<&Proxy>,
     ) -> Result<Self, Refusal> {
         match object {
-            None => Ok(Self::File { path: payload_path(folders.payloads, path)?, shown: path.to_owned() }),
+            None => {
+                let found = payload_path(folders.payloads, path);
+                let found = found.map_err(|why| Refusal::new(Reason::InvalidSpec, why))?;
+                Ok(Self::File { path: found, shown: path.to_owned() })
+            }
             Some(object) => Ok(Self::Object(stored_object(object, folders.object_store_secrets, proxy)?)),
         }
     }
@@ -96,6 +100,8 @@ impl Place {
                 Refusal::new(Reason::from(&error), message)
             })?;
             hasher.update(&chunk);
+            // A file's bytes come without a pause, and who is told to stop is to hear of it.
+            tokio::task::consume_budget().await;
         }
         Ok(hasher.finish())
     }
@@ -149,13 +155,12 @@ impl fmt::Display for Place {
     }
 }
 
-/// A payload's path below the mount, which it may not leave.
-fn payload_path(payloads: &Path, path: &str) -> Result<PathBuf, Refusal> {
+/// A payload's path below the mount, which it may not leave; else why it is none.
+pub(crate) fn payload_path(payloads: &Path, path: &str) -> Result<PathBuf, String> {
     let stays = Path::new(path).components().all(|part| matches!(part, Component::Normal(_)));
     if path.is_empty() || !stays {
-        return Err(Refusal::new(
-            Reason::InvalidSpec,
-            format!("{path:?} is no path inside the volume; use one without '..' and without a leading '/'"),
+        return Err(format!(
+            "{path:?} is no path inside the volume; use one without '..' and without a leading '/'"
         ));
     }
     Ok(payloads.join(path))

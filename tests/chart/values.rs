@@ -5,7 +5,7 @@ use serde_json::Value;
 use crate::rendering::{CHART, NAMESPACE, conforms, helm, objects, one, render, template};
 
 /// What people set.
-const MATRIX: [&str; 14] = [
+const MATRIX: [&str; 15] = [
     "{}",
     "namespaced: true",
     "{namespaced: true, crds: {enabled: false}}",
@@ -17,6 +17,7 @@ const MATRIX: [&str; 14] = [
     "global: {imageRegistry: 'r.example:5000', ofAnotherChart: 1}",
     "worker: {securityContext: none, resources: {requests: {cpu: 1, ephemeral-storage: 1Gi}, limits: {memory: 1Gi}}}",
     "worker: {imagePullSecrets: [{name: pull}], nodeSelector: null, tolerations: [{key: a, operator: Equal, value: b, effect: NoExecute, tolerationSeconds: 5}]}",
+    "worker: {traffic: {parallel: 1, requestsPerSecond: 1000000, retryFor: 1h30m}}",
     "metrics: {serviceMonitor: {enabled: true, labels: {release: prometheus}}, prometheusRule: {enabled: true, labels: {release: prometheus}}, dashboard: {enabled: true}}",
     "networkPolicy: {enabled: true, apiServer: {cidrs: [10.0.0.1/32], ports: [6443]}}",
     "{resources: null, podAnnotations: {a: b}, podLabels: {a: b}, nodeSelector: null, tolerations: [{operator: Exists}], affinity: {nodeAffinity: {requiredDuringSchedulingIgnoredDuringExecution: {nodeSelectorTerms: [{matchExpressions: [{key: a, operator: Exists}]}]}}}}",
@@ -91,6 +92,28 @@ fn what_workers_get_by_default_reaches_the_controller_as_json_that_it_reads() {
 }
 
 #[test]
+fn how_workers_treat_registries_reaches_the_controller_and_what_is_not_said_does_not() {
+    let variables = |values: &str| -> Vec<(String, String)> {
+        let objects = render(values);
+        let container = &one(&objects, "Deployment").unwrap()["spec"]["template"]["spec"]["containers"][0];
+        let text = |value: &Value| value.as_str().unwrap().to_owned();
+        let variables = container["env"].as_array().unwrap().iter();
+        let variables = variables.map(|one| (text(&one["name"]), text(&one["value"])));
+        variables.filter(|(name, _)| name.contains("_PARALLEL") || name.contains("_RE")).collect()
+    };
+    let plain = variables("{}");
+    let told = variables("worker: {traffic: {parallel: 2, requestsPerSecond: 1000000, retryFor: 1h30m}}");
+    let expected = [
+        ("CHARON_WORKER_PARALLEL", "2"),
+        ("CHARON_WORKER_REQUESTS_PER_SECOND", "1000000"),
+        ("CHARON_WORKER_RETRY_FOR", "1h30m"),
+    ];
+    let added = told.iter().filter(|one| !plain.contains(one));
+    assert!(added.map(|(name, value)| (name.as_str(), value.as_str())).eq(expected), "{told:?}");
+    assert_eq!(plain.len() + expected.len(), told.len());
+}
+
+#[test]
 fn a_registry_for_all_charts_goes_in_the_place_of_the_images_own() {
     let image = |values: &str| {
         let objects = render(values);
@@ -130,6 +153,9 @@ fn a_mistake_in_the_values_is_told_with_its_place() {
         ("worker: {imagePullSecrets: [pull]}", "/worker/imagePullSecrets"),
         ("worker: {nodeSelector: {gpu: 1}}", "/worker/nodeSelector/gpu"),
         ("worker: {tolerations: [{operator: Never}]}", "/worker/tolerations/0/operator"),
+        ("worker: {traffic: {parallel: 0}}", "/worker/traffic/parallel"),
+        ("worker: {traffic: {retryFor: 2 hours}}", "/worker/traffic/retryFor"),
+        ("worker: {traffic: {retries: 3}}", "retries"),
         ("metrics: {serviceMonitor: true}", "/metrics/serviceMonitor"),
         ("metrics: {serviceMonitor: {interval: 30s}}", "interval"),
         ("networkPolicy: {apiServer: {cidrs: []}}", "/networkPolicy/apiServer/cidrs"),
@@ -166,6 +192,9 @@ fn same(root: &Value, schema: &Value, value: &Value, path: &str) {
         "/enabled",
         "/worker/resources/requests/ephemeral-storage",
         "/worker/resources/limits/ephemeral-storage",
+        "/worker/traffic/parallel",
+        "/worker/traffic/requestsPerSecond",
+        "/worker/traffic/retryFor",
     ];
     for (name, property) in properties {
         let path = format!("{path}/{name}");

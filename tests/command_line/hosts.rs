@@ -1,10 +1,11 @@
 //! Several registries at once, and registries with TLS.
 
 use std::fs;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 
 use base64::Engine as _;
 use base64::engine::general_purpose::STANDARD;
+use serde_json::{Value, json};
 use tempfile::TempDir;
 
 use crate::access::{HTPASSWD, PASSWORD};
@@ -18,11 +19,12 @@ with_each_registry!(
     a_registry_with_tls_is_told_where_it_is_asked_in_plain_http,
     a_certificate_that_nobody_vouches_for_is_told,
     authorities_are_those_that_ssl_cert_file_names_or_else_the_variables_of_docker_charon,
+    a_registry_that_asks_for_a_certificate_is_shown_one_and_without_it_that_is_told,
 );
 
 /// A registry with the image `secure:1` behind TLS, and the folder with its certificate.
 pub(crate) struct Secure {
-    _registry: Registry,
+    registry: Registry,
     pub(crate) entrance: Registry,
     folder: TempDir,
 }
@@ -48,16 +50,39 @@ impl Secure {
             ("REGISTRY_AUTH_HTPASSWD_PATH", &file("htpasswd")),
         ]);
         Image::new(Types::Oci, &[Layer::new("secure", 2000)]).push(&registry, "secure:1");
-        Self { _registry: registry, entrance, folder }
+        Self { registry, entrance, folder }
     }
 
     /// Lets a program trust the certificate and find the password.
     pub(crate) fn known_to(&self, program: Program) -> Program {
-        let auth = STANDARD.encode(format!("charon:{PASSWORD}"));
-        let config = serde_json::json!({"auths": {self.entrance.host(): {"auth": auth}}});
-        fs::write(self.folder.path().join("config.json"), config.to_string()).unwrap();
-        let program = program.variable("SSL_CERT_FILE", self.folder.path().join("certificate.pem"));
+        fs::write(self.folder.path().join("config.json"), self.docker_config().to_string()).unwrap();
+        let program = program.variable("SSL_CERT_FILE", self.certificate());
         program.variable("DOCKER_CONFIG", self.folder.path())
+    }
+
+    /// What holds the password.
+    pub(crate) fn docker_config(&self) -> Value {
+        let auth = STANDARD.encode(format!("charon:{PASSWORD}"));
+        json!({ "auths": { self.entrance.host(): { "auth": auth } } })
+    }
+
+    /// Another entrance, for those who have the certificate, too.
+    fn guarded(&self) -> Registry {
+        let (certificate, key) = (self.certificate(), self.key());
+        let authorities = format!("[{}]", certificate.display());
+        self.registry.entrance(&[
+            ("REGISTRY_HTTP_TLS_CERTIFICATE", certificate.to_str().unwrap()),
+            ("REGISTRY_HTTP_TLS_KEY", key.to_str().unwrap()),
+            ("REGISTRY_HTTP_TLS_CLIENTCAS", &authorities),
+        ])
+    }
+
+    pub(crate) fn certificate(&self) -> PathBuf {
+        self.folder.path().join("certificate.pem")
+    }
+
+    pub(crate) fn key(&self) -> PathBuf {
+        self.folder.path().join("key.pem")
     }
 }
 
@@ -115,7 +140,7 @@ fn a_certificate_that_nobody_vouches_for_is_told(software: Software) {
         made.run().ended_with(1).stderr,
         format!(
             "error: cannot read {host}/secure:1: the certificate of {host} is not trusted: invalid peer certificate: UnknownIssuer; \
-             give the certificate authority that signed it: certSecretRef, SSL_CERT_FILE or REQUESTS_CA_BUNDLE\n"
+             give the certificate authority that signed it, by --ca-file, SSL_CERT_FILE, REQUESTS_CA_BUNDLE or certSecretRef\n"
         )
     );
 }
@@ -143,4 +168,38 @@ fn authorities_are_those_that_ssl_cert_file_names_or_else_the_variables_of_docke
             wrong.display()
         )
     );
+}
+
+fn a_registry_that_asks_for_a_certificate_is_shown_one_and_without_it_that_is_told(software: Software) {
+    let secure = Secure::new(software);
+    let guarded = secure.guarded();
+    let authority = ["--ca-file".into(), secure.certificate()];
+    let certificate = ["--cert-file".into(), secure.certificate()];
+    let key = ["--key-file".into(), secure.key()];
+    let make = || charon(["make-payload", "secure:1", "-q", "-r", guarded.host()]).arguments(&authority);
+    let payload = make().arguments(&certificate).arguments(&key).run().succeeded().stdout;
+    let push = charon(["push-payload", "-q", "--prefix", "far", "-r", guarded.host()]).fed(payload);
+    push.arguments(&authority).arguments(&certificate).arguments(&key).run().succeeded();
+    assert_eq!(secure.registry.tags("far/secure"), ["1"]);
+
+    let host = guarded.host();
+    let said = make().run().ended_with(1).stderr;
+    let wants =
+        format!("error: cannot read {host}/secure:1: {host} wants a client certificate that it trusts: ");
+    assert!(said.starts_with(&wants), "{said}");
+    assert!(
+        said.contains("give one with its key, by --cert-file and --key-file or by certSecretRef"),
+        "{said}"
+    );
+
+    // It is for one registry, and for nobody whom the names happen to lead to.
+    let several =
+        charon(["make-payload", "a.example/x:1,b.example/x:1"]).arguments(&certificate).arguments(&key);
+    let said = several.run().ended_with(2).stderr;
+    assert!(said.contains("say by --registry which one"), "{said}");
+    let said = make().arguments(&certificate).run().ended_with(2).stderr;
+    assert!(said.contains("--key-file"), "{said}");
+    let said =
+        make().arguments(&certificate).arguments(["--key-file", "/gone.pem"]).run().ended_with(1).stderr;
+    assert_eq!(said, "error: /gone.pem: No such file or directory (os error 2)\n");
 }

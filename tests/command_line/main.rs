@@ -16,8 +16,12 @@ mod proxy;
 #[path = "../support/registry.rs"]
 mod registry;
 
+#[path = "../support/azurite.rs"]
+mod azurite;
 mod front;
 mod gate;
+#[path = "../support/google.rs"]
+mod google;
 #[path = "../support/s3.rs"]
 mod s3;
 #[path = "../support/s3s.rs"]
@@ -31,6 +35,8 @@ mod artifacts;
 mod bases;
 mod broken_uploads;
 mod carrying;
+mod cloud_identities;
+mod costs;
 mod counted;
 mod credential_helpers;
 mod dry_runs;
@@ -42,13 +48,16 @@ mod hosts;
 mod interruption;
 mod kills;
 mod kinds;
+mod last_steps;
 mod library;
 mod mirrors;
 mod missing_base;
 mod names;
 mod objects;
 mod odd_registries;
+mod other_clouds;
 mod payload_file;
+mod planning;
 mod platforms;
 mod proxies;
 mod rate_limits;
@@ -62,3 +71,4 @@ mod terminal;
 mod worker;
 mod worker_fields;
 mod worker_proxies;
+mod worker_traffic;

@@ -125,11 +125,11 @@ fn options_that_do_not_fit_together_are_refused() {
         (&["make-payload", " , ", "-r", far][..], "no image is named"),
         (
             &["make-payload", "a.example/a,b.example/b", "-i"],
-            "the images are in several registries (a.example, b.example): say by --registry which one --insecure, --username and --password are for",
+            "the images are in several registries (a.example, b.example): say by --registry which one --insecure, --username, --password, --ca-file and --cert-file are for",
         ),
         (
             &["make-payload", "a.example/a,b", "-u", "me", "-p", "secret"],
-            "the images are in several registries (a.example, docker.io): say by --registry which one --insecure, --username and --password are for",
+            "the images are in several registries (a.example, docker.io): say by --registry which one --insecure, --username, --password, --ca-file and --cert-file are for",
         ),
         (
             &["make-payload", "a", "-r", far, "-u", "me"],

@@ -2,47 +2,77 @@
 
 use std::io::{self, BufRead, BufReader, Read, Write};
 use std::net::{Shutdown, TcpListener, TcpStream};
+use std::path::Path;
+use std::sync::Arc;
 use std::sync::mpsc::{self, Receiver};
 use std::thread;
 
 use base64::Engine as _;
 use base64::engine::general_purpose::STANDARD;
+use tokio_rustls::TlsAcceptor;
+use tokio_rustls::rustls::ServerConfig;
+use tokio_rustls::rustls::pki_types::pem::PemObject as _;
+use tokio_rustls::rustls::pki_types::{CertificateDer, PrivateKeyDer};
 
 use crate::hosts::Secure;
 use crate::image::{Image, Layer, Types};
 use crate::program::{Program, charon};
-use crate::registry::{Registry, Software};
+use crate::registry::{RUNTIME, Registry, Software};
 
-/// A SOCKS5 proxy (RFC 1928) for whoever comes; it tells where they went.
-struct Socks {
-    address: String,
-    went: Receiver<String>,
+/// A SOCKS5 proxy (RFC 1928), which tells where those who came went.
+pub(crate) struct Socks {
+    pub(crate) address: String,
+    pub(crate) went: Receiver<String>,
 }
 
 impl Socks {
+    /// One for whoever comes.
     fn start() -> Self {
+        Self::serve(false)
+    }
+
+    /// One for `charon` with the password `obolus` (RFC 1929).
+    pub(crate) fn locked() -> Self {
+        Self::serve(true)
+    }
+
+    fn serve(is_locked: bool) -> Self {
         let listener = TcpListener::bind("127.0.0.1:0").unwrap();
         let address = listener.local_addr().unwrap().to_string();
         let (sender, went) = mpsc::channel();
         thread::spawn(move || {
             for client in listener.incoming().map_while(Result::ok) {
                 let sender = sender.clone();
-                thread::spawn(move || serve(client, |to| drop(sender.send(to.to_owned()))));
+                thread::spawn(move || serve(client, is_locked, |to| drop(sender.send(to.to_owned()))));
             }
         });
         Self { address, went }
     }
 }
 
-fn serve(mut client: TcpStream, told: impl Fn(&str)) -> io::Result<()> {
+fn serve(mut client: TcpStream, is_locked: bool, told: impl Fn(&str)) -> io::Result<()> {
     let mut bytes = |count: u8, answer: &[u8]| {
         client.write_all(answer)?;
         let mut bytes = vec![0; count.into()];
         client.read_exact(&mut bytes).map(|()| bytes)
     };
     let methods = bytes(2, &[])?[1];
-    bytes(methods, &[])?;
-    let is_address = bytes(4, &[5, 0])?[3] == 1;
+    let methods = bytes(methods, &[])?;
+    let welcome = if is_locked {
+        if !methods.contains(&2) {
+            return bytes(0, &[5, 0xff]).map(drop);
+        }
+        let length = bytes(2, &[5, 2])?[1];
+        let username = bytes(length, &[])?;
+        let length = bytes(1, &[])?[0];
+        if (username.as_slice(), bytes(length, &[])?.as_slice()) != (b"charon", b"obolus") {
+            return bytes(0, &[1, 1]).map(drop);
+        }
+        [1, 0]
+    } else {
+        [5, 0]
+    };
+    let is_address = bytes(4, &welcome)?[3] == 1;
     let host = if is_address {
         bytes(4, &[])?.iter().map(u8::to_string).collect::<Vec<_>>().join(".")
     } else {
@@ -71,13 +101,13 @@ fn join(mut asked: impl Read, mut client: TcpStream, mut server: TcpStream) -> i
 
 /// A proxy of HTTP (RFC 9110, section 7.3.2 and 9.3.6) for `charon` with the password `obolus`; it tells what it was
 /// asked for.
-struct Http {
-    address: String,
-    went: Receiver<String>,
+pub(crate) struct Http {
+    pub(crate) address: String,
+    pub(crate) went: Receiver<String>,
 }
 
 impl Http {
-    fn start() -> Self {
+    pub(crate) fn start() -> Self {
         let listener = TcpListener::bind("127.0.0.1:0").unwrap();
         let address = listener.local_addr().unwrap().to_string();
         let (sender, went) = mpsc::channel();
@@ -130,6 +160,27 @@ fn serve_http(mut client: TcpStream, told: impl Fn(&str)) -> io::Result<()> {
     let rest: Vec<&str> = head.iter().filter(is_ours).map(String::as_str).collect();
     write!(server, "{method} /{path} HTTP/1.1\r\n{}\r\nconnection: close\r\n\r\n", rest.join("\r\n"))?;
     join(asked, client, server)
+}
+
+/// Speaks TLS, with the certificate and the key in these files, before a server that does not: its `127.0.0.1:port`.
+pub(crate) fn tls_before(server: &str, certificate: &Path, key: &Path) -> String {
+    let chain = CertificateDer::pem_file_iter(certificate).unwrap().map(Result::unwrap).collect();
+    let config = ServerConfig::builder().with_no_client_auth();
+    let config = config.with_single_cert(chain, PrivateKeyDer::from_pem_file(key).unwrap()).unwrap();
+    let acceptor = TlsAcceptor::from(Arc::new(config));
+    let listener = RUNTIME.block_on(tokio::net::TcpListener::bind("127.0.0.1:0")).unwrap();
+    let (address, server) = (listener.local_addr().unwrap().to_string(), server.to_owned());
+    RUNTIME.spawn(async move {
+        while let Ok((client, _)) = listener.accept().await {
+            let (acceptor, server) = (acceptor.clone(), server.clone());
+            tokio::spawn(async move {
+                let mut client = acceptor.accept(client).await?;
+                let mut server = tokio::net::TcpStream::connect(server).await?;
+                tokio::io::copy_bidirectional(&mut client, &mut server).await
+            });
+        }
+    });
+    address
 }
 
 fn make(source: &Registry) -> Program {

@@ -1,6 +1,7 @@
 //! Registries that count what they are asked for.
 
 use std::path::Path;
+use std::time::Duration;
 
 use crate::image::{Image, Layer, Types};
 use crate::program::{Program, charon};
@@ -8,10 +9,10 @@ use crate::proxy::{Misdeed, Proxy};
 use crate::registry::{Registry, Software};
 use crate::s3::S3;
 
-const MANIFESTS: &str = "/manifests/";
+pub(crate) const MANIFESTS: &str = "/manifests/";
 
 /// Three images for two platforms each, of which two are the same.
-fn source(software: Software) -> Registry {
+pub(crate) fn source(software: Software) -> Registry {
     let source = Registry::start(software);
     for (name, images) in [("one", ["a", "b"]), ("two", ["c", "d"]), ("three", ["c", "d"])] {
         let images = ["amd64", "arm64"].into_iter().zip(images);
@@ -110,4 +111,29 @@ fn requests_are_made_as_often_as_is_allowed() {
     // The first does not wait.
     let apart = u32::try_from(proxy.seen().len() - 1).unwrap();
     assert!(begun.elapsed() >= std::time::Duration::from_millis(200) * apart);
+}
+
+#[test]
+fn no_more_requests_are_under_way_at_a_registry_than_are_allowed() {
+    let (source, folder) = (Registry::start(Software::Distribution3), tempfile::tempdir().unwrap());
+    let layers: Vec<Layer> = (0..8).map(|layer| Layer::new(&format!("layer-{layer}"), 1000)).collect();
+    Image::new(Types::Oci, &layers).push(&source, "ferry:1");
+    let slowly = |registry: &Registry, method: &'static str| {
+        let proxy = Proxy::before(registry);
+        // Whoever may ask meanwhile does.
+        proxy.does(Misdeed::Delay(Duration::from_millis(100)), method, "/blobs/", usize::MAX);
+        proxy
+    };
+    for parallel in [1, 2] {
+        let (near, target) = (slowly(&source, "GET"), Registry::start(Software::Distribution3));
+        let far = slowly(&target, "POST");
+        let file = folder.path().join(format!("payload-{parallel}.zip"));
+        for (command, proxy) in [(&["make-payload", "ferry:1"][..], &near), (&["push-payload"], &far)] {
+            let program = charon(command.iter().copied()).arguments(["-q", "-i", "-r", proxy.host(), "-f"]);
+            let program = program.arguments([&file]).arguments(["--parallel", &parallel.to_string()]);
+            program.run().succeeded();
+            assert_eq!(proxy.most_at_once(), parallel, "{command:?}");
+        }
+        assert_eq!(target.tags("ferry"), ["1"]);
+    }
 }

@@ -12,7 +12,9 @@ use base64::engine::general_purpose::STANDARD;
 use charon::reason::Reason;
 use serde_json::{Value, json};
 
+use crate::hosts::Secure;
 use crate::image::{Image, Layer, Types};
+use crate::proxies::{Http, Socks, tls_before};
 use crate::registry::{Registry, Software};
 use crate::s3::{ACCESS, S3, SECRET};
 use crate::worker::Pod;
@@ -139,6 +141,44 @@ fn registries_and_the_object_store_are_reached_by_the_proxy_and_its_password() {
     assert_eq!(target.tags("ferry"), ["1"]);
     for host in ["near.example", "far.example", "store.example"] {
         assert!(gateway.asked().iter().any(|asked| asked == host), "{host}");
+    }
+}
+
+#[test]
+fn a_registry_with_tls_is_reached_through_every_kind_of_proxy_by_whom_the_secret_names() {
+    let secure = Secure::new(Software::Distribution3);
+    let (socks, http) = (Socks::locked(), Http::start());
+    let https = tls_before(&http.address, &secure.certificate(), &secure.key());
+    let host = secure.entrance.host();
+    let pod = Pod::new();
+    pod.mount_pull_secret(&secure.docker_config());
+    // The same authority vouches for the proxy.
+    fs::copy(secure.certificate(), pod.at("secrets/0/ca.crt")).unwrap();
+    let registries = json!([{ "host": host, "certificates": "authority" }]);
+    let (through, connected) = (host.to_owned(), format!("CONNECT {host}"));
+    for (scheme, address, proxy, line) in [
+        ("socks5", &socks.address, &socks.went, &through),
+        ("socks5h", &socks.address, &socks.went, &through),
+        ("http", &http.address, &http.went, &connected),
+        ("https", &https, &http.went, &connected),
+    ] {
+        let built = |password: &str| {
+            let address = format!("{scheme}://{address}");
+            mount(&pod, &[("address", &address), ("username", "charon"), ("password", password)]);
+            let build =
+                json!({ "images": [{ "name": secure.entrance.name("secure:1") }], "path": "app.zip" });
+            let run = json!({ "build": build, "traffic": { "retryForSeconds": 0 } });
+            pod.works_with(&format!("{scheme} {password}"), &work(run), &registries)
+        };
+        let outcome = built("obolus");
+        assert_eq!(outcome.reason, Reason::Succeeded, "{scheme}: {outcome:?}");
+        let went: Vec<String> = proxy.try_iter().collect();
+        assert!(!went.is_empty() && went.iter().all(|to| to == line), "{scheme}: {went:?}");
+
+        let outcome = built("drachma");
+        assert_eq!(outcome.reason, Reason::RegistryUnavailable, "{scheme}: {outcome:?}");
+        assert!(!outcome.message.contains("drachma"), "{scheme}: {}", outcome.message);
+        assert_eq!(proxy.try_iter().count(), 0, "{scheme}");
     }
 }
 

@@ -2,10 +2,12 @@
 
 use charon::api::{PayloadBuild, PayloadImport};
 use charon::reason::Reason;
+use charon::worker::contract::Outcome;
 use k8s_openapi::api::core::v1::Pod;
+use k8s_openapi::api::policy::v1::Eviction;
 use kube::ResourceExt as _;
-use kube::api::DeleteParams;
-use serde_json::json;
+use kube::api::{DeleteParams, ObjectMeta, PostParams};
+use serde_json::{Value, json};
 
 use crate::kubelet::{outcome, with_counts, with_failure};
 use crate::world::{World, brief, build_spec, build_to, condition, import_spec, run};
@@ -256,4 +258,126 @@ async fn a_worker_without_a_word_is_judged_by_its_exit_code() {
         assert_eq!(brief(&status, "Stalled"), format!("True/{stalled}"));
         assert!(condition(&status, "Ready").unwrap().message.contains(text));
     }
+}
+
+#[tokio::test]
+async fn a_registry_that_is_down_or_limits_the_rate_is_waited_for_as_long_as_it_asks() {
+    let world = World::new("registries").await;
+    for (name, reason, asked) in
+        [("down", Reason::RegistryUnavailable, None), ("limited", Reason::RateLimited, Some(2))]
+    {
+        let mut spec = build_to("python:3", name);
+        spec["backoffLimit"] = json!(0);
+        world.create::<PayloadBuild>(name, spec).await;
+        for attempt in [1, 2] {
+            let job = world.job_of_attempt::<PayloadBuild>(name, attempt).await;
+            let pod = world.pod_of(&job).await;
+            let said = Outcome { retry_after_seconds: asked, ..outcome(&pod, reason) };
+            world.concludes(&pod, &said).await;
+            let waits = |status: &charon::api::Status| {
+                brief(status, "Reconciling") == format!("True/{reason}") && run(status).attempt == attempt
+            };
+            let status = world.until::<PayloadBuild>(name, "waiting", waits).await;
+            assert_eq!(brief(&status, "Ready"), format!("False/{reason}"));
+            assert_eq!(brief(&status, "Stalled"), "");
+            assert_eq!(condition(&status, "Ready").unwrap().message, format!("it is {reason}; do something"));
+            let run = run(&status);
+            assert_eq!(run.last_failure.unwrap().retry_after_seconds, asked);
+        }
+        let job = world.job_of_attempt::<PayloadBuild>(name, 3).await;
+        world.ends_for(&world.pod_of(&job).await, Reason::Succeeded).await;
+        world.until_ready::<PayloadBuild>(name, "True", "Succeeded").await;
+    }
+}
+
+/// A build at work, and its pod on its node.
+async fn at_work(world: &World, name: &str) -> Pod {
+    let mut spec = build_to("python:3", name);
+    spec["backoffLimit"] = json!(0);
+    world.create::<PayloadBuild>(name, spec).await;
+    let job = world.job_of_attempt::<PayloadBuild>(name, 1).await;
+    let pod = world.pod_of(&job).await;
+    world.bind(&pod).await;
+    world.works(&pod, "127.0.7.60").await;
+    pod
+}
+
+fn ended(exit_code: i32, reason: &str) -> Value {
+    let state = json!({ "terminated": { "exitCode": exit_code, "reason": reason } });
+    json!([{
+        "name": "worker", "image": crate::world::IMAGE, "imageID": "", "ready": false, "restartCount": 0, "state": state,
+    }])
+}
+
+#[tokio::test]
+async fn a_worker_that_took_too_much_memory_says_which_limit_to_raise() {
+    let world = World::new("memory").await;
+    let pod = Box::pin(at_work(&world, "app")).await;
+    world.say(&pod, json!({ "phase": "Failed", "containerStatuses": ended(137, "OOMKilled") })).await;
+    let status = world.until_ready::<PayloadBuild>("app", "False", "WorkerOutOfMemory").await;
+    let message = &condition(&status, "Ready").unwrap().message;
+    let words = format!(
+        "pod {} was killed for using more memory than its limit; raise spec.worker.resources.limits.memory",
+        pod.name_any()
+    );
+    assert_eq!(message, &words);
+    let stalls = |status: &charon::api::Status| condition(status, "Stalled").is_some();
+    let status = world.until::<PayloadBuild>("app", "stalled", stalls).await;
+    assert_eq!(brief(&status, "Stalled"), "True/BackoffLimitExceeded");
+}
+
+#[tokio::test]
+async fn a_pod_that_its_node_puts_out_is_told_with_the_node_and_followed_by_another() {
+    let world = World::new("evicted").await;
+    let pod = Box::pin(at_work(&world, "app")).await;
+    let disrupted = json!({ "type": "DisruptionTarget", "status": "True", "reason": "TerminationByKubelet" });
+    world
+        .say(
+            &pod,
+            json!({
+                "phase": "Failed", "reason": "Evicted", "conditions": [disrupted],
+                "message": "The node was low on resource: ephemeral-storage.",
+                "containerStatuses": ended(143, "Error"),
+            }),
+        )
+        .await;
+    Box::pin(goes_on_after_an_eviction(&world, &pod, "low on resource: ephemeral-storage")).await;
+}
+
+#[tokio::test]
+async fn a_pod_of_a_node_that_is_drained_is_told_with_the_node_and_followed_by_another() {
+    let world = World::new("drained").await;
+    let pod = Box::pin(at_work(&world, "app")).await;
+    // As kubectl drain asks for it.
+    let eviction = Eviction {
+        metadata: ObjectMeta { name: Some(pod.name_any()), ..ObjectMeta::default() },
+        ..Eviction::default()
+    };
+    let (pods, name, now) = (world.api::<Pod>(), pod.name_any(), PostParams::default());
+    pods.create_subresource::<_, Value>("eviction", &name, &now, &eviction).await.unwrap();
+    let is_ending = |found: &Pod| found.uid() == pod.uid() && found.metadata.deletion_timestamp.is_some();
+    world.until_pod("ending", is_ending).await;
+    world.say(&pod, json!({ "phase": "Failed", "containerStatuses": ended(143, "Error") })).await;
+    Box::pin(goes_on_after_an_eviction(&world, &pod, "node-of-the-tests")).await;
+}
+
+/// The eviction is told, counts against no limit, and the next pod comes to an end.
+async fn goes_on_after_an_eviction(world: &World, pod: &Pod, words: &str) {
+    let status = world.until_ready::<PayloadBuild>("app", "False", "WorkerEvicted").await;
+    assert_eq!(brief(&status, "Reconciling"), "True/ProgressingWithRetry");
+    let message = &condition(&status, "Ready").unwrap().message;
+    let node = "kubectl describe node node-of-the-tests";
+    assert!(
+        message.contains(&pod.name_any()) && message.contains(node) && message.contains(words),
+        "{message}"
+    );
+    if world.api::<Pod>().get(&pod.name_any()).await.unwrap().metadata.deletion_timestamp.is_some() {
+        world.is_gone(pod).await;
+    }
+    let job = world.until_job(&run(&status).job_name.unwrap()).await;
+    let next = world.pod_of(&job).await;
+    assert_ne!(next.uid(), pod.uid());
+    world.ends_for(&next, Reason::Succeeded).await;
+    let status = world.until_ready::<PayloadBuild>("app", "True", "Succeeded").await;
+    assert_eq!(run(&status).attempt, 1);
 }

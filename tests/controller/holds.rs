@@ -2,13 +2,14 @@
 
 use charon::api::{PayloadBuild, PayloadImport, Status};
 use charon::reason::Reason;
+use charon::worker::contract::{BasePayload, Work};
 use k8s_openapi::api::batch::v1::Job;
 use k8s_openapi::api::core::v1::Pod;
 use kube::ResourceExt as _;
 use kube::runtime::wait::await_condition;
 use serde_json::json;
 
-use crate::kubelet::config;
+use crate::kubelet::{config, payload};
 use crate::world::{DEADLINE, World, brief, build_spec, build_to, condition, import_spec, run};
 
 fn suspend(is_wanted: bool) -> serde_json::Value {
@@ -157,6 +158,37 @@ async fn of_two_builds_of_one_file_the_younger_stalls_and_goes_on_when_the_other
     let again = world.until_any::<Job>("made anew", again).await;
     world.ends_for(&world.pod_of(&again).await, Reason::AlreadyPresent).await;
     world.until_ready::<PayloadBuild>(&younger, "True", "AlreadyPresent").await;
+}
+
+#[tokio::test]
+async fn a_build_upon_an_earlier_one_waits_until_that_is_ready_and_its_worker_is_told_which_payload_it_is() {
+    let world = World::new("upon").await;
+    let mut upon = build_to("python:4", "out/app-2.zip");
+    upon["alreadyTransferred"] = json!({ "payloads": [{ "name": "app-1" }] });
+    world.create::<PayloadBuild>("app-2", upon).await;
+    let status = world.until_ready::<PayloadBuild>("app-2", "False", "WaitingForBase").await;
+    assert_eq!(brief(&status, "Reconciling"), "True/WaitingForBase");
+    let message = &condition(&status, "Ready").unwrap().message;
+    assert!(message.contains("\"app-1\"") && message.contains("does not exist"), "{message}");
+
+    world.create::<PayloadBuild>("app-1", build_to("python:3", "out/app-1.zip")).await;
+    let job = world.job_of_attempt::<PayloadBuild>("app-1", 1).await;
+    let is_seen = |status: &Status| {
+        condition(status, "Ready").is_some_and(|ready| ready.message.contains("is not Ready"))
+    };
+    world.until::<PayloadBuild>("app-2", "told that its base is not Ready", is_seen).await;
+    assert_eq!(world.jobs().await.len(), 1, "it does not wait");
+    world.ends_for(&world.pod_of(&job).await, Reason::Succeeded).await;
+    world.until_ready::<PayloadBuild>("app-1", "True", "Succeeded").await;
+
+    let has_job = |status: &Status| run(status).job_name.is_some();
+    let status = world.until::<PayloadBuild>("app-2", "at work", has_job).await;
+    let pod = world.pod_of(&world.until_job(&run(&status).job_name.unwrap()).await).await;
+    let Work::Build(work) = config(&pod).work else { panic!("it is a build") };
+    let digest = payload().digest.unwrap();
+    assert_eq!(work.bases, [BasePayload { name: "app-1".into(), path: "out/app-1.zip".into(), digest }]);
+    world.ends_for(&pod, Reason::Succeeded).await;
+    world.until_ready::<PayloadBuild>("app-2", "True", "Succeeded").await;
 }
 
 #[tokio::test]

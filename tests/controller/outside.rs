@@ -16,14 +16,14 @@ use crate::program::{Running, charon, tool};
 use crate::world::{DEADLINE, IMAGE, USER, World, build_spec, condition, import_spec};
 
 /// The program itself, with the rights of the namespace's Role.
-struct Controller {
+pub(crate) struct Controller {
     running: Running,
     address: SocketAddr,
     _kubeconfig: tempfile::NamedTempFile,
 }
 
 impl Controller {
-    fn start(world: &World) -> Self {
+    pub(crate) fn start(world: &World) -> Self {
         let listener = TcpListener::bind((Ipv4Addr::LOCALHOST, 0)).unwrap();
         let address = listener.local_addr().unwrap();
         drop(listener);
@@ -64,13 +64,13 @@ impl Controller {
     }
 
     /// Asks for the metrics until they have all of these lines.
-    async fn until_metrics(&self, lines: &[&str]) -> String {
+    pub(crate) async fn until_metrics(&self, lines: &[&str]) -> String {
         self.until("/metrics", 200, |text| lines.iter().all(|line| text.lines().any(|found| found == *line)))
             .await
     }
 
     /// Ends it, and gives its log, line by line.
-    fn log(self) -> Vec<Value> {
+    pub(crate) fn log(self) -> Vec<Value> {
         self.running.terminate();
         let ended = self.running.end().succeeded();
         ended.stderr.lines().map(|line| serde_json::from_str(line).unwrap()).collect()

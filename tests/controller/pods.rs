@@ -1,9 +1,13 @@
 //! What a person may say of the worker's pod reaches the pod, and what the cluster refuses of it is told.
 
+use std::num::NonZeroUsize;
+
 use charon::api::{PayloadBuild, PayloadImport, SecretRef, Toleration};
+use charon::worker::contract::TrafficLimits;
 use kube::ResourceExt as _;
 use serde_json::{Value, json};
 
+use crate::kubelet::config;
 use crate::world::{World, brief, build_to, condition, import_spec};
 
 fn with_worker(mut spec: Value, worker: Value) -> Value {
@@ -51,6 +55,23 @@ async fn a_worker_is_placed_pulled_and_labelled_as_the_spec_says_or_else_as_the_
     assert_eq!(spec["imagePullSecrets"], json!([{ "name": "mirror" }]));
     assert_eq!(spec["nodeSelector"], json!({ "pool": "transfer" }));
     assert!(tolerated(&spec, &Value::Null), "{spec}");
+}
+
+#[tokio::test]
+async fn a_worker_is_told_how_the_settings_want_registries_to_be_treated() {
+    let mut world = World::without_controller("traffic").await;
+    let traffic = TrafficLimits {
+        parallel: NonZeroUsize::new(2),
+        retry_for_seconds: Some(7200),
+        ..TrafficLimits::default()
+    };
+    world.settings.worker.traffic = traffic;
+    world.start().await;
+    world.create::<PayloadBuild>("app", build_to("python:3", "app.zip")).await;
+    world.create::<PayloadImport>("app", import_spec()).await;
+    let build = world.pod_of(&world.job_of_attempt::<PayloadBuild>("app", 1).await).await;
+    let import = world.pod_of(&world.job_of_attempt::<PayloadImport>("app", 1).await).await;
+    assert_eq!([build, import].map(|pod| config(&pod).traffic), [traffic; 2]);
 }
 
 #[tokio::test]

@@ -1,14 +1,12 @@
 //! The API server takes the definitions, and refuses what they forbid in their words.
 
-use std::process::Command;
-
 use charon::api::{PayloadBuild, PayloadImport, Status};
 use charon::reason::Reason;
 use kube::Api;
 use kube::api::{ApiResource, DynamicObject, PostParams};
 use serde_json::{Value, json};
 
-use crate::world::{Kind, World, brief, build_spec, condition, import_spec};
+use crate::world::{DEADLINE, Kind, World, brief, build_spec, condition, import_spec, kubectl};
 
 /// What the API server says of a resource with `spec`; nothing if it would take it.
 async fn refusal<K: Kind>(world: &World, spec: &Value) -> Option<String> {
@@ -133,20 +131,19 @@ async fn each_example_is_taken_by_the_api_server_and_by_the_controller() {
     let mut examples: Vec<_> = files.filter(|file| file.extension().is_some_and(|it| it == "yaml")).collect();
     examples.sort();
     assert!(examples.len() > folders.len());
+    let examples = examples.iter().map(|file| std::fs::read_to_string(file).unwrap());
+    let examples: Vec<String> = examples.chain(objects_in_documents()).collect();
     for example in examples {
         // The same wish in two examples is no wish for two.
         let world = World::new("example").await;
         // In its strict way: a field that the definitions do not know is refused.
-        let mut kubectl = Command::new("kubectl");
-        kubectl.args(["apply", "--validate=strict", "--output=json", "--namespace", &world.namespace]);
-        let applied = kubectl.arg("--filename").arg(&example).output().unwrap();
-        assert!(
-            applied.status.success(),
-            "{}: {}",
-            example.display(),
-            String::from_utf8_lossy(&applied.stderr)
-        );
-        let applied: Value = serde_json::from_slice(&applied.stdout).unwrap();
+        let apply =
+            ["apply", "--validate=strict", "--output=json", "--namespace", &world.namespace, "--filename=-"];
+        // What is for the whole cluster is not for the other tests.
+        let is_for_all = example.contains("AdmissionPolicy");
+        let how: &[&str] = if is_for_all { &["--dry-run=server"] } else { &[] };
+        let applied = kubectl(&[&apply[..], how].concat(), &example);
+        let applied: Value = serde_json::from_str(&applied).unwrap();
         let objects = applied["items"].as_array().cloned().unwrap_or_else(|| vec![applied]);
         for object in objects {
             let name = object["metadata"]["name"].as_str().unwrap();
@@ -155,6 +152,90 @@ async fn each_example_is_taken_by_the_api_server_and_by_the_controller() {
                 "PayloadImport" => is_taken::<PayloadImport>(&world, name).await,
                 _ => {}
             }
+        }
+    }
+}
+
+/// The examples of the documents that are whole objects.
+fn objects_in_documents() -> Vec<String> {
+    let files = std::fs::read_dir("docs").unwrap().map(|file| file.unwrap().path());
+    let mut files: Vec<_> = files.filter(|file| file.extension().is_some_and(|it| it == "md")).collect();
+    files.sort();
+    let texts = files.iter().map(|file| std::fs::read_to_string(file).unwrap());
+    let blocks = texts.flat_map(|text| {
+        let blocks =
+            text.split("\n```yaml\n").skip(1).map(|rest| rest.split("\n```").next().unwrap().to_owned());
+        blocks.collect::<Vec<_>>()
+    });
+    let objects: Vec<_> = blocks.filter(|block| block.starts_with("apiVersion:")).collect();
+    assert!(objects.len() > 5, "{objects:?}");
+    objects
+}
+
+#[tokio::test]
+async fn the_sample_policy_lets_tenants_use_the_hosts_that_are_listed_and_no_others() {
+    let world = World::without_controller("policy").await;
+    let document = include_str!("../../docs/security.md");
+    let (_, rest) = document.split_once("\n```yaml\n").unwrap();
+    let (sample, _) = rest.split_once("\n```").unwrap();
+    // For this namespace alone: it is not for the other tests.
+    let ours = format!(
+        "\n  matchResources: {{namespaceSelector: {{matchLabels: {{kubernetes.io/metadata.name: {}}}}}}}\n",
+        world.namespace
+    );
+    let policy = sample.replace("charon-hosts", &world.namespace) + &ours;
+    kubectl(&["apply", "--validate=strict", "--filename=-"], &policy);
+
+    let registry = |host: &str| json!([{ "host": host }]);
+    let build = || with(build_spec("python:3"), "/registries", registry("docker.io"));
+    let store = |endpoint: Value| {
+        let store = json!({ "objectStore": { "bucket": "b", "key": "k", "endpoint": endpoint } });
+        with(build(), "/output", store)
+    };
+    let of_registries = "registries may be those that the cluster's administrator lists, by TLS alone";
+    let of_stores = "object stores may be those that the cluster's administrator lists";
+    let proxied = || with(build(), "/proxySecretRef", json!({ "name": "proxy" }));
+    // A policy is not in force at once.
+    let in_force = async { while refusal::<PayloadBuild>(&world, &proxied()).await.is_none() {} };
+    tokio::time::timeout(DEADLINE, in_force).await.expect("the policy is not in force");
+
+    let mirror = |endpoint: &str, insecure: bool| {
+        with(
+            build(),
+            "/registries",
+            json!([{ "host": "docker.io", "endpoint": endpoint, "insecure": insecure }]),
+        )
+    };
+    for (spec, refused) in [
+        (build(), None),
+        (mirror("mirror.example/dockerhub", false), None),
+        (store(json!("https://s3.example:9000")), None),
+        (with(build(), "/registries", registry("evil.example")), Some(of_registries)),
+        (mirror("evil.example/dockerhub", false), Some(of_registries)),
+        (mirror("mirror.example/dockerhub", true), Some(of_registries)),
+        (store(json!("https://evil.example")), Some(of_stores)),
+        (store(Value::Null), Some(of_stores)),
+        (proxied(), Some("there is no proxy here")),
+    ] {
+        is_refused::<PayloadBuild>(&world, &spec, refused).await;
+    }
+    let to = |registry: Value| with(import_spec(), "/registry", registry);
+    for (spec, refused) in [
+        (to(json!({ "host": "registry.example:5000" })), None),
+        (to(json!({ "host": "registry.example" })), Some(of_registries)),
+        (to(json!({ "host": "registry.example:5000", "insecure": true })), Some(of_registries)),
+    ] {
+        is_refused::<PayloadImport>(&world, &spec, refused).await;
+    }
+    kubectl(&["delete", "--filename=-"], &policy);
+}
+
+async fn is_refused<K: Kind>(world: &World, spec: &Value, words: Option<&str>) {
+    let refusal = refusal::<K>(world, spec).await;
+    match words {
+        None => assert_eq!(refusal, None, "{spec}"),
+        Some(words) => {
+            assert!(refusal.as_ref().is_some_and(|told| told.contains(words)), "{spec}: {refusal:?}");
         }
     }
 }

@@ -6,7 +6,7 @@ use k8s_openapi::api::core::v1::{Pod, ResourceQuota, Secret};
 use kube::api::{DeleteParams, PostParams};
 use serde_json::{Value, json};
 
-use crate::world::{World, brief, build_spec, build_to, condition};
+use crate::world::{DEADLINE, World, brief, build_spec, build_to, condition, kubectl};
 
 /// A build whose pod is there, and its pod.
 async fn with_pod(world: &World, name: &str) -> Pod {
@@ -55,7 +55,11 @@ async fn a_missing_secret_of_a_proxy_is_waited_for_by_its_name_and_nothing_of_it
     let secret: Secret = serde_json::from_value(secret).unwrap();
     world.api().create(&PostParams::default(), &secret).await.unwrap();
     for (name, why, words) in [
-        ("no-key", "references non-existent secret key: address", "secret key: address"),
+        (
+            "no-key",
+            "references non-existent secret key: address",
+            "key \"address\" of Secret \"way-out\"; add it",
+        ),
         ("no-secret", "secret \"way-out\" not found", "Secret \"way-out\"; create it"),
     ] {
         let mut spec = build_to("python:3", name);
@@ -96,7 +100,13 @@ async fn a_worker_that_cannot_be_placed_or_pulled_says_why() {
     let world = World::new("placed").await;
     let pod = with_pod(&world, "no-claim").await;
     world.say(&pod, unschedulable("persistentvolumeclaim \"transfer\" not found")).await;
-    is_held_up(&world, "no-claim", Reason::StorageNotFound, "\"transfer\"").await;
+    is_held_up(
+        &world,
+        "no-claim",
+        Reason::StorageNotFound,
+        "PersistentVolumeClaim \"transfer\"; create it: ",
+    )
+    .await;
 
     let pod = with_pod(&world, "no-node").await;
     world.say(&pod, unschedulable("0/1 nodes are available: 1 Insufficient memory.")).await;
@@ -119,11 +129,70 @@ async fn a_pod_that_cannot_be_created_says_why() {
     let quota: ResourceQuota = serde_json::from_value(quota).unwrap();
     world.api().create(&PostParams::default(), &quota).await.unwrap();
     world.create::<PayloadBuild>("app", build_spec("python:3")).await;
+    let words = "cannot be created; raise the quota, or lower spec.worker.resources: ";
+    is_held_up(&world, "app", Reason::WorkerCreateFailed, words).await;
     is_held_up(&world, "app", Reason::WorkerCreateFailed, "exceeded quota").await;
     world.api::<ResourceQuota>().delete("none", &DeleteParams::default()).await.unwrap();
     let job = world.job_of_attempt::<PayloadBuild>("app", 1).await;
     let pod = world.pod_of(&job).await;
     world.ends_for(&pod, Reason::Succeeded).await;
+    world.until_ready::<PayloadBuild>("app", "True", "Succeeded").await;
+}
+
+#[tokio::test]
+async fn a_pod_that_pod_security_refuses_says_why() {
+    let world = World::new("standard").await;
+    // The worker stands before the restricted standard: somebody has to alter its pods.
+    let name = world.namespace.clone();
+    let apply = |expression: &str| {
+        format!(
+            "
+apiVersion: admissionregistration.k8s.io/v1
+kind: MutatingAdmissionPolicy
+metadata: {{name: {name}}}
+spec:
+  failurePolicy: Fail
+  reinvocationPolicy: Never
+  matchConstraints:
+    namespaceSelector: {{matchLabels: {{kubernetes.io/metadata.name: {name}}}}}
+    resourceRules: [{{apiGroups: [''], apiVersions: [v1], operations: [CREATE], resources: [pods]}}]
+  mutations:
+    - patchType: ApplyConfiguration
+      applyConfiguration: {{expression: '{expression}'}}
+---
+apiVersion: admissionregistration.k8s.io/v1
+kind: MutatingAdmissionPolicyBinding
+metadata: {{name: {name}}}
+spec: {{policyName: {name}}}
+"
+        )
+    };
+    let policy = apply("Object{spec: Object.spec{hostNetwork: true}}");
+    kubectl(&["apply", "--filename", "-"], &policy);
+    // A policy is not in force at once.
+    let pods = world.api::<Pod>();
+    let probe = json!({ "metadata": { "name": "probe" }, "spec": {
+        "containers": [{ "name": "a", "image": "a", "securityContext": {
+            "allowPrivilegeEscalation": false, "capabilities": { "drop": ["ALL"] },
+        } }],
+        "securityContext": { "runAsNonRoot": true, "runAsUser": 1, "seccompProfile": { "type": "RuntimeDefault" } },
+    } });
+    let probe: Pod = serde_json::from_value(probe).unwrap();
+    let try_it = PostParams { dry_run: true, ..PostParams::default() };
+    let in_force = async { while pods.create(&try_it, &probe).await.is_ok() {} };
+    tokio::time::timeout(DEADLINE, in_force).await.expect("the policy is not in force");
+
+    world.create::<PayloadBuild>("app", build_spec("python:3")).await;
+    is_held_up(&world, "app", Reason::WorkerCreateFailed, "violates PodSecurity \"restricted:latest\"").await;
+    let status = world.status::<PayloadBuild>("app").await;
+    let message = &condition(&status, "Ready").unwrap().message;
+    assert!(
+        message.contains("; correct spec.worker.securityContext, or what the namespace enforces: "),
+        "{message}"
+    );
+    kubectl(&["delete", "--filename", "-"], &policy);
+    let job = world.job_of_attempt::<PayloadBuild>("app", 1).await;
+    world.ends_for(&world.pod_of(&job).await, Reason::Succeeded).await;
     world.until_ready::<PayloadBuild>("app", "True", "Succeeded").await;
 }
 

@@ -306,6 +306,14 @@ impl Drop for World {
     }
 }
 
+/// Runs kubectl with `input`; gives what it says, and fails if it does not succeed.
+pub(crate) fn kubectl(arguments: &[&str], input: &str) -> String {
+    let cluster = std::env::var_os("KUBECONFIG").expect("the test cluster gives it");
+    let ran = crate::program::tool("kubectl", arguments).variable("KUBECONFIG", cluster).fed(input).run();
+    assert_eq!(ran.status, Some(0), "kubectl {}: {}", arguments.join(" "), ran.stderr);
+    ran.text()
+}
+
 /// The resource `name` with `spec`.
 pub(crate) fn resource<K: Kind>(name: &str, spec: Value) -> K {
     serde_json::from_value(json!({

@@ -9,7 +9,7 @@ use charon::reason::Reason;
 use crate::golden::file;
 use crate::image::{Image, Layer, Types};
 use crate::payload::{manifest_of, payload, payload_of, plan};
-use crate::program::{Program, charon};
+use crate::program::{Program, charon, tool};
 use crate::registry::{Registry, Software};
 use crate::verify::{docker_charons, manifest};
 
@@ -44,6 +44,37 @@ fn the_help_of_each_command_says_what_it_does_with_all_its_options() {
     ] {
         insta::assert_snapshot!(name, said(charon(arguments), &[]));
     }
+}
+
+/// charon as kubectl calls it for `kubectl charon`.
+fn plugin(arguments: &[&str]) -> Program {
+    let renamed = ["-c", "exec -a kubectl-charon \"$0\" \"$@\"", env!("CARGO_BIN_EXE_charon")];
+    tool("bash", renamed).arguments(arguments)
+}
+
+#[test]
+fn the_help_of_the_plugin_says_what_it_does_and_mistakes_are_told_with_the_way_out() {
+    for (name, arguments) in [
+        ("help_kubectl", &["--help"][..]),
+        ("help_kubectl_get", &["get", "--help"]),
+        ("help_kubectl_put", &["put", "--help"]),
+        ("help_kubectl_status", &["status", "--help"]),
+    ] {
+        insta::assert_snapshot!(name, said(plugin(arguments), &[]));
+    }
+    let mut text = String::new();
+    for (arguments, status) in [
+        (&["get"][..], 2),
+        (&["get", "app-1.4"], 2),
+        (&["get", "pimport/app-1.4"], 2),
+        (&["put", "app.zip"], 2),
+        (&["status", "-q", "-v"], 2),
+        (&["status", "--kubeconfig", "nothing"], 1),
+    ] {
+        let refused = plugin(arguments).run().ended_with(status);
+        write!(text, "$ kubectl charon {}\n{}\n", arguments.join(" "), refused.stderr).unwrap();
+    }
+    insta::assert_snapshot!("mistakes_in_what_the_plugin_is_told", text);
 }
 
 #[test]

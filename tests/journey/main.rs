@@ -6,7 +6,9 @@
 
 mod bucket;
 mod carry;
+mod image;
 mod interrupted;
+mod plugin;
 mod proxy;
 mod refusals;
 mod runs;

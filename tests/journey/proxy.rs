@@ -9,6 +9,7 @@ use std::thread;
 pub(crate) struct Proxy {
     pub(crate) host: String,
     gate: Arc<Gate>,
+    limit: usize,
 }
 
 /// How many bytes may still pass; `None`: all.
@@ -43,7 +44,12 @@ impl Proxy {
                 thread::spawn(move || copy(server_again, client_again, |wanted| gate.pass(wanted)));
             }
         });
-        Self { host: host.to_owned(), gate }
+        Self { host: host.to_owned(), gate, limit: bytes }
+    }
+
+    /// How many bytes have passed, unless everything may.
+    pub(crate) fn passed(&self) -> usize {
+        self.limit - self.gate.left.lock().unwrap().expect("it is not opened")
     }
 
     /// Lets everything pass.

@@ -13,15 +13,21 @@ use crate::world::{FAR, HTPASSWD, NODE, Registry, World, charon, image_without_a
 
 /// A registry that forbids everything; it is there until the test ends.
 fn forbidding(port: u16) -> String {
+    answering(port, "403 Forbidden", "DENIED: not for you")
+}
+
+/// A registry that answers all that it is asked with an error.
+fn answering(port: u16, status: &'static str, error: &'static str) -> String {
     let host = format!("{NODE}:{port}");
     let listener = TcpListener::bind(&host).unwrap();
     thread::spawn(move || {
         for mut client in listener.incoming().map_while(Result::ok) {
-            let body = r#"{"errors":[{"code":"DENIED","message":"not for you"}]}"#;
+            let (code, message) = error.split_once(": ").unwrap();
+            let body = json!({ "errors": [{ "code": code, "message": message }] }).to_string();
             let _ = client.read(&mut [0; 4096]);
             let _ = write!(
                 client,
-                "HTTP/1.1 403 Forbidden\r\ncontent-type: application/json\r\ncontent-length: {}\r\nconnection: close\r\n\r\n{body}",
+                "HTTP/1.1 {status}\r\ncontent-type: application/json\r\ncontent-length: {}\r\nconnection: close\r\n\r\n{body}",
                 body.len()
             );
         }
@@ -140,6 +146,7 @@ fn every_build_that_cannot_be_says_why_on_a_real_node() {
     let registry = Registry::start(5107, folder.path(), None);
     registry.image("app:1", "I am one", folder.path());
     let (host, forbidding) = (registry.host.as_str(), forbidding(5108));
+    let limiting = answering(5118, "429 Too Many Requests", "TOOMANYREQUESTS: come again tomorrow");
     let nobody = format!("{NODE}:5199");
     world.kubectl(&["create", "secret", "generic", "keyless", "--from-literal=password=x"]);
     let image = format!("{host}/app:1");
@@ -156,6 +163,9 @@ fn every_build_that_cannot_be_says_why_on_a_real_node() {
         to("small", "small", "h.zip"),
         to("letters", "transfer", "letters.zip"),
         to("busy", "transfer", "busy.zip"),
+        build("limited", &[&format!("{limiting}/app:1")], "transfer", "i.zip", &limiting, None),
+        to("nodeless", "transfer", "j.zip")
+            .replace(r#""backoffLimit":2"#, r#""backoffLimit":2,"worker":{"nodeSelector":{"disk":"none"}}"#),
     ];
     world.apply(&manifests.join("\n---\n"));
     tells(
@@ -164,8 +174,25 @@ fn every_build_that_cannot_be_says_why_on_a_real_node() {
         &[
             ("two-names", "InvalidSpec", &[&image, "other.example/app:1", "by its field as"], true),
             ("forbidden", "AccessDenied", &[&forbidding], true),
-            ("keyless", "SecretNotFound", &[".dockerconfigjson"], false),
-            ("claimless", "StorageNotFound", &["nowhere"], false),
+            (
+                "keyless",
+                "SecretNotFound",
+                &["key \".dockerconfigjson\" of Secret \"keyless\"; add it"],
+                false,
+            ),
+            ("claimless", "StorageNotFound", &["PersistentVolumeClaim \"nowhere\"; create it"], false),
+            (
+                "nodeless",
+                "WorkerUnschedulable",
+                &["finds no node; free what it asks for", "node(s) didn't match"],
+                false,
+            ),
+            (
+                "limited",
+                "RateLimited",
+                &[&limiting, "429", "use credentials that have a higher limit"],
+                false,
+            ),
             ("locked", "StorageAccessDenied", &["locked", "0:65532 with mode 700", "65532:65532"], true),
             ("sealed", "StorageReadOnly", &["g.zip", "read-only"], true),
             ("small", "StorageFull", &["are free", "make room"], true),

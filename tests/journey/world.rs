@@ -23,7 +23,7 @@ pub(crate) const HTPASSWD: &str = "someone:$2y$05$abcdefghijklmnopqrstuu8xaCxxL8
 const LOOK_AGAIN: Duration = Duration::from_millis(300);
 
 /// What a variable of the test cluster says.
-fn variable(name: &str) -> String {
+pub(crate) fn variable(name: &str) -> String {
     std::env::var(name).unwrap_or_else(|_| {
         panic!("{name} is not set: this test runs inside the test cluster, by `make test`")
     })

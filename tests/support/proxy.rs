@@ -62,6 +62,8 @@ pub(crate) struct Request {
     headers: Vec<(String, String)>,
     /// How many bytes of its body passed.
     pub(crate) passed: usize,
+    /// How many bytes of the answer's body passed.
+    pub(crate) answered: usize,
 }
 
 impl Request {
@@ -85,6 +87,32 @@ struct Desk {
     registry: String,
     rules: Mutex<Vec<Rule>>,
     seen: Mutex<Vec<Request>>,
+    under_way: Mutex<UnderWay>,
+}
+
+/// How many requests wait for their answer to begin.
+#[derive(Default)]
+struct UnderWay {
+    now: usize,
+    most: usize,
+}
+
+/// A request whose answer has not begun.
+struct Waiting<'a>(&'a Desk);
+
+impl<'a> Waiting<'a> {
+    fn at(desk: &'a Desk) -> Self {
+        let mut under_way = desk.under_way.lock().expect("nobody panicked");
+        under_way.now += 1;
+        under_way.most = under_way.most.max(under_way.now);
+        Self(desk)
+    }
+}
+
+impl Drop for Waiting<'_> {
+    fn drop(&mut self) {
+        self.0.under_way.lock().expect("nobody panicked").now -= 1;
+    }
 }
 
 impl Proxy {
@@ -96,8 +124,12 @@ impl Proxy {
     pub(crate) fn to(server: &str) -> Self {
         let listener = TcpListener::bind("127.0.0.1:0").expect("a port is free");
         let address = listener.local_addr().expect("it is bound").to_string();
-        let desk =
-            Arc::new(Desk { registry: server.to_owned(), rules: Mutex::default(), seen: Mutex::default() });
+        let desk = Arc::new(Desk {
+            registry: server.to_owned(),
+            rules: Mutex::default(),
+            seen: Mutex::default(),
+            under_way: Mutex::default(),
+        });
         let shared = desk.clone();
         thread::spawn(move || {
             for client in listener.incoming().map_while(Result::ok) {
@@ -136,6 +168,18 @@ impl Proxy {
         seen.iter().filter(|request| request.method == method && request.target.contains(part)).count()
     }
 
+    /// How many requests there were at once, at most, whose answers had not begun.
+    #[allow(dead_code)] // not every test binary has a use for it
+    pub(crate) fn most_at_once(&self) -> usize {
+        self.desk.under_way.lock().expect("nobody panicked").most
+    }
+
+    /// How many bytes of answers have passed.
+    #[allow(dead_code)] // not every test binary has a use for it
+    pub(crate) fn answered(&self) -> usize {
+        self.seen().iter().map(|request| request.answered).sum()
+    }
+
     /// How many bytes of requests have passed.
     pub(crate) fn passed(&self) -> usize {
         self.seen().iter().map(|request| request.passed).sum()
@@ -160,9 +204,10 @@ impl Desk {
     fn serve(&self, mut client: &TcpStream) -> io::Result<()> {
         let mut from_client = BufReader::new(client);
         let (mut line, headers) = head(&mut from_client)?;
+        let waiting = Waiting::at(self);
         let mut words = line.split(' ').map(str::to_owned);
         let (method, target) = (words.next().unwrap_or_default(), words.next().unwrap_or_default());
-        let request = Request { method, target, headers, passed: 0 };
+        let request = Request { method, target, headers, passed: 0, answered: 0 };
         let place = {
             let mut seen = self.seen.lock().expect("nobody panicked");
             seen.push(request.clone());
@@ -185,6 +230,7 @@ impl Desk {
             io::copy(&mut from_client.by_ref().take(request.length() as u64), &mut io::sink())?;
             headers
                 .extend([header("content-length", "0".to_owned()), header("connection", "close".to_owned())]);
+            drop(waiting);
             return put_head(client, &format!("HTTP/1.1 {status}"), &headers);
         }
 
@@ -194,6 +240,7 @@ impl Desk {
                 header("content-length", body.len().to_string()),
                 header("connection", "close".to_owned()),
             ];
+            drop(waiting);
             put_head(client, "HTTP/1.1 200 OK", &headers)?;
             let is_head = request.method == "HEAD";
             return if is_head { Ok(()) } else { client.write_all(body) };
@@ -249,8 +296,11 @@ impl Desk {
             Some(Misdeed::CutAnswer(bytes)) => limit = *bytes,
             _ => {}
         }
+        drop(waiting);
         put_head(client, &line, &headers)?;
-        copy(&mut from_registry, &mut client, limit, rate, |_| ())?;
+        copy(&mut from_registry, &mut client, limit, rate, |answered| {
+            self.seen.lock().expect("nobody panicked")[place].answered += answered;
+        })?;
         client.shutdown(Shutdown::Both)
     }
 }

@@ -169,6 +169,26 @@ fn bytes_are_those_that_a_run_moved() {
 }
 
 #[test]
+fn no_label_could_name_a_resource_or_its_namespace() {
+    let metrics = Metrics::new();
+    metrics.watch(BUILD, || HashSet::from(["a".to_owned()]));
+    metrics.looked(BUILD, Duration::ZERO);
+    metrics.wrote(
+        BUILD,
+        &status(&[], &json!({ "id": "a", "attempt": 1 })),
+        &status(&[], &json!({ "id": "b", "attempt": 2 })),
+    );
+    metrics.text().unwrap();
+    let mut labels = HashSet::new();
+    for family in metrics.registry.gather() {
+        for metric in family.get_metric() {
+            labels.extend(metric.get_label().iter().map(|label| label.name().to_owned()));
+        }
+    }
+    assert_eq!(labels, HashSet::from(["kind", "state", "result", "reason"].map(str::to_owned)));
+}
+
+#[test]
 fn docs_tell_of_each_metric_and_of_no_other() {
     let metrics = Metrics::new();
     metrics.watch(BUILD, || HashSet::from(["a".to_owned()]));

@@ -453,6 +453,46 @@ fn verdicts() -> impl Strategy<Value = Verdict> {
     ]
 }
 
+/// A text of a registry, a kubelet or a worker: long, with what JSON has to escape.
+fn texts() -> impl Strategy<Value = String> {
+    prop_oneof![".{2000,2048}", "[a-zü\u{1}\u{1b}\n ]{2048}"]
+}
+
+proptest! {
+    // Each has some hundred kilobytes.
+    #![proptest_config(ProptestConfig::with_cases(32))]
+
+    #[test]
+    fn a_thousand_images_that_all_fail_with_two_kibibytes_make_a_status_of_less_than_sixteen(
+        message in texts(),
+        item in texts(),
+        failures in proptest::collection::vec(texts(), 5),
+        verdict in verdicts(),
+        is_import in any::<bool>(),
+    ) {
+        let failure = |text: &String| contract::Failure::new(item.clone(), Reason::ImageNotFound, text.clone());
+        let failures: Vec<_> = failures.iter().map(failure).cycle().take(1000).collect();
+        let rewritten = contract::Rewritten { image: item.clone(), digest: Digest::sha256(b"") };
+        let result = ImportResult {
+            images_failed: 1000, images_rewritten: 1000, rewritten: vec![rewritten; 1000], ..ImportResult::default()
+        };
+        let outcome = Outcome { result: Some(result), message: message.clone(), failures, ..outcome(1000) };
+        let progress = contract::Progress {
+            run_id: "r".into(), nonce: "n".into(), stage: Stage::Transferring, bytes_done: 1, bytes_total: 2,
+            blobs_done: 1, blobs_total: 2, last_error: Some(message.clone()), plan: None,
+        };
+        let mut run = ended(Reason::DigestMismatch, Reason::BackoffLimitExceeded);
+        run.last_failure.as_mut().unwrap().message = Failure::new(Reason::DigestMismatch, message).message;
+        let news = News {
+            is_import, outcome: Some(&outcome), progress: Some(&progress), ..news(&run, &verdict)
+        };
+        let status = summarise(&Status::default(), &news);
+        prop_assert_eq!((status.failures.len(), status.failures_total), (5, Some(1000)));
+        let size = serde_json::to_string(&status).unwrap().len();
+        prop_assert!(size < 16 * 1024, "{size} bytes");
+    }
+}
+
 proptest! {
     #[test]
     fn whatever_happens_the_conditions_hold_together(
