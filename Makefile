@@ -47,9 +47,10 @@ crds: tools ## Write the definitions of the resources from their types, to crds/
 	cp crds/*.yaml charts/charon/files/crds/
 
 .PHONY: lint
-lint: tools ## Check format, lints, chart and scripts
+lint: tools ## Check format, lints, documentation, chart and scripts
 	cargo fmt --check
 	cargo clippy --locked --all-targets -- -D warnings
+	RUSTDOCFLAGS='-D warnings' cargo doc --locked --no-deps
 	@diff -r crds charts/charon/files/crds || { echo 'the chart has other definitions than crds/: run make crds'; exit 1; }
 	@diff <(sed -n 's/^\(appV\|v\)ersion: //p' charts/charon/Chart.yaml) <(printf '%s\n' $(version) $(version)) || \
 		{ echo 'Chart.yaml has another version than Cargo.toml'; exit 1; }

@@ -1,7 +1,7 @@
 #!/usr/bin/env python3
 """Measures charon beside the tools that people would take instead: the same images, the same run.
 
-    benches/bench.py [--rounds N] [--images N] [--megabytes N] [--large N] [--svg FILE]
+    benches/bench.py [--rounds N] [--images N] [--megabytes N] [--many N] [--large N] [--svg FILE]
 
 Everything happens on loopback, with distribution as the registry of both sides. The tools take turns in each round, so
 that a machine that slows down slows all of them; medians are told, and ratios are made round by round. What is measured
@@ -31,7 +31,7 @@ from registry import SHARED_MEGABYTES, Registry, make_images, make_large, make_m
 ROOT = Path(__file__).resolve().parent.parent
 # Over a link less is carried: it takes long.
 LINK_IMAGES, LINK_MEGABYTES = 4, 20
-MANY_IMAGES, MANY_LAYERS = 1000, 20
+MANY_LAYERS = 20
 ENTRIES = 5000
 WITHOUT_SYNC = "charon, without the sync"
 CHARON_BUILDS, CHARON_PUSHES = "charon make-payload", "charon push-payload"
@@ -155,10 +155,22 @@ def large(goals, charon, near, images, gigabytes, folder):
     return build, figure.memory
 
 
-def many(goals, charon, near, rounds, folder):
+def grow(goals, charon, near, gigabytes, folder):
+    """What a large payload takes more than a small one, and the large one by a bucket."""
+    memory, images = [], folder / "images.txt"
+    for size in (1, gigabytes):
+        images.write_text(",".join(make_large(near, size, ENTRIES)))
+        memory.append(large(goals, charon, near, images, size, folder))
+    for what, small, big in zip(["build", "import"], *memory):
+        # Two runs of the same differ by a MiB or two.
+        goals.add(f"{what}, MiB that {gigabytes} GiB take more than 1 GiB", big - small, 3, "{:.0f}")
+    bucket(goals, charon, near, images, gigabytes, folder)
+
+
+def many(goals, charon, near, most, rounds, folder):
     """Plans of more and more images of the same layers."""
-    make_many(near, MANY_IMAGES, MANY_LAYERS)
-    plans = {MANY_IMAGES // 4: [], MANY_IMAGES // 2: [], MANY_IMAGES: []}
+    make_many(near, most, MANY_LAYERS)
+    plans = {most // 4: [], most // 2: [], most: []}
     for _ in range(rounds):
         for count, figures in plans.items():
             images = ",".join(f"bench/many:{index}" for index in range(count))
@@ -168,9 +180,9 @@ def many(goals, charon, near, rounds, folder):
         wall, memory = median(figures, "wall"), median(figures, "memory")
         print(f"plan of {count} images of {MANY_LAYERS} shared layers: {wall:.2f} s, {memory:.0f} MiB")
     print()
-    growth = ratio(plans[MANY_IMAGES], plans[MANY_IMAGES // 4], "wall")
-    goals.add("time to plan 1,000 images, of that for 250 (linear: 4)", growth, 4.4)
-    goals.add("plan of 1,000 images, MiB of memory", median(plans[MANY_IMAGES], "memory"), 48, "{:.0f}")
+    growth = ratio(plans[most], plans[most // 4], "wall")
+    goals.add(f"time to plan {most:,} images, of that for {most // 4} (linear: 4)", growth, 4.4)
+    goals.add(f"plan of {most:,} images, MiB of memory", median(plans[most], "memory"), 48, "{:.0f}")
 
 
 def versions(charon):
@@ -187,7 +199,8 @@ def main():
     parser.add_argument("--rounds", type=int, default=5)
     parser.add_argument("--images", type=int, default=8)
     parser.add_argument("--megabytes", type=int, default=144, help="of each image's own layer")
-    parser.add_argument("--large", type=int, default=12, help="GiB of the large payload; it takes three times as much room")
+    parser.add_argument("--many", type=int, default=1000, help="images of the largest plan")
+    parser.add_argument("--large", type=int, default=12, help="GiB of the large payload, which takes three times as much room; 0: none")
     parser.add_argument("--charon", default=str(ROOT / "target/x86_64-unknown-linux-gnu/release/charon"))
     parser.add_argument("--svg", type=Path)
     options = parser.parse_args()
@@ -196,15 +209,15 @@ def main():
     versions(options.charon)
     goals = Goals()
     # A store that completes an upload of parts copies them.
-    if not 1 < options.large < shutil.disk_usage(tempfile.gettempdir()).free / 3.2 / (1 << 30):
-        parser.error("--large: at least 2, and a third of the room that is free: see TMPDIR")
+    if options.large and not 1 < options.large < shutil.disk_usage(tempfile.gettempdir()).free / 3.2 / (1 << 30):
+        parser.error("--large: none, or at least 2, and a third of the room that is free: see TMPDIR")
     with tempfile.TemporaryDirectory(prefix="charon-bench-") as name:
         folder = Path(name)
         with Registry(folder / "near", 5980) as near:
             names = [f"bench/image-{index}:1" for index in range(options.images)]
-            few = [f"bench/few-{index}:1" for index in range(LINK_IMAGES)]
+            few = [f"bench/few-{index}:1" for index in range(min(LINK_IMAGES, options.images))]
             make_images(near.host, names, options.megabytes, folder)
-            make_images(near.host, few, LINK_MEGABYTES, folder)
+            make_images(near.host, few, min(LINK_MEGABYTES, options.megabytes), folder)
             total = SHARED_MEGABYTES + options.images * options.megabytes
             title = f"{options.images} images, {total} MB in all, loopback, medians of {options.rounds} rounds"
             print(f"{title}\n")
@@ -212,19 +225,12 @@ def main():
             judge(goals, figures, asked)
             shutil.rmtree(folder / "loopback")
             with Link(near.host, 5981) as link:
-                over = f", {LINK_IMAGES} images over a link"
+                over = f", {len(few)} images over a link"
                 of_link, _ = compare(Bench(options.charon, few, link.host, folder / "link"), options.rounds, True, over)
             judge_link(goals, of_link)
-            many(goals, options.charon, near, options.rounds, folder)
-            memory = []
-            for gigabytes in (1, options.large):
-                images = folder / "images.txt"
-                images.write_text(",".join(make_large(near, gigabytes, ENTRIES)))
-                memory.append(large(goals, options.charon, near, images, gigabytes, folder))
-            for what, small, big in zip(["build", "import"], *memory):
-                # Two runs of the same differ by a MiB or two.
-                goals.add(f"{what}, MiB that {options.large} GiB take more than 1 GiB", big - small, 3, "{:.0f}")
-            bucket(goals, options.charon, near, images, options.large, folder)
+            many(goals, options.charon, near, options.many, options.rounds, folder)
+            if options.large:
+                grow(goals, options.charon, near, options.large, folder)
     print(goals.table())
     if options.svg:
         options.svg.write_text(svg(figures | of_link, title))

@@ -3,18 +3,23 @@
 
 use std::path::PathBuf;
 
+use charon::registry::Credentials;
 use charon::{Error, MakePayload, PushPayload, RegistryOptions, make_payload, push_payload};
 
-/// Carries `image` from the registry `source` to `target`, both without TLS; gives the names that arrived.
+/// Carries `image` from the registry `source` to `target`, both without TLS, which know us by the same `credentials` or
+/// ask for none; gives the names that arrived.
 pub(crate) async fn carry(
     source: &str,
     target: &str,
     image: &str,
+    credentials: Option<&Credentials>,
     file: PathBuf,
 ) -> Result<Vec<String>, Error> {
     let registry = |host: &str| RegistryOptions {
         registry: Some(host.to_owned()),
         insecure: true,
+        // Or `docker_config: DockerConfig::load_default()?`, which has them for every registry.
+        credentials: credentials.cloned(),
         ..RegistryOptions::default()
     };
     let wanted = MakePayload {
@@ -47,8 +52,11 @@ async fn main() -> Result<(), Box<dyn std::error::Error>> {
     let [source, target, image] = arguments.as_slice() else {
         return Err("usage: carry SOURCE TARGET IMAGE".into());
     };
+    let [username, password] =
+        ["REGISTRY_USERNAME", "REGISTRY_PASSWORD"].map(|name| std::env::var(name).ok());
+    let credentials = username.zip(password).map(|(name, password)| Credentials::password(name, password));
     let file = std::env::temp_dir().join("carried.zip");
-    let arrived = carry(source, target, image, file).await?;
+    let arrived = carry(source, target, image, credentials.as_ref(), file).await?;
     tracing::info!("{} arrived in {target}", arrived.join(", "));
     Ok(())
 }

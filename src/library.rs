@@ -1,8 +1,9 @@
 //! What the command line does, as two functions: [`make_payload`] and [`push_payload`].
 //!
 //! The fields of [`MakePayload`] and [`PushPayload`] are the options of the commands. Each function
-//! tells how far it is through a [`Progress`] that anybody may read meanwhile, and stops when its
-//! token is cancelled. From one registry to another, `examples/carry.rs`:
+//! tells how far it is through a [`Progress`](crate::progress::Progress) that anybody may read meanwhile, and stops when its
+//! token is cancelled. Who signs in is said by [`Credentials::password`](crate::registry::Credentials::password), or by
+//! Docker's configuration. From one registry to another, `examples/carry.rs`:
 //!
 //! ```no_run
 #![doc = include_str!("../examples/carry.rs")]

@@ -34,3 +34,4 @@ pub use foreign::{Foreign, ForeignBlob};
 pub use manifests::{Manifest, Meaning};
 pub use referrers::fallback_tag;
 pub use retry::Traffic;
+pub use secrecy::SecretString;

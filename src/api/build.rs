@@ -194,7 +194,7 @@ pub struct AlreadyTransferred {
     #[x_kube(merge_strategy = ListMerge::Set)]
     pub images: Option<Vec<String>>,
     /// Earlier payloads, by the PayloadBuilds of this namespace that made them, into the same claim or the same bucket. Their
-    /// bills are read, not their blobs: the zip may have left, if <path>.bill.json is there. Until all are Ready the build waits.
+    /// bills are read, not their blobs: the zip may have left, if `<path>.bill.json` is there. Until all are Ready the build waits.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     #[schemars(length(max = 64))]
     #[x_kube(merge_strategy = ListMerge::Map(vec!["name".into()]))]
@@ -231,7 +231,7 @@ pub struct Output {
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub object_store: Option<ObjectStore>,
     /// Whether the sha256 of the whole file is told, in status.payload.fileDigest and, as sha256sum checks it, in
-    /// <path>.sha256: the payload is read once more. Absent: false.
+    /// `<path>.sha256`: the payload is read once more. Absent: false.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub file_digest: Option<bool>,
 }

@@ -57,7 +57,9 @@ pub(super) enum ResolveError {
         "{image}: its layer {digest} may not be distributed, and the registry does not have it; have such layers fetched from where the manifest says (foreignLayers: true, --foreign-layers)"
     )]
     ForeignLayer { image: String, digest: Digest },
-    #[error("{image}: its config {digest} has the digest {found}; the registry gives what it does not have")]
+    #[error(
+        "{image}: the bytes of its config {digest} have the digest {found}; leave the image out, or push it anew where it comes from"
+    )]
     Config { image: String, digest: Digest, found: Digest },
     /// What belongs to an image cannot be had: that it is unknown whether there is a signature does not mean that
     /// there is none.

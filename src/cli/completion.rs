@@ -3,7 +3,7 @@ use std::io;
 use clap::Args;
 use clap_complete::Shell;
 
-use super::CliError;
+use super::{CliError, output};
 
 /// Print a completion script for a shell
 #[derive(Debug, Args)]
@@ -17,6 +17,6 @@ impl Completion {
         let mut script = Vec::new();
         clap_complete::generate(self.shell, &mut super::command(), "charon", &mut script);
         io::Write::write_all(&mut io::stdout().lock(), &script)
-            .map_err(|error| CliError::Failed(format!("cannot write to standard output: {error}")))
+            .map_err(|error| output::cannot_write("to standard output", &error))
     }
 }

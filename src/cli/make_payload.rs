@@ -8,8 +8,10 @@ use tokio_util::sync::CancellationToken;
 
 use super::context::unless_cancelled;
 use super::registry_options::RegistryOptions;
-use super::{CliError, Context, dry_run};
+use super::{CliError, Context, dry_run, output};
+use crate::build::BuildError;
 use crate::library::{self, make_payload, make_payload_to, plan_payload, plan_payload_stream};
+use crate::payload::PayloadError;
 use crate::platform::Platform;
 use crate::storage::ObjectAccess;
 
@@ -79,12 +81,28 @@ impl MakePayload {
         match &self.file {
             Some(path) if is_stream(path) => {
                 let stream = open_stream(path.clone(), &options.cancel).await?;
-                make_payload_to(&options, stream).await?
+                let made = make_payload_to(&options, stream).await;
+                made.map_err(|error| of_stream(&path.display().to_string(), error))?
             }
             Some(_) => make_payload(&options).await?,
-            None => make_payload_to(&options, stdout()?).await?,
+            None => {
+                let made = make_payload_to(&options, stdout()?).await;
+                made.map_err(|error| of_stream(STDOUT, error))?
+            }
         };
         Ok(())
+    }
+}
+
+const STDOUT: &str = "standard output";
+
+/// An error with the name of what was written to, where it is about that.
+fn of_stream(name: &str, error: library::Error) -> CliError {
+    match error {
+        library::Error::Build(BuildError::Payload(PayloadError::Io { source, .. })) => {
+            output::cannot_write(&format!("the payload to {name}"), &source)
+        }
+        other => other.into(),
     }
 }
 
@@ -96,7 +114,7 @@ pub(super) fn is_stream(path: &Path) -> bool {
 async fn open_stream(path: PathBuf, cancel: &CancellationToken) -> Result<tokio::fs::File, CliError> {
     let name = path.display().to_string();
     let stream = unless_cancelled(cancel, move || File::options().write(true).open(path)).await?;
-    let stream = stream.map_err(|error| CliError::Failed(format!("cannot write to {name}: {error}")))?;
+    let stream = stream.map_err(|error| output::cannot_write(&format!("to {name}"), &error))?;
     if stream.is_terminal() { Err(no_terminal()) } else { Ok(tokio::fs::File::from_std(stream)) }
 }
 
@@ -113,7 +131,6 @@ fn stdout() -> Result<tokio::fs::File, CliError> {
         return Err(no_terminal());
     }
     let stdout = stdout.as_fd().try_clone_to_owned();
-    let stdout =
-        stdout.map_err(|error| CliError::Failed(format!("cannot write to standard output: {error}")))?;
+    let stdout = stdout.map_err(|error| output::cannot_write(&format!("to {STDOUT}"), &error))?;
     Ok(tokio::fs::File::from_std(File::from(stdout)))
 }

@@ -4,7 +4,7 @@ use std::path::PathBuf;
 use clap::Args;
 use clap_mangen::Man;
 
-use super::CliError;
+use super::{CliError, output};
 
 /// Print the manual page
 #[derive(Debug, Args)]
@@ -20,15 +20,12 @@ impl ManPages {
             Some(folder) => {
                 [super::command(), super::kubectl::command()].into_iter().try_for_each(|command| {
                     clap_mangen::generate_to(command, folder).map_err(|error| {
-                        CliError::Failed(format!(
-                            "cannot write the manual pages to {}: {error}",
-                            folder.display()
-                        ))
+                        output::cannot_write(&format!("the manual pages to {}", folder.display()), &error)
                     })
                 })
             }
             None => {
-                print().map_err(|error| CliError::Failed(format!("cannot write the manual page: {error}")))
+                print().map_err(|error| output::cannot_write("the manual page to standard output", &error))
             }
         }
     }

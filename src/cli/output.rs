@@ -114,8 +114,18 @@ pub(super) fn error(error: &CliError, verbosity: &Verbosity) {
 /// Says a result, on standard output.
 pub(super) fn line(text: &str) -> Result<(), CliError> {
     let text = text.lines().map(printable).collect::<Vec<_>>().join("\n");
-    writeln!(io::stdout().lock(), "{text}")
-        .map_err(|error| CliError::Failed(format!("cannot write to standard output: {error}")))
+    writeln!(io::stdout().lock(), "{text}").map_err(|error| cannot_write("to standard output", &error))
+}
+
+/// That something cannot be written, and what to do about it.
+pub(super) fn cannot_write(what: &str, error: &io::Error) -> CliError {
+    let advice = match error.kind() {
+        io::ErrorKind::StorageFull | io::ErrorKind::QuotaExceeded => "make room where it goes",
+        io::ErrorKind::BrokenPipe => "the program that reads it has ended: see what it said",
+        io::ErrorKind::NotFound => "does the folder exist?",
+        _ => "check where it goes, and who may write there",
+    };
+    CliError::Failed(format!("cannot write {what}: {error}; {advice}"))
 }
 
 /// How wide a column is.

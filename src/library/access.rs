@@ -11,7 +11,7 @@ pub struct RegistryOptions {
     pub registry: Option<String>,
     /// Plain HTTP instead of HTTPS.
     pub insecure: bool,
-    /// What to sign in with.
+    /// What to sign in with: [`Credentials::password`] makes it of a user and a password.
     pub credentials: Option<Credentials>,
     /// Certificate authorities in PEM that vouch for the registry, beside those of the system.
     pub ca_pem: Option<Vec<u8>>,

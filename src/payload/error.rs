@@ -44,7 +44,9 @@ pub enum PayloadError {
     #[error("{0}; split the images over several payloads")]
     TooLarge(String),
     /// A manifest that cannot be read as one.
-    #[error("{digest} is no image manifest or index that charon can carry: {why}")]
+    #[error(
+        "{digest} is no image manifest or index that charon can carry: {why}; leave the image out, or push it anew where it comes from"
+    )]
     Manifest {
         /// The manifest.
         digest: Digest,
@@ -55,7 +57,9 @@ pub enum PayloadError {
     #[error("a payload of these images would be refused where it is imported: {0}; leave the image out")]
     Unsound(String),
     /// Two descriptors give one digest different sizes.
-    #[error("{digest} is said to have {one} and {other} bytes; one of the manifests that name it lies")]
+    #[error(
+        "{digest} is said to have {one} and {other} bytes, and one of the manifests that name it lies; leave the image out, or push it anew where it comes from"
+    )]
     Sizes {
         /// The blob.
         digest: Digest,

@@ -92,7 +92,9 @@ pub enum BlobError<E> {
     #[error(transparent)]
     Body(E),
     /// What came is not what was asked for.
-    #[error("the bytes of {digest} have the digest {found}")]
+    #[error(
+        "the bytes of {digest} have the digest {found}; leave the image out, or push it anew where it comes from"
+    )]
     WrongDigest {
         /// What was asked for.
         digest: Digest,
@@ -100,7 +102,9 @@ pub enum BlobError<E> {
         found: Digest,
     },
     /// What came has another length.
-    #[error("{digest} has {found} bytes, and the manifest says {size}")]
+    #[error(
+        "{digest} has {found} bytes, and the manifest says {size}; leave the image out, or push it anew where it comes from"
+    )]
     WrongSize {
         /// What was asked for.
         digest: Digest,

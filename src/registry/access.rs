@@ -1,9 +1,11 @@
 //! How a host is reached: by plain HTTP or TLS, as whom, trusting whom.
 
-use std::fmt;
+use std::path::{Path, PathBuf};
+use std::{env, fmt};
 
 use reqwest::header::{ACCEPT_ENCODING, HeaderMap, HeaderValue};
 use reqwest::{Certificate, Client, ClientBuilder, Identity};
+use rustls_native_certs::load_certs_from_paths;
 use secrecy::SecretString;
 
 use super::error::{RegistryError, root_cause};
@@ -23,6 +25,14 @@ pub enum Credentials {
     },
     /// What the registry's token service gives tokens for: Docker's `identitytoken`.
     IdentityToken(SecretString),
+}
+
+impl Credentials {
+    /// A user and a password, or a token that the registry takes for one.
+    #[must_use]
+    pub fn password(username: impl Into<String>, password: impl Into<String>) -> Self {
+        Self::Password { username: username.into(), password: SecretString::from(password.into()) }
+    }
 }
 
 impl fmt::Debug for Credentials {
@@ -129,6 +139,30 @@ pub(super) fn clients(
     ))
 }
 
+/// Where Python's requests, which docker-charon asks with, finds the authorities that it trusts: a file or a folder. The
+/// variables of `OpenSSL`, which reqwest reads, go first.
+fn authorities_of_requests() -> Option<PathBuf> {
+    let variable = |name| env::var_os(name).filter(|value| !value.is_empty()).map(PathBuf::from);
+    let is_told = ["SSL_CERT_FILE", "SSL_CERT_DIR"].into_iter().any(|name| variable(name).is_some());
+    let named = variable("REQUESTS_CA_BUNDLE").or_else(|| variable("CURL_CA_BUNDLE"));
+    named.filter(|_| !is_told)
+}
+
+fn authorities_at(host: &Host, path: &Path) -> Result<Vec<Certificate>, RegistryError> {
+    let (file, folder) = if path.is_dir() { (None, Some(path)) } else { (Some(path), None) };
+    let found = load_certs_from_paths(file, folder);
+    let certificates: Vec<_> =
+        found.certs.iter().filter_map(|certificate| Certificate::from_der(certificate).ok()).collect();
+    if !certificates.is_empty() {
+        return Ok(certificates);
+    }
+    let problem = format!("the certificate authorities in {} cannot be read", path.display());
+    Err(match found.errors.into_iter().next() {
+        Some(error) => setup(host, &problem, error),
+        None => setup(host, &problem, "there is no PEM certificate in it"),
+    })
+}
+
 fn authorities(host: &Host, pem: &[u8]) -> Result<Vec<Certificate>, RegistryError> {
     let problem = "the certificate authority cannot be read";
     let found = Certificate::from_pem_bundle(pem).map_err(|error| setup(host, problem, error))?;
@@ -165,7 +199,13 @@ fn client(
             None => builder,
         }
     };
-    let with_system = start().tls_certs_merge(authorities.iter().cloned()).build();
+    let with_system = match authorities_of_requests().filter(|_| !access.insecure) {
+        Some(path) => {
+            let trusted = authorities_at(host, &path)?;
+            start().tls_certs_only(trusted.into_iter().chain(authorities.iter().cloned())).build()
+        }
+        None => start().tls_certs_merge(authorities.iter().cloned()).build(),
+    };
     // An image FROM scratch has no root certificates, and then this fails. Plain HTTP and a private authority need none.
     let result = match with_system {
         Err(_) if access.insecure || !authorities.is_empty() => {
@@ -173,5 +213,12 @@ fn client(
         }
         result => result,
     };
-    result.map_err(|error| setup(host, "the certificates make no TLS client", error))
+    result.map_err(|error| {
+        let named = ["SSL_CERT_FILE", "SSL_CERT_DIR"].into_iter().find_map(env::var_os);
+        let problem = match named {
+            Some(path) => format!("the authorities in {} make no TLS client", path.display()),
+            None => "the certificates make no TLS client".to_owned(),
+        };
+        setup(host, &problem, error)
+    })
 }

@@ -491,7 +491,7 @@ pub(super) fn unreachable_by(
     let (problem, advice, transient) = if words.contains("invalid peer certificate") {
         (
             format!("the certificate of {host} is not trusted: {words}"),
-            "give the certificate authority that signed it, by --ca-file or certSecretRef",
+            "give the certificate authority that signed it, by --ca-file, SSL_CERT_FILE, REQUESTS_CA_BUNDLE or certSecretRef",
             false,
         )
     } else if CERTIFICATE_ALERTS.iter().any(|alert| words.contains(alert)) {

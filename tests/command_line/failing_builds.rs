@@ -15,6 +15,7 @@ use crate::registry::{Registry, Software};
 with_each_registry!(
     all_images_are_tried_and_all_that_are_unknown_are_told,
     a_layer_that_the_registry_has_lost_is_told,
+    what_the_registry_gives_damaged_is_told,
 );
 
 /// A source with `ferry:1`, whose layer has 600,000 bytes.
@@ -77,6 +78,24 @@ fn a_layer_that_the_registry_has_lost_is_told(software: Software) {
     );
 }
 
+fn what_the_registry_gives_damaged_is_told(software: Software) {
+    let source = source(software);
+    let image = Image::new(Types::Docker, &[Layer::new("damaged", 1000)]);
+    image.push(&source, "styx:1");
+    let make = || charon(["make-payload", "styx:1", "-q", "-i", "-r", source.host()]);
+    let [config, layer] = [0, 1].map(|index: usize| digest(&image.blobs[index]));
+    let advice = "; leave the image out, or push it anew where it comes from\n";
+    source.damage(&layer);
+    let told = make().run().ended_with(1).stderr;
+    let begin = format!("error: styx:1: the bytes of {layer} have the digest sha256:");
+    assert!(told.starts_with(&begin) && told.ends_with(advice), "{told}");
+    // It is read to know the platform.
+    source.damage(&config);
+    let told = make().arguments(["--platform", "linux/amd64"]).run().ended_with(1).stderr;
+    let begin = format!("error: styx:1: the bytes of its config {config} have the digest sha256:");
+    assert!(told.starts_with(&begin) && told.ends_with(advice), "{told}");
+}
+
 /// Registries do not take such manifests any more: what they kept is served by one that knows nothing of them.
 #[test]
 fn a_manifest_of_schema_1_is_refused_with_what_to_do() {
@@ -118,7 +137,11 @@ fn a_manifest_that_lies_about_a_size_is_told_before_the_first_byte_goes_into_a_s
     let layer = digest(&image.blobs[1]);
     assert_eq!(
         made.stderr,
-        format!("error: styx:1: {layer} has {size} bytes, and the manifest says {}\n", size + 1)
+        format!(
+            "error: styx:1: {layer} has {size} bytes, and the manifest says {}; \
+             leave the image out, or push it anew where it comes from\n",
+            size + 1
+        )
     );
 }
 
@@ -245,7 +268,8 @@ fn standard_output_that_takes_no_more_is_told() {
     let made = charon(["make-payload", "ferry:1", "-q", "-i", "-r", source.host()]).writing(full).run();
     assert_eq!(
         made.ended_with(1).stderr,
-        "error: writing the payload: No space left on device (os error 28)\n"
+        "error: cannot write the payload to standard output: No space left on device (os error 28); \
+         make room where it goes\n"
     );
 }
 

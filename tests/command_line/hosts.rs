@@ -1,7 +1,7 @@
 //! Several registries at once, and registries with TLS.
 
 use std::fs;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 
 use base64::Engine as _;
 use base64::engine::general_purpose::STANDARD;
@@ -18,6 +18,7 @@ with_each_registry!(
     plain_http_is_for_the_registry_that_is_named_and_for_no_other,
     a_registry_with_tls_is_told_where_it_is_asked_in_plain_http,
     a_certificate_that_nobody_vouches_for_is_told,
+    authorities_are_those_that_ssl_cert_file_names_or_else_the_variables_of_docker_charon,
     a_registry_that_asks_for_a_certificate_is_shown_one_and_without_it_that_is_told,
 );
 
@@ -139,7 +140,32 @@ fn a_certificate_that_nobody_vouches_for_is_told(software: Software) {
         made.run().ended_with(1).stderr,
         format!(
             "error: cannot read {host}/secure:1: the certificate of {host} is not trusted: invalid peer certificate: UnknownIssuer; \
-             give the certificate authority that signed it, by --ca-file or certSecretRef\n"
+             give the certificate authority that signed it, by --ca-file, SSL_CERT_FILE, REQUESTS_CA_BUNDLE or certSecretRef\n"
+        )
+    );
+}
+
+fn authorities_are_those_that_ssl_cert_file_names_or_else_the_variables_of_docker_charon(software: Software) {
+    let secure = Secure::new(software);
+    let host = secure.entrance.host();
+    let (right, wrong) =
+        (secure.folder.path().join("certificate.pem"), secure.folder.path().join("htpasswd"));
+    let made = |variables: &[(&str, &Path)]| {
+        let made = charon(["make-payload", "secure:1", "-q", "-r", host, "-u", "charon", "-p", PASSWORD]);
+        variables.iter().fold(made, |made, (name, file)| made.variable(name, file)).run()
+    };
+    for name in ["SSL_CERT_FILE", "REQUESTS_CA_BUNDLE", "CURL_CA_BUNDLE"] {
+        made(&[(name, &right)]).succeeded();
+    }
+    made(&[("REQUESTS_CA_BUNDLE", secure.folder.path())]).succeeded();
+    made(&[("SSL_CERT_FILE", &right), ("REQUESTS_CA_BUNDLE", &wrong)]).succeeded();
+    made(&[("REQUESTS_CA_BUNDLE", &right), ("CURL_CA_BUNDLE", &wrong)]).succeeded();
+    assert_eq!(
+        made(&[("REQUESTS_CA_BUNDLE", &wrong)]).ended_with(1).stderr,
+        format!(
+            "error: cannot set up a client for {host}: the certificate authorities in {} cannot be read: \
+             there is no PEM certificate in it\n",
+            wrong.display()
         )
     );
 }

@@ -4,8 +4,11 @@
 #[path = "../../examples/carry.rs"]
 mod carry;
 
+use charon::reason::Reason;
+use charon::registry::Credentials;
 use charon::{MakePayload, PushPayload, RegistryOptions, make_payload, push_payload};
 
+use crate::access::{Locked, PASSWORD};
 use crate::image::{Image, Layer, Types};
 use crate::registry::{Registry, Software};
 
@@ -95,18 +98,24 @@ async fn a_plan_tells_before_the_first_byte_what_is_to_move_and_what_is_there() 
 }
 
 #[tokio::test]
-async fn the_example_of_the_documentation_carries_an_image() {
+async fn the_example_of_the_documentation_signs_in_and_carries_an_image() {
     let (source, target, image) = tokio::task::spawn_blocking(|| {
-        let source = Registry::start(Software::Distribution3);
+        let source = Locked::new(Software::Distribution3);
         let image = Image::new(Types::Docker, &[Layer::new("a", 1000)]);
-        image.push(&source, "river/ferry:1");
+        image.push(&source.registry, "river/ferry:1");
         (source, Registry::start(Software::Distribution3), image)
     })
     .await
     .unwrap();
     let folder = tempfile::tempdir().unwrap();
     let file = folder.path().join("carried.zip");
-    let arrived = carry::carry(source.host(), target.host(), "river/ferry:1", file).await.unwrap();
+    let carry = async |credentials: Option<Credentials>| {
+        let (source, target) = (source.entrance.host(), target.host());
+        carry::carry(source, target, "river/ferry:1", credentials.as_ref(), file.clone()).await
+    };
+    let refused = carry(None).await.unwrap_err();
+    assert_eq!(refused.reason(), Reason::AuthenticationFailed);
+    let arrived = carry(Some(Credentials::password("charon", PASSWORD))).await.unwrap();
     assert_eq!(arrived, ["river/ferry:1"]);
     tokio::task::spawn_blocking(move || image.assert_is_whole_in(&target, "river/ferry:1")).await.unwrap();
 }

@@ -136,6 +136,9 @@ async fn of_two_builds_of_one_file_the_younger_stalls_and_goes_on_when_the_other
     assert!(message.contains(&format!("{older:?}")) && message.contains("transfer/same.zip"), "{message}");
     assert_eq!(world.jobs().await.len(), 2);
 
+    // Whoever looks after them.
+    world.kill().await;
+    world.start().await;
     let path = |path: &str| json!({ "spec": { "output": { "persistentVolumeClaim": { "path": path } } } });
     world.patch::<PayloadBuild>(&older, path("other.zip")).await;
     let job = world.job_of_attempt::<PayloadBuild>(&younger, 1).await;

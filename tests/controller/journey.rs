@@ -159,6 +159,11 @@ async fn progress_is_told_and_no_answer_does_no_harm() {
         })
         .await;
 
+    let is_told = |event: &Event| event.reason.as_deref() == Some("ProgressUnknown");
+    let event = world.until_any::<Event>("of unknown progress", is_told).await;
+    let why = format!("pod {} does not answer (Connection refused", pod.name_any());
+    assert!(event.note.as_ref().is_some_and(|note| note.contains(&why)), "{event:?}");
+
     let answer = config(&pod);
     let answer = json!({
         "runId": answer.run_id, "nonce": answer.nonce, "stage": "Transferring",
@@ -167,6 +172,10 @@ async fn progress_is_told_and_no_answer_does_no_harm() {
     });
     let worker = axum::Router::new().route("/progress", axum::routing::get(|| async { axum::Json(answer) }));
     let listener = tokio::net::TcpListener::bind(("127.0.7.2", PROGRESS_PORT)).await.unwrap();
+    // It is asked on and on, and that it does not answer is told no more.
+    for _ in 0..4 {
+        drop(listener.accept().await.unwrap());
+    }
     tokio::spawn(async move { axum::serve(listener, worker).await });
     let status = world.until::<PayloadBuild>("app", "in progress", |status| status.progress.is_some()).await;
     let progress = status.progress.unwrap();
@@ -174,6 +183,10 @@ async fn progress_is_told_and_no_answer_does_no_harm() {
     assert_eq!(progress.last_error.as_deref(), Some("GET https://r.example/v2/x 503"));
     world.ends_for(&pod, Reason::Succeeded).await;
     world.until_ready::<PayloadBuild>("app", "True", "Succeeded").await;
+    let about = ListParams::default().fields("regarding.kind=PayloadBuild");
+    let events = world.api::<Event>().list(&about).await.unwrap().items;
+    let told: Vec<_> = events.iter().filter(|event| is_told(event)).collect();
+    assert!(told.len() == 1 && told[0].series.is_none(), "told more than once: {told:?}");
 }
 
 #[tokio::test]

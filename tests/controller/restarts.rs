@@ -76,24 +76,41 @@ async fn an_attempt_whose_job_was_not_made_yet_gets_it_from_the_successor() {
 
 #[tokio::test]
 async fn failures_and_waits_survive_the_controller() {
-    let mut world = World::new("wait").await;
+    let mut world = World::without_controller("wait").await;
     world.settings.pace.wait = std::time::Duration::from_secs(3);
-    world.kill().await;
+    world.settings.pace.again = world.settings.pace.wait;
     world.start().await;
     world.create::<PayloadImport>("waits", import_spec()).await;
     let job = world.job_of_attempt::<PayloadImport>("waits", 1).await;
     world.create::<PayloadBuild>("stalls", build_spec("python:3")).await;
     let denied = world.job_of_attempt::<PayloadBuild>("stalls", 1).await;
+    world.create::<PayloadBuild>("refused", build_to("python:3", "refused")).await;
+    let refused = world.job_of_attempt::<PayloadBuild>("refused", 1).await;
+    let mut upon = build_to("python:3", "upon");
+    upon["alreadyTransferred"] = json!({ "payloads": [{ "name": "nothing" }] });
+    world.create::<PayloadBuild>("upon", upon).await;
+    let awaits = world.until_ready::<PayloadBuild>("upon", "False", "WaitingForBase").await;
     world.ends_for(&world.pod_of(&job).await, Reason::SourceNotFound).await;
     world.ends_for(&world.pod_of(&denied).await, Reason::AccessDenied).await;
+    world.ends_for(&world.pod_of(&refused).await, Reason::AuthenticationFailed).await;
     world.until_ready::<PayloadImport>("waits", "False", "SourceNotFound").await;
+    world.until_ready::<PayloadBuild>("refused", "False", "AuthenticationFailed").await;
     let stalled = world.until_ready::<PayloadBuild>("stalls", "False", "AccessDenied").await;
     world.kill().await;
     world.start().await;
     let job = world.job_of_attempt::<PayloadImport>("waits", 2).await;
     world.ends_for(&world.pod_of(&job).await, Reason::Succeeded).await;
     world.until_ready::<PayloadImport>("waits", "True", "Succeeded").await;
-    assert_eq!(world.status::<PayloadBuild>("stalls").await, stalled, "nothing happened to it");
+    // Accounts are locked after so many tries: the second one is the last, whoever counts.
+    let job = world.job_of_attempt::<PayloadBuild>("refused", 2).await;
+    world.ends_for(&world.pod_of(&job).await, Reason::AuthenticationFailed).await;
+    let is_over = |status: &Status| brief(status, "Stalled") == "True/AuthenticationFailed";
+    let refused = run(&world.until::<PayloadBuild>("refused", "stalled", is_over).await);
+    assert_eq!((refused.attempt, refused.authentication_failures), (2, Some(2)));
+    for (name, before) in [("stalls", stalled), ("upon", awaits)] {
+        assert_eq!(world.status::<PayloadBuild>(name).await, before, "nothing happened to it");
+    }
+    assert_eq!(world.jobs().await.len(), 3);
 }
 
 #[tokio::test]

@@ -191,6 +191,23 @@ fn blanks_that_docker_charon_keeps_in_names_do_not_keep_its_payload_from_being_p
 }
 
 #[test]
+fn a_payload_of_docker_charons_has_no_digest_that_could_be_expected() {
+    let near = Near::new(Software::Distribution3);
+    let file = near.payload(Who::DockerCharon, &["top:1"]);
+    let (target, expected) = (far(Software::Distribution3, &[]), digest(&fs::read(&file).unwrap()));
+    let push = Who::Charon.pushes(&file, &target).arguments(["-q", "--expected-digest", &expected]);
+    let refused = push.run().ended_with(1);
+    assert_eq!(
+        refused.stderr,
+        format!(
+            "error: the payload has the digest none, since docker-charon made it, expected was {expected}; \
+             nothing was pushed: check which file was carried over\n"
+        )
+    );
+    assert_whole(&target, &[]);
+}
+
+#[test]
 fn a_piped_payload_of_docker_charons_is_stored_in_a_file_that_has_no_name() {
     let near = Near::new(Software::Distribution3);
     let payload = fs::read(near.payload(Who::DockerCharon, &["top:1"])).unwrap();

@@ -9,6 +9,7 @@
 #[allow(dead_code)]
 #[path = "../support/image.rs"]
 mod image;
+#[allow(dead_code)]
 #[path = "../support/payload.rs"]
 mod payload;
 #[allow(dead_code)]
@@ -24,6 +25,7 @@ mod proxy;
 mod stage;
 mod table;
 
+mod bench;
 mod crossing;
 mod far_names;
 mod make_payload;

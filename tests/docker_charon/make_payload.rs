@@ -16,6 +16,7 @@ fn make_payload_does_with_each_argument_what_the_documentation_says() {
     let insecure = |words| row("`-i`, `--insecure`", words);
     let user = |words| row("`-u`, `--username`; `-p`, `--password`", words);
     let variables = |words| row("`DOCKER_CHARON_USERNAME`, `DOCKER_CHARON_PASSWORD`", words);
+    let authorities = |words| row("`REQUESTS_CA_BUNDLE`, `CURL_CA_BUNDLE`", words);
     let other = |words| row("anything else", words);
     assert_section(
         "make-payload",
@@ -101,11 +102,11 @@ fn make_payload_does_with_each_argument_what_the_documentation_says() {
                 .deviates("what is no host is a mistake in the command line, of which the status is 2"),
             registry(&["top:1", "-i", "-r", "127.0.0.1:1", "-f", "new.zip"])
                 .slow()
-                .deviates("no file appears unless it is whole; charon tries for half a minute"),
+                .deviates("no file appears unless it is whole; charon tries for half a minute, and what is left, the next run goes on with"),
             insecure(&["top:1", "--insecure", "-r", "SOURCE", "-f", "new.zip"]).once(),
             insecure(&["top:1", "-i", "-i", "-r", "SOURCE", "-f", "new.zip"]).once(),
             insecure(&["top:1", "-r", "SOURCE", "-f", "new.zip"])
-                .deviates("no file appears unless it is whole"),
+                .deviates("as above"),
             user(&["top:1", "-r", "LOCKED", "-u", "charon", "-p", "PASSWORD", "-f", "new.zip"]),
             user(&["top:1", "-r", "LOCKED", "--username", "charon", "--password", "PASSWORD", "-f", "new.zip"]).once(),
             user(&["top:1", "-r", "LOCKED", "-u", "nobody", "-u", "charon", "-p", "wrong", "-p", "PASSWORD", "-f", "new.zip"])
@@ -119,6 +120,7 @@ fn make_payload_does_with_each_argument_what_the_documentation_says() {
             user(&["top:1", "-i", "-r", "SOURCE", "-u", "charon", "-f", "new.zip"])
                 .once()
                 .deviates("one without the other is a mistake in the command line, of which the status is 2"),
+            user(&["top:1", "-i", "-r", "SOURCE", "-p", "PASSWORD", "-f", "new.zip"]).once().deviates("as above"),
             variables(&["top:1", "-r", "LOCKED", "-f", "new.zip"])
                 .variable("DOCKER_CHARON_USERNAME", "charon")
                 .variable("DOCKER_CHARON_PASSWORD", "PASSWORD"),
@@ -133,9 +135,29 @@ fn make_payload_does_with_each_argument_what_the_documentation_says() {
             variables(&["top:1", "-i", "-r", "SOURCE", "-f", "new.zip"]).once()
                 .variable("DOCKER_CHARON_USERNAME", "")
                 .variable("DOCKER_CHARON_PASSWORD", ""),
+            variables(&["top:1", "-i", "-r", "SOURCE", "-f", "new.zip"]).once()
+                .variable("DOCKER_CHARON_USERNAME", "charon")
+                .deviates("one without the other is a mistake in the command line, of which the status is 2"),
+            variables(&["top:1", "-i", "-r", "SOURCE", "-f", "new.zip"]).once()
+                .variable("DOCKER_CHARON_PASSWORD", "PASSWORD")
+                .deviates("as above"),
+            row("`NETRC`, `~/.netrc`", &["top:1", "-r", "LOCKED", "-f", "new.zip"]).once()
+                .variable("NETRC", "netrc")
+                .deviates("what opens registries is in Docker's configuration; Python's requests reads this, too"),
+            authorities(&["top:1", "-r", "LOCKED", "-u", "charon", "-p", "PASSWORD", "-f", "new.zip"])
+                .variable("REQUESTS_CA_BUNDLE", "AUTHORITY"),
+            authorities(&["top:1", "-r", "LOCKED", "-u", "charon", "-p", "PASSWORD", "-f", "new.zip"]).once()
+                .variable("CURL_CA_BUNDLE", "AUTHORITY"),
+            authorities(&["top:1", "-r", "LOCKED", "-u", "charon", "-p", "PASSWORD", "-f", "new.zip"]).once()
+                .variable("SSL_CERT_FILE", "AUTHORITY")
+                .deviates("the variables of OpenSSL are read, too, and go before those of Python's requests"),
             other(&["--help"]).once(),
             other(&["top:1", "--nothing"]).once(),
             other(&["top:1", "-i", "-r"]).once(),
+            other(&["--show-completion", "bash"]).without_command()
+                .deviates("the command is `charon completion bash`"),
+            other(&["--install-completion", "bash"]).without_command()
+                .deviates("charon writes into nobody's home: `charon completion bash` prints the script"),
         ],
     );
 }

@@ -14,6 +14,7 @@ fn push_payload_does_with_each_argument_what_the_documentation_says() {
     let insecure = |words| row("`-i`, `--insecure`", words);
     let user = |words| row("`-u`, `--username`; `-p`, `--password`", words);
     let variables = |words| row("`DOCKER_CHARON_USERNAME`, `DOCKER_CHARON_PASSWORD`", words);
+    let authorities = |words| row("`REQUESTS_CA_BUNDLE`, `CURL_CA_BUNDLE`", words);
     let other = |words| row("anything else", words);
     assert_section(
         "push-payload",
@@ -34,9 +35,13 @@ fn push_payload_does_with_each_argument_what_the_documentation_says() {
             file(&["-i", "-r", "TARGET", "-f", "with-base.zip"])
                 .deviates("what can be whole is pushed and printed, and the status is 1; docker-charon stops at the first that cannot"),
             file(&["-i", "-r", "TARGET", "-f", "nothing.zip"]).once(),
+            file(&["-i", "-r", "TARGET", "-f", ""]).once()
+                .deviates("no file at all is a mistake in the command line, of which the status is 2"),
             file(&["-i", "-r", "TARGET", "-f", "no.zip"]).once(),
             file(&["-i", "-r", "TARGET", "-f", "truncated.zip"]).once(),
             file(&["-i", "-r", "TARGET"]),
+            file(&["-i", "-r", "TARGET"]).reading(Stdin::Terminal).once()
+                .deviates("nobody types a zip: it is a mistake in the command line, of which the status is 2"),
             file(&["-i", "-r", "TARGET"]).reading(Stdin::Pipe("truncated.zip")),
             strict(&["-s", "-i", "-r", "TARGET", "-f", "two.zip"]).once(),
             strict(&["-s", "-i", "-r", "TARGET", "-f", "with-base.zip"]).far(&["base:1"]),
@@ -48,6 +53,8 @@ fn push_payload_does_with_each_argument_what_the_documentation_says() {
             registry(&["-i", "--registry", "TARGET", "-f", "two.zip"]).once(),
             registry(&["-i", "-r", "127.0.0.1:1", "-r", "TARGET/", "-f", "two.zip"]).once(),
             registry(&["-f", "two.zip"]).through_a_proxy(),
+            registry(&["-i", "-r", "", "-f", "two.zip"]).once()
+                .deviates("no registry at all is a mistake in the command line, of which the status is 2"),
             registry(&["-i", "-r", "http://TARGET", "-f", "two.zip"]).once()
                 .deviates("what is no host is a mistake in the command line, of which the status is 2"),
             registry(&["-i", "-r", "127.0.0.1:1", "-f", "two.zip"]).slow(),
@@ -62,6 +69,7 @@ fn push_payload_does_with_each_argument_what_the_documentation_says() {
             user(&["-i", "-r", "TARGET", "-u", "charon", "-f", "two.zip"])
                 .once()
                 .deviates("one without the other is a mistake in the command line, of which the status is 2"),
+            user(&["-i", "-r", "TARGET", "-p", "PASSWORD", "-f", "two.zip"]).once().deviates("as above"),
             variables(&["-r", "LOCKED", "-f", "two.zip"])
                 .variable("DOCKER_CHARON_USERNAME", "charon")
                 .variable("DOCKER_CHARON_PASSWORD", "PASSWORD"),
@@ -72,6 +80,19 @@ fn push_payload_does_with_each_argument_what_the_documentation_says() {
                 .variable("DOCKER_CHARON_USERNAME", "charon")
                 .variable("DOCKER_CHARON_PASSWORD", "PASSWORD")
                 .reading(Stdin::Pipe("two.zip")),
+            variables(&["-i", "-r", "TARGET", "-f", "two.zip"]).once()
+                .variable("DOCKER_CHARON_USERNAME", "charon")
+                .deviates("one without the other is a mistake in the command line, of which the status is 2"),
+            variables(&["-i", "-r", "TARGET", "-f", "two.zip"]).once()
+                .variable("DOCKER_CHARON_PASSWORD", "PASSWORD")
+                .deviates("as above"),
+            authorities(&["-r", "LOCKED", "-u", "charon", "-p", "PASSWORD", "-f", "two.zip"])
+                .variable("REQUESTS_CA_BUNDLE", "AUTHORITY"),
+            authorities(&["-r", "LOCKED", "-u", "charon", "-p", "PASSWORD", "-f", "two.zip"]).once()
+                .variable("CURL_CA_BUNDLE", "AUTHORITY"),
+            authorities(&["-r", "LOCKED", "-u", "charon", "-p", "PASSWORD", "-f", "two.zip"]).once()
+                .variable("SSL_CERT_FILE", "AUTHORITY")
+                .deviates("the variables of OpenSSL are read, too, and go before those of Python's requests"),
             other(&["--help"]).once(),
             other(&["two.zip", "-i", "-r", "TARGET"]).once(),
         ],

@@ -1,6 +1,6 @@
 //! Where the two programs play: the registries, the payloads, and what is seen of a run.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::fmt;
 use std::fs::{self, File};
 use std::path::Path;
@@ -96,8 +96,10 @@ pub(crate) struct Outcome {
     /// The exit status; none where the run was ended.
     status: Option<i32>,
     stdout: Written,
-    /// `new.zip`.
+    /// `new.zip`, or `old.zip` if it is another now.
     file: Written,
+    /// What else it left in its folder, which is its home, too.
+    left: BTreeSet<String>,
     /// The images that the target has afterwards.
     registry: Option<BTreeMap<String, String>>,
     /// Whom a proxy was asked for.
@@ -120,6 +122,7 @@ impl Written {
             (_, Ok(payload)) => Self::Payload(payload),
             (_, Err(_)) => match std::str::from_utf8(bytes) {
                 Ok(text) if text.contains("Usage:") => Self::Text("its help".to_owned()),
+                Ok(text) if text.contains("COMPREPLY") => Self::Text("a script".to_owned()),
                 Ok(text) if !text.contains("PK\x03\x04") => Self::Text(text.to_owned()),
                 _ => Self::Broken(bytes.starts_with(b"PK\x03\x04")),
             },
@@ -146,6 +149,8 @@ impl Stage {
         let two = fs::read(stage.payload("two.zip")).unwrap();
         fs::write(stage.payload("truncated.zip"), &two[..two.len() / 2]).unwrap();
         fs::write(stage.payload("no.zip"), "a letter").unwrap();
+        let netrc = format!("machine 127.0.0.1 login charon password {PASSWORD}\n");
+        fs::write(stage.payload("netrc"), netrc).unwrap();
         stage
     }
 
@@ -161,6 +166,7 @@ impl Stage {
             fs::hard_link(entry.path(), folder.path().join(entry.file_name())).unwrap();
         }
         fs::write(folder.path().join("old.zip"), "something old").unwrap();
+        let before = files(folder.path());
         let target = row.is_push().then(|| self.target(row));
         let is_asked_for = |entrance| row.words().any(|word| word.contains(entrance));
         let locked =
@@ -177,25 +183,26 @@ impl Stage {
             })
             .collect();
         let words: Vec<&str> = words.iter().map(String::as_str).collect();
-        let mut program = match row.stdout {
-            Stdout::Terminal => {
-                // script gives its command a terminal.
-                let command = format!("{} {}", who.command(), words.join(" "));
-                tool("script", ["--quiet", "--return", "--command", command.as_str(), "/dev/null"])
-                    .variable("SHELL", path_of("sh"))
-            }
-            Stdout::Pipe | Stdout::File => who.program(&words),
+        let mut program = if row.has_terminal() {
+            // script gives its command a terminal, for all of its streams.
+            let command = format!("{} {}", who.command(), words.join(" "));
+            tool("script", ["--quiet", "--return", "--command", command.as_str(), "/dev/null"])
+                .variable("SHELL", path_of("sh"))
+        } else {
+            who.program(&words)
         };
-        program = program.in_folder(folder.path());
-        // Python's requests and charon look for authorities in different places.
-        for name in ["REQUESTS_CA_BUNDLE", "SSL_CERT_FILE"] {
-            program = program.variable(name, self.keys.file("authority.pem"));
+        program = program.in_folder(folder.path()).variable("HOME", folder.path());
+        let authority = self.keys.file("authority.pem");
+        if !row.variables.iter().any(|(_, value)| *value == "AUTHORITY") {
+            // One word changes, and no variable.
+            program = program.variable("REQUESTS_CA_BUNDLE", &authority);
         }
         for (name, value) in &row.variables {
-            program = program.variable(name, value.replace("PASSWORD", PASSWORD));
+            let value = value.replace("PASSWORD", PASSWORD).replace("AUTHORITY", &authority);
+            program = program.variable(name, value);
         }
         program = match row.stdin {
-            Stdin::Nothing => program,
+            Stdin::Nothing | Stdin::Terminal => program,
             Stdin::Pipe(file) => program.fed(fs::read(self.payload(file)).unwrap()),
             Stdin::File(file) => program.reading(File::open(self.payload(file)).unwrap()),
         };
@@ -212,25 +219,42 @@ impl Stage {
                 status: None,
                 stdout: Written::Nothing,
                 file: Written::Nothing,
+                left: BTreeSet::new(),
                 registry: None,
                 asked,
             };
         }
         let ended = program.run();
-        let file = |name| fs::read(folder.path().join(name)).ok().filter(|bytes| bytes != b"something old");
+        let file = |name| {
+            let bytes = fs::read(folder.path().join(name)).ok().filter(|bytes| bytes != b"something old");
+            bytes.map(|bytes| (name, bytes))
+        };
         let file = file("new.zip").or_else(|| file("old.zip"));
-        let stdout = match (&ended.stdout, row.stdout) {
+        let mut left: BTreeSet<String> = files(folder.path()).difference(&before).cloned().collect();
+        left.remove("new.zip");
+        if let Some((name, _)) = file.as_ref().filter(|_| who == Who::Charon && row.stdout != Stdout::File) {
+            // The documentation tells of it once, and not in each row.
+            let bill = format!("{name}.bill.json");
+            assert!(left.remove(&bill), "{bill} is not beside the payload, but {left:?}");
+        }
+        let stdout = if !row.has_terminal() {
+            let text = String::from_utf8(ended.stdout);
+            let home = folder.path().to_string_lossy();
+            text.map_or_else(
+                |error| Written::of(error.as_bytes()),
+                |text| Written::of(text.replace(home.as_ref(), "HOME").as_bytes()),
+            )
+        } else if ended.stdout.windows(4).any(|bytes| bytes == b"PK\x03\x04") {
+            Written::Broken(true)
+        } else {
             // Standard error is on the terminal, too.
-            (bytes, Stdout::Terminal) if !bytes.windows(4).any(|bytes| bytes == b"PK\x03\x04") => {
-                Written::Nothing
-            }
-            (_, Stdout::Terminal) => Written::Broken(true),
-            (bytes, _) => Written::of(bytes),
+            Written::Nothing
         };
         Outcome {
             status: ended.status,
             stdout,
-            file: file.map_or(Written::Nothing, |bytes| Written::of(&bytes)),
+            file: file.map_or(Written::Nothing, |(_, bytes)| Written::of(&bytes)),
+            left,
             registry: target.as_ref().map(content::images),
             asked: None,
         }
@@ -244,6 +268,21 @@ impl Stage {
         }
         target
     }
+}
+
+/// All files of a folder and of those in it.
+fn files(folder: &Path) -> BTreeSet<String> {
+    let mut files = BTreeSet::new();
+    for entry in fs::read_dir(folder).unwrap() {
+        let entry = entry.unwrap();
+        let name = entry.file_name().into_string().unwrap();
+        if entry.file_type().unwrap().is_dir() {
+            files.extend(self::files(&entry.path()).into_iter().map(|file| format!("{name}/{file}")));
+        } else {
+            files.insert(name);
+        }
+    }
+    files
 }
 
 impl Keys {
@@ -299,7 +338,9 @@ impl fmt::Display for Outcome {
         }
         match &self.stdout {
             Written::Nothing => {}
-            Written::Text(text) if text == "its help" => parts.push(text.clone()),
+            Written::Text(text) if ["its help", "a script"].contains(&text.as_str()) => {
+                parts.push(text.clone());
+            }
             Written::Text(text) => parts.push(format!("prints {}", lines(text))),
             Written::Payload(payload) => parts.push(format!("standard output: {payload}")),
             Written::Broken(true) => parts.push("standard output: bytes of a zip".to_owned()),
@@ -311,6 +352,10 @@ impl fmt::Display for Outcome {
             Written::Nothing => {}
             Written::Payload(payload) => parts.push(format!("file: {payload}")),
             Written::Text(_) | Written::Broken(_) => parts.push("file: a zip without content".to_owned()),
+        }
+        if !self.left.is_empty() {
+            let left: Vec<String> = self.left.iter().map(|file| format!("`{file}`")).collect();
+            parts.push(format!("leaves {}", left.join(", ")));
         }
         if let Some(images) = &self.registry {
             let images: Vec<String> = images.keys().map(|name| format!("`{name}`")).collect();

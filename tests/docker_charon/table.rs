@@ -34,6 +34,7 @@ pub(crate) enum Stdin {
     Nothing,
     Pipe(&'static str),
     File(&'static str),
+    Terminal,
 }
 
 #[derive(Clone, Copy, PartialEq, Eq)]
@@ -44,8 +45,8 @@ pub(crate) enum Stdout {
 }
 
 impl Row {
-    /// A row about `argument`: `words` without the command, with SOURCE, TARGET, LOCKED, PLAIN, PASSWORD and DIGEST in
-    /// place of what they are in the run.
+    /// A row about `argument`: `words` without the command, with SOURCE, TARGET, LOCKED, PLAIN, PASSWORD, DIGEST and
+    /// AUTHORITY in place of what they are in the run.
     pub(crate) fn new(command: &'static str, argument: &'static str, words: &'static [&'static str]) -> Self {
         Self {
             argument,
@@ -101,6 +102,12 @@ impl Row {
         self.once()
     }
 
+    /// The words are all that is typed.
+    pub(crate) fn without_command(mut self) -> Self {
+        self.command = "";
+        self.once()
+    }
+
     /// The two do not do the same, and why.
     pub(crate) fn deviates(mut self, why: &'static str) -> Self {
         self.deviation = Some(why);
@@ -111,8 +118,13 @@ impl Row {
         self.command == "push-payload"
     }
 
+    pub(crate) fn has_terminal(&self) -> bool {
+        self.stdin == Stdin::Terminal || self.stdout == Stdout::Terminal
+    }
+
     pub(crate) fn words(&self) -> impl Iterator<Item = &str> {
-        std::iter::once(self.command).chain(self.words.iter().copied())
+        let command = Some(self.command).filter(|command| !command.is_empty());
+        command.into_iter().chain(self.words.iter().copied())
     }
 
     /// The command line as people type it.
@@ -126,7 +138,7 @@ impl Row {
         let words = self.words.iter().map(|word| quoted(word)).collect::<Vec<_>>().join(" ");
         let mut typed = format!("{}{words}", variables.collect::<String>());
         match self.stdin {
-            Stdin::Nothing => {}
+            Stdin::Nothing | Stdin::Terminal => {}
             Stdin::Pipe(file) => typed = format!("cat {file} \\| … {typed}"),
             Stdin::File(file) => typed = format!("{typed} < {file}"),
         }
@@ -135,8 +147,14 @@ impl Row {
             Stdout::File => typed += " > new.zip",
         }
         let mut typed = format!("`{}`", typed.trim());
+        if self.stdin == Stdin::Terminal {
+            typed += ", standard input a terminal";
+        }
         if self.stdout == Stdout::Terminal {
             typed += ", standard output a terminal";
+        }
+        if self.command.is_empty() {
+            typed += ", without a command";
         }
         if !self.far.is_empty() {
             let images: Vec<String> = self.far.iter().map(|image| format!("`{image}`")).collect();

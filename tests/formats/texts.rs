@@ -3,9 +3,12 @@
 use std::fmt::Write as _;
 use std::fs;
 
+use charon::payload::{MissingImage, ReferrerPlan};
+use charon::reason::Reason;
+
 use crate::golden::file;
 use crate::image::{Image, Layer, Types};
-use crate::payload::payload;
+use crate::payload::{manifest_of, payload, payload_of, plan};
 use crate::program::{Program, charon, tool};
 use crate::registry::{Registry, Software};
 use crate::verify::{docker_charons, manifest};
@@ -104,6 +107,83 @@ fn inspect_tells_what_is_in_a_payload_of_each_kind() {
             insta::assert_snapshot!("inspect_json", said(inspect(&["--json"]), &[]));
         }
     }
+}
+
+#[test]
+fn inspect_tells_what_belongs_to_images_what_they_are_called_and_what_is_left_out() {
+    let folder = tempfile::tempdir().unwrap();
+    let image = Image::new(Types::Docker, &[Layer::new("one", 1_500_000)]);
+    let signature = Image::attestation(&image);
+    let platforms =
+        ["amd64", "arm64"].map(|name| Image::for_platform(Types::Oci, name, &[Layer::new(name, 1000)]));
+    let index = Image::index(Types::Oci, &platforms);
+
+    let mut signed = plan("app:1", &image, None);
+    signed.referrers = vec![ReferrerPlan {
+        manifest: manifest_of(&signature),
+        subject: image.digest.parse().unwrap(),
+        tag: None,
+        children: Vec::new(),
+    }];
+    let mut chosen = plan("app:1", &index, None);
+    chosen.platforms = vec!["linux/amd64".parse().unwrap()];
+    chosen.omitted = vec![platforms[1].digest.parse().unwrap()];
+    chosen.manifests = vec![manifest_of(&platforms[0]), manifest_of(&index)];
+    let mut renamed = plan("app:1", &image, None);
+    renamed.far_name = Some("river/ferry:2".parse().unwrap());
+    let missing = MissingImage {
+        name: "gone:1".to_owned(),
+        reference: "docker.io/library/gone:1".to_owned(),
+        reason: Reason::ImageNotFound.to_string(),
+    };
+    for (name, bytes) in [
+        ("signed", payload_of(&[signed], &[&image, &signature], Vec::new())),
+        ("platforms", payload_of(&[chosen], &[&platforms[0]], Vec::new())),
+        ("renamed", payload_of(&[renamed], &[&image], Vec::new())),
+        ("missing", payload_of(&[plan("app:1", &image, None)], &[&image], vec![missing])),
+    ] {
+        fs::write(folder.path().join("payload.zip"), bytes).unwrap();
+        let inspect = charon(["inspect", "payload.zip"]).in_folder(folder.path());
+        insta::assert_snapshot!(format!("inspect_{name}"), said(inspect, &[]));
+    }
+}
+
+#[test]
+fn what_would_be_done_is_told_in_a_table() {
+    let [source, target] = [(); 2].map(|()| Registry::start(Software::Distribution3));
+    let layers = ["base", "top", "apart", "over"].map(|name| Layer::new(name, 1000));
+    let [base, top, apart, over] = [&layers[..1], &layers[..2], &layers[2..3], &layers[2..]]
+        .map(|layers| Image::new(Types::Docker, layers));
+    for (image, name) in [(&base, "base:1"), (&top, "top:1"), (&apart, "apart:1"), (&over, "over:1")] {
+        image.push(&source, name);
+    }
+    base.push(&target, "base:1");
+    let folder = tempfile::tempdir().unwrap();
+    let words = [(source.host(), "SOURCE"), (target.host(), "TARGET")];
+    let run = |arguments: &[&str]| {
+        let text = said(charon(arguments).arguments(["-q"]).in_folder(folder.path()), &words);
+        let lines = text.lines().map(|line| {
+            // The room that this machine has, and what follows from the port of the source.
+            without(&without(line, "room              ", "\n"), "payload digest    ", "\n")
+        });
+        lines.collect::<Vec<_>>().join("\n")
+    };
+    let make = [
+        "make-payload",
+        "base:1,top:1,apart:1,over:1,gone:1",
+        "-a",
+        "apart:1",
+        "--allow-missing",
+        "-i",
+        "-r",
+        source.host(),
+        "-f",
+        "new.zip",
+    ];
+    insta::assert_snapshot!("dry_run_of_make_payload", run(&[&make[..], &["--dry-run"]].concat()));
+    charon(make).in_folder(folder.path()).run().succeeded();
+    let push = ["push-payload", "-i", "-r", target.host(), "-f", "new.zip", "--dry-run"];
+    insta::assert_snapshot!("dry_run_of_push_payload", run(&push));
 }
 
 #[test]

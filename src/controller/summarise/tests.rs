@@ -1,5 +1,6 @@
 //! The table of the conditions, and what always holds of them.
 
+use std::fmt::Write as _;
 use std::time::Duration;
 
 use proptest::prelude::*;
@@ -60,91 +61,146 @@ fn brief(status: &Status) -> [String; 3] {
     })
 }
 
-#[test]
-fn the_conditions_are_those_of_the_table() {
+/// What may be the case, and what Ready, Reconciling and Stalled say then.
+fn situations() -> Vec<(&'static str, Run, Verdict, [&'static str; 3])> {
     let working = Verdict::Working("pod p is at work".into());
     let secret = Verdict::NotStarting(Failure::new(Reason::SecretNotFound, "no secret"));
     let superseding = Verdict::Superseding("pod p must end".into());
     let due = Verdict::Retrying(later(300));
-    for (situation, run, verdict, expected) in [
-        ("working, nothing failed yet", run(), &working, ["Unknown/Progressing", "True/Progressing", ""]),
-        ("cannot start", run(), &secret, ["False/SecretNotFound", "True/Progressing", ""]),
+    vec![
+        (
+            "working, nothing failed yet",
+            run(),
+            working.clone(),
+            ["Unknown/Progressing", "True/Progressing", ""],
+        ),
+        ("cannot start", run(), secret.clone(), ["False/SecretNotFound", "True/Progressing", ""]),
         (
             "trying again after a passing failure",
             failed(Reason::ImageNotFound),
-            &working,
+            working.clone(),
             ["False/ImageNotFound", "True/ProgressingWithRetry", ""],
         ),
         (
             "cannot start again",
             failed(Reason::ImageNotFound),
-            &secret,
+            secret.clone(),
             ["False/SecretNotFound", "True/ProgressingWithRetry", ""],
         ),
         (
             "waiting for the source",
             ended(Reason::SourceNotFound, Reason::SourceNotFound),
-            &due,
+            due.clone(),
             ["False/SourceNotFound", "True/SourceNotFound", ""],
         ),
         (
             "waiting for the second and last try",
             ended(Reason::AuthenticationFailed, Reason::AuthenticationFailed),
-            &due,
+            due.clone(),
             ["False/AuthenticationFailed", "True/ProgressingWithRetry", ""],
         ),
-        ("waiting for the old pod", run(), &superseding, ["False/Superseded", "True/Superseded", ""]),
+        ("waiting for the old pod", run(), superseding.clone(), ["False/Superseded", "True/Superseded", ""]),
         (
             "waiting for the old pod after a failure",
             failed(Reason::RateLimited),
-            &superseding,
+            superseding.clone(),
             ["False/RateLimited", "True/Superseded", ""],
         ),
-        ("done", run(), &Verdict::Succeeded, ["True/Succeeded", "", ""]),
-        ("bad spec", run(), &Verdict::Invalid("no".into()), ["False/InvalidSpec", "", "True/InvalidSpec"]),
+        ("done", run(), Verdict::Succeeded, ["True/Succeeded", "", ""]),
+        ("bad spec", run(), Verdict::Invalid("no".into()), ["False/InvalidSpec", "", "True/InvalidSpec"]),
         (
             "an older build of the same file",
             run(),
-            &Verdict::Conflict("no".into()),
+            Verdict::Conflict("no".into()),
             ["False/OutputConflict", "", "True/OutputConflict"],
         ),
-        ("suspended", run(), &Verdict::Suspended("so".into()), ["False/Suspended", "", ""]),
+        (
+            "an earlier payload is not there yet",
+            run(),
+            Verdict::AwaitingBase("PayloadBuild b is not Ready".into()),
+            ["False/WaitingForBase", "True/WaitingForBase", ""],
+        ),
+        ("suspended", run(), Verdict::Suspended("so".into()), ["False/Suspended", "", ""]),
         (
             "denied",
             ended(Reason::AccessDenied, Reason::AccessDenied),
-            &Verdict::Stalled,
+            Verdict::Stalled,
             ["False/AccessDenied", "", "True/AccessDenied"],
         ),
         (
             "attempts spent",
             ended(Reason::WorkerOutOfMemory, Reason::BackoffLimitExceeded),
-            &Verdict::Stalled,
+            Verdict::Stalled,
             ["False/WorkerOutOfMemory", "", "True/BackoffLimitExceeded"],
         ),
         (
             "put out too often",
             ended(Reason::WorkerEvicted, Reason::WorkerEvicted),
-            &Verdict::Stalled,
+            Verdict::Stalled,
             ["False/WorkerEvicted", "", "True/WorkerEvicted"],
         ),
         (
             "time spent",
             ended(Reason::SourceNotFound, Reason::DeadlineExceeded),
-            &Verdict::Stalled,
+            Verdict::Stalled,
             ["False/SourceNotFound", "", "True/DeadlineExceeded"],
         ),
         (
             "time spent, and nothing had failed",
             Run { last_failure: None, ..ended(Reason::SourceNotFound, Reason::DeadlineExceeded) },
-            &Verdict::Stalled,
+            Verdict::Stalled,
             ["False/DeadlineExceeded", "", "True/DeadlineExceeded"],
         ),
-    ] {
-        let status = summary(&Status::default(), &run, verdict, false, NOW);
+    ]
+}
+
+#[test]
+fn the_conditions_are_those_of_the_table() {
+    for (situation, run, verdict, expected) in situations() {
+        let status = summary(&Status::default(), &run, &verdict, false, NOW);
         assert_eq!(brief(&status), expected.map(String::from), "{situation}");
         assert_eq!(status.observed_generation, Some(1));
         assert!(status.conditions.iter().all(|condition| condition.observed_generation == Some(1)));
     }
+}
+
+#[test]
+fn the_words_of_the_conditions_are_those_that_were_reviewed() {
+    let mut told = String::new();
+    let mut tell = |what: &str, status: &Status| {
+        writeln!(told, "{what}").unwrap();
+        for Condition { type_, status, reason, message, .. } in &status.conditions {
+            writeln!(told, "  {type_}={status}/{reason}: {message}").unwrap();
+        }
+    };
+    for (situation, run, verdict, _) in situations() {
+        tell(situation, &summary(&Status::default(), &run, &verdict, false, NOW));
+    }
+    let corrupt = ended(Reason::PayloadCorrupt, Reason::PayloadCorrupt);
+    tell("corrupt", &summary(&Status::default(), &corrupt, &Verdict::Stalled, true, NOW));
+    let payload = PayloadSummary {
+        digest: Some(Digest::sha256(b"")),
+        file_digest: None,
+        size_bytes: 12_345_678,
+        format_version: 1,
+        images: 3,
+        blobs: 1,
+        blobs_reused: 0,
+    };
+    let good = Outcome { reason: Reason::Succeeded, payload: Some(payload), ..outcome(0) };
+    let done = Run { completion_time: Some(Time(NOW)), ..run() };
+    let news = News { outcome: Some(&good), ..news(&done, &Verdict::Succeeded) };
+    tell("imported", &summarise(&Status::default(), &news));
+    let built = summarise(&Status::default(), &News { is_import: false, registry: None, ..news });
+    tell("built", &built);
+    let next = summary(&built, &run(), &Verdict::Working("pod p is at work".into()), false, NOW);
+    tell("built, and working on another", &next);
+    let (in_part, part) = (ended(Reason::MissingBase, Reason::MissingBase), Verdict::Stalled);
+    let result = ImportResult { images: 2, images_failed: 1, ..ImportResult::default() };
+    let failed = Outcome { reason: Reason::MissingBase, result: Some(result), ..outcome(1) };
+    let news = self::news(&in_part, &part);
+    tell("imported in part", &summarise(&Status::default(), &News { outcome: Some(&failed), ..news }));
+    insta::assert_snapshot!(told);
 }
 
 #[test]
@@ -261,7 +317,10 @@ fn ready_tells_what_was_left_out_and_what_has_another_digest() {
     };
     let built = Outcome { reason: Reason::Succeeded, payload: Some(summary), ..outcome(2) };
     let (told, status) = message(&built, false);
-    assert!(told.ends_with("1 B; without 2 that could not be had: see status.failures"), "{told}");
+    assert_eq!(
+        told,
+        "1 image is in claim/app.zip, 1 B; without 2 that could not be had: see status.failures"
+    );
     assert_eq!((status.failures.len(), status.failures_total), (2, Some(2)));
 
     let rewritten = contract::Rewritten { image: "a:1".into(), digest: Digest::sha256(b"") };
@@ -273,14 +332,18 @@ fn ready_tells_what_was_left_out_and_what_has_another_digest() {
     };
     let imported = Outcome { result: Some(result), failures: vec![], failures_total: 0, ..built };
     let (told, status) = message(&imported, true);
-    assert!(
-        told.contains("; 1 with another digest") && told.ends_with("see status.result.rewritten"),
-        "{told}"
+    assert_eq!(
+        told,
+        "1 image is in registry.infra, from claim/app.zip; 1 with another digest, since it takes no index without all its \
+         images: see status.result.rewritten"
     );
     let kept = ImportResult { images: 3, images_kept: 1, ..ImportResult::default() };
     let (told, kept) = message(&Outcome { result: Some(kept), ..imported }, true);
-    assert!(told.starts_with("3 images are in registry.infra, from "), "{told}");
-    assert!(told.ends_with("; 1 not pushed, since something else has the tag there and keeps it"), "{told}");
+    assert_eq!(
+        told,
+        "3 images are in registry.infra, from claim/app.zip; 1 not pushed, since something else has the tag there and \
+         keeps it"
+    );
     assert_eq!(
         (kept.result.unwrap().images_kept, kept.payload.unwrap().file_digest.is_some()),
         (Some(1), true)
