@@ -15,6 +15,7 @@ mod metrics;
 mod observe;
 mod outcome;
 mod progress;
+mod reach;
 mod reconcile;
 mod redact;
 mod rival;
@@ -52,6 +53,7 @@ use self::wish::Wish;
 use crate::api::{GROUP, PayloadBuild, PayloadImport, VERSION};
 
 pub use lease::LeaseTiming;
+pub use reach::{CaBundle, CaBundleError, OpenProxy, OpenProxyError, Reach, RegistryReach};
 pub use settings::{Pace, Settings, WorkerDefaults};
 
 /// The first pause after an error; it doubles with every further one.

@@ -25,7 +25,7 @@ use crate::reference::ReferenceError;
 use crate::registry::{RegistryError, Traffic};
 use crate::storage::StorageError;
 use contract::{
-    CONTRACT_VERSION, IMAGES_LIST, OBJECT_STORE_SECRETS, Outcome, PAYLOAD_MOUNT, PROGRESS_PORT,
+    CA_BUNDLE, CONTRACT_VERSION, IMAGES_LIST, OBJECT_STORE_SECRETS, Outcome, PAYLOAD_MOUNT, PROGRESS_PORT,
     PROXY_SECRETS, REGISTRY_SECRETS, RUN_CONFIG_PATH, RunConfig,
 };
 
@@ -87,6 +87,9 @@ pub struct Worker {
     /// The folder with the proxy's address and credentials
     #[arg(long, default_value = PROXY_SECRETS)]
     proxy_secrets: PathBuf,
+    /// Certificates of authorities for all registries and the object store
+    #[arg(long, default_value = CA_BUNDLE)]
+    ca_bundle: PathBuf,
     /// The list of images
     #[arg(long, default_value = IMAGES_LIST)]
     images_list: PathBuf,
@@ -156,6 +159,7 @@ impl Worker {
             registry_secrets: &self.registry_secrets,
             object_store_secrets: &self.object_store_secrets,
             proxy_secrets: &self.proxy_secrets,
+            ca_bundle: &self.ca_bundle,
             images_list: &self.images_list,
         };
         let outcome = Box::pin(run::run(&config, &folders, traffic, &progress)).await;

@@ -1,5 +1,6 @@
 use std::collections::BTreeMap;
 use std::net::SocketAddr;
+use std::path::PathBuf;
 use std::time::Duration;
 
 use serde::de::DeserializeOwned;
@@ -8,7 +9,9 @@ use tokio_util::sync::CancellationToken;
 
 use super::CliError;
 use crate::api::{SecretRef, Toleration, WorkerResources};
-use crate::controller::{self, LeaseTiming, Pace, Settings, WorkerDefaults};
+use crate::controller::{
+    self, CaBundle, LeaseTiming, OpenProxy, Pace, Reach, RegistryReach, Settings, WorkerDefaults,
+};
 
 /// Look after the PayloadBuilds and PayloadImports of a cluster
 #[derive(Debug, Clone, clap::Args)]
@@ -34,6 +37,18 @@ pub(super) struct ControllerArgs {
     /// Tolerations of worker pods, as JSON; a resource's own win
     #[arg(long, value_name = "JSON", value_parser = list::<Toleration>)]
     pub(super) worker_tolerations: Option<List<Toleration>>,
+    /// File with certificates of authorities (PEM) that workers trust for all registries and object stores
+    #[arg(long, value_name = "FILE")]
+    pub(super) worker_ca_bundle: Option<PathBuf>,
+    /// Proxy that workers reach registries and object stores by; a resource's own wins
+    #[arg(long, value_name = "URL")]
+    pub(super) worker_proxy: Option<OpenProxy>,
+    /// Hosts that workers reach without that proxy, separated by commas
+    #[arg(long, value_name = "HOSTS", requires = "worker_proxy")]
+    pub(super) worker_no_proxy: Option<String>,
+    /// Mirrors and plain HTTP of registries, as a JSON list of host, endpoint and insecure; a resource's own win
+    #[arg(long, value_name = "JSON", value_parser = RegistryReach::list)]
+    pub(super) worker_registries: Option<List<RegistryReach>>,
     /// Namespace to look after; by default all
     #[arg(long, value_name = "NAMESPACE")]
     pub(super) namespace: Option<String>,
@@ -66,6 +81,11 @@ pub(super) enum Ids {
 /// Looks after the cluster that the environment names until SIGTERM or SIGINT.
 pub(super) async fn run(args: ControllerArgs) -> Result<(), CliError> {
     let failed = |what: &str, error: &dyn std::error::Error| CliError::Failed(format!("{what}: {error}"));
+    let settings = args.into_settings();
+    if let Some(bundle) = &settings.worker.reach.ca_bundle {
+        // It is read again for each worker; what is wrong from the start is told at the start.
+        bundle.read().await.map_err(|error| CliError::Failed(error.to_string()))?;
+    }
     let client = kube::Client::try_default().await;
     let client = client.map_err(|error| failed("cannot find out how to reach the cluster", &error))?;
     let mut terminate =
@@ -73,7 +93,7 @@ pub(super) async fn run(args: ControllerArgs) -> Result<(), CliError> {
     let mut interrupt =
         signal(SignalKind::interrupt()).map_err(|error| failed("cannot wait for signals", &error))?;
     let stop = CancellationToken::new();
-    let running = controller::run(client, args.into_settings(), stop.clone());
+    let running = controller::run(client, settings, stop.clone());
     let signals = async {
         tokio::select! {
             _ = terminate.recv() => {}
@@ -102,6 +122,12 @@ impl ControllerArgs {
         worker.image_pull_secrets = self.worker_image_pull_secrets.unwrap_or_default();
         worker.node_selector = self.worker_node_selector.unwrap_or_default();
         worker.tolerations = self.worker_tolerations.unwrap_or_default();
+        let no_proxy = self.worker_no_proxy;
+        worker.reach = Reach {
+            ca_bundle: self.worker_ca_bundle.map(CaBundle::at),
+            proxy: self.worker_proxy.map(|proxy| proxy.except(no_proxy)),
+            registries: self.worker_registries.unwrap_or_default(),
+        };
         Settings {
             worker,
             // An empty value is what a chart gives for "not set".

@@ -42,6 +42,7 @@ mod hosts;
 mod interruption;
 mod kills;
 mod kinds;
+mod leftovers;
 mod library;
 mod mirrors;
 mod missing_base;

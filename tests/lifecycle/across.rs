@@ -1,0 +1,60 @@
+//! Charon on clusters that have no way out, or that somebody else has made.
+
+use crate::release::{Release, VERSION};
+use crate::world::{FAR, World, far_registry, run, variable};
+
+/// The image that `make image` builds.
+const IMAGE: &str = "target/charon.tar";
+
+fn crane_digest(image: &str) -> String {
+    run("crane", &["digest", "--insecure", image], None)
+}
+
+#[test]
+fn what_the_bootstrap_makes_is_pushed_by_its_program_and_installed_from_there() {
+    far_registry();
+    let folder = tempfile::tempdir().unwrap();
+    let at = |name: &str| folder.path().join(name).to_str().unwrap().to_owned();
+    let said = run("charts/bootstrap", &[IMAGE, &variable("CHARON_BIN"), &at("carried")], None);
+    for name in ["charon.local/charon:", "charon.local/charts/charon:"] {
+        assert!(said.contains(&format!("{name}{VERSION}")), "{said}");
+    }
+
+    // On the far side there is what was carried, and no name is known but the registry's.
+    let (program, payload) = (at("carried/charon"), at(&format!("carried/charon-{VERSION}.zip")));
+    run(&program, &["verify", &payload], None);
+    run(&program, &["push-payload", "--registry", FAR, "--insecure", "--file", &payload], None);
+    let chart = format!("oci://{FAR}/charts/charon");
+    run("helm", &["pull", &chart, "--version", VERSION, "--plain-http", "--untar", "-d", &at("pulled")], None);
+    run("diff", &["-r", "charts/charon", &at("pulled/charon")], None);
+
+    let registry = format!("global.imageRegistry={FAR}");
+    let options = ["--version", VERSION, "--plain-http", "--set", &registry];
+    let release = Release::install(&chart, &options);
+    release.until_ready();
+    let image = run("kubectl", &["-n", "charon", "get", "pods", "-o", "jsonpath={..containerStatuses..image}"], None);
+    assert!(image.contains(&format!("{FAR}/charon:{VERSION}")), "{image}");
+}
+
+#[test]
+fn the_demo_runs_on_a_cluster_that_is_there_and_leaves_it_as_it_was() {
+    far_registry();
+    let image = format!("{FAR}/charon:{VERSION}");
+    run("crane", &["push", "--insecure", IMAGE, &image], None);
+    // A claim that says nothing gets the newest default class: one that has a volume for it.
+    let class = World::alone("newest");
+    class.late_claim("unused");
+    class.kubectl(&["delete", "pvc", "unused"]);
+    let name = "late-newest";
+    let default = "storageclass.kubernetes.io/is-default-class=true";
+    run("kubectl", &["annotate", "storageclass", name, default], None);
+
+    let far = format!("http://{FAR}");
+    let variables = ["CLUSTER=current", &format!("IMAGE=http://{image}"), &format!("REGISTRY={far}")];
+    let said = run("make", &[&["--no-print-directory", "demo"], variables.as_slice()].concat(), None);
+    run("kubectl", &["delete", "storageclass", name], None);
+    assert!(said.contains(&format!("charon {VERSION}")), "{said}");
+    assert_eq!(crane_digest(&format!("{FAR}/charon-demo/charon:{VERSION}")), crane_digest(&image));
+    let left = run("kubectl", &["get", "namespaces,crd", "-o", "name"], None);
+    assert!(!left.contains("charon-demo") && !left.contains("charon.dev"), "{left}");
+}
