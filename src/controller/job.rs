@@ -22,8 +22,9 @@ use crate::api::{ObjectStore, SecretRef, Toleration};
 use crate::digest::Digest;
 use crate::object_location::Provider;
 use crate::worker::contract::{
-    BuildWork, CA_BUNDLE, CA_BUNDLE_ANNOTATION, CONTRACT_VERSION, IMAGES_LIST, OBJECT_STORE_SECRETS, PAYLOAD_MOUNT, PROGRESS_PORT,
-    PROXY_SECRETS, REGISTRY_SECRETS, RUN_ANNOTATION, RUN_CONFIG_PATH, RunConfig, Work,
+    BuildWork, CA_BUNDLE, CA_BUNDLE_ANNOTATION, CONTRACT_VERSION, IMAGES_LIST, OBJECT_STORE_SECRETS,
+    PAYLOAD_MOUNT, PROGRESS_PORT, PROXY_SECRETS, REGISTRY_SECRETS, RUN_ANNOTATION, RUN_CONFIG_PATH,
+    RunConfig, Work,
 };
 
 /// The worker's container.

@@ -96,7 +96,9 @@ pub enum OpenProxyError {
     #[error(transparent)]
     Proxy(#[from] ProxyError),
     /// It would be told to everybody.
-    #[error("it has a user or a password, which all could read; name a Secret by spec.proxySecretRef instead")]
+    #[error(
+        "it has a user or a password, which all could read; name a Secret by spec.proxySecretRef instead"
+    )]
     Credentials,
 }
 
@@ -163,7 +165,9 @@ fn checked(path: &Path, bytes: Vec<u8>) -> Result<String, CaBundleError> {
     let is_certificates = |found: Vec<reqwest::Certificate>| !found.is_empty();
     match String::from_utf8(bytes) {
         Ok(pem) if pem.contains("PRIVATE KEY") => Err(CaBundleError::PrivateKey(path)),
-        Ok(pem) if reqwest::Certificate::from_pem_bundle(pem.as_bytes()).is_ok_and(is_certificates) => Ok(pem),
+        Ok(pem) if reqwest::Certificate::from_pem_bundle(pem.as_bytes()).is_ok_and(is_certificates) => {
+            Ok(pem)
+        }
         _ => Err(CaBundleError::NoCertificate(path)),
     }
 }
@@ -247,7 +251,8 @@ mod tests {
 
         // What a resource mounts for a registry is found by its place in the list.
         let quay = json!({ "host": "quay.io", "insecure": false });
-        let own = json!([{ "host": "quay.io" }, { "host": "LAB.corp:5000", "certSecretRef": { "name": "ca" } }]);
+        let own =
+            json!([{ "host": "quay.io" }, { "host": "LAB.corp:5000", "certSecretRef": { "name": "ca" } }]);
         let lab_of_all = json!({ "host": "LAB.corp:5000", "insecure": true, "certificates": "ca" });
         assert_eq!(of_build(&reach, own), json!([quay, lab_of_all, mirror]));
 
@@ -321,8 +326,11 @@ mod tests {
         let pem = "-----BEGIN CERTIFICATE-----\nMAA=\n-----END CERTIFICATE-----\n";
         for (text, words) in [
             ("corp\n".to_owned(), "holds no certificate in PEM"),
-            (format!("{pem}-----BEGIN PRIVATE KEY-----\nMAA=\n-----END PRIVATE KEY-----\n"), "holds a private key"),
-            (pem.repeat(1000), "has 59 KiB, and a pod can be given 32"),
+            (
+                format!("{pem}-----BEGIN PRIVATE KEY-----\nMAA=\n-----END PRIVATE KEY-----\n"),
+                "holds a private key",
+            ),
+            (pem.repeat(1000), "has 58 KiB, and a pod can be given 32"),
         ] {
             std::fs::write(&file, text).unwrap();
             assert!(told().await.contains(words), "{}", told().await);

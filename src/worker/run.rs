@@ -341,12 +341,11 @@ fn mounted(file: &Path) -> Result<Option<Vec<u8>>, Refusal> {
 fn proxy(by: &ProxyAccess, secrets: &Path) -> Result<Proxy, Refusal> {
     match by {
         ProxyAccess::Secret(name) => secret_proxy(name, secrets),
-        ProxyAccess::Open { address, no_proxy } => {
-            Proxy::new(address, None, None, no_proxy.as_deref()).map_err(|error| {
+        ProxyAccess::Open { address, no_proxy } => Proxy::new(address, None, None, no_proxy.as_deref())
+            .map_err(|error| {
                 let message = format!("the address of the proxy for all namespaces is wrong: {error}");
                 Refusal::new(Reason::InvalidSpec, message)
-            })
-        }
+            }),
     }
 }
 

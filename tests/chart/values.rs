@@ -171,7 +171,10 @@ fn a_mistake_in_the_values_is_told_with_its_place() {
         ("worker: {proxy: {address: 'http://charon:obolus@proxy'}}", "/worker/proxy/address"),
         ("worker: {proxy: {address: proxy}}", "/worker/proxy/address"),
         ("worker: {registries: [{endpoint: mirror}]}", "host"),
-        ("worker: {registries: [{host: docker.io, endpoint: 'https://mirror'}]}", "/worker/registries/0/endpoint"),
+        (
+            "worker: {registries: [{host: docker.io, endpoint: 'https://mirror'}]}",
+            "/worker/registries/0/endpoint",
+        ),
         ("worker: {registries: [{host: docker.io, secretRef: {name: pull}}]}", "secretRef"),
         ("metrics: {serviceMonitor: true}", "/metrics/serviceMonitor"),
         ("metrics: {serviceMonitor: {interval: 30s}}", "interval"),

@@ -89,7 +89,8 @@ impl Pod {
         let places = ["--config", &config, "--payloads", &payloads, "--registry-secrets", &secrets];
         let worker = charon(["worker", "--termination-log", &log]).arguments(places);
         let worker = worker.arguments(["--object-store-secrets", &at("object-store")]);
-        worker.arguments(["--proxy-secrets", &at("proxy"), "--images-list", &at("list")])
+        worker
+            .arguments(["--proxy-secrets", &at("proxy"), "--images-list", &at("list")])
             .arguments(["--ca-bundle", &at("ca-bundle.crt")])
     }
 

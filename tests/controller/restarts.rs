@@ -246,7 +246,8 @@ async fn retries_of_a_job_and_a_lost_result_survive_the_controller() {
 }
 
 #[tokio::test]
-async fn a_controller_of_another_version_and_with_other_defaults_runs_nothing_again_and_leaves_workers_alone() {
+async fn a_controller_of_another_version_and_with_other_defaults_runs_nothing_again_and_leaves_workers_alone()
+{
     let mut world = World::new("upgrade").await;
     for name in ["done", "working"] {
         world.create::<PayloadBuild>(name, build_to("python:3", name)).await;

@@ -25,14 +25,19 @@ fn what_the_bootstrap_makes_is_pushed_by_its_program_and_installed_from_there() 
     run(&program, &["verify", &payload], None);
     run(&program, &["push-payload", "--registry", FAR, "--insecure", "--file", &payload], None);
     let chart = format!("oci://{FAR}/charts/charon");
-    run("helm", &["pull", &chart, "--version", VERSION, "--plain-http", "--untar", "-d", &at("pulled")], None);
+    run(
+        "helm",
+        &["pull", &chart, "--version", VERSION, "--plain-http", "--untar", "-d", &at("pulled")],
+        None,
+    );
     run("diff", &["-r", "charts/charon", &at("pulled/charon")], None);
 
     let registry = format!("global.imageRegistry={FAR}");
     let options = ["--version", VERSION, "--plain-http", "--set", &registry];
     let release = Release::install(&chart, &options);
     release.until_ready();
-    let image = run("kubectl", &["-n", "charon", "get", "pods", "-o", "jsonpath={..containerStatuses..image}"], None);
+    let image =
+        run("kubectl", &["-n", "charon", "get", "pods", "-o", "jsonpath={..containerStatuses..image}"], None);
     assert!(image.contains(&format!("{FAR}/charon:{VERSION}")), "{image}");
 }
 

@@ -17,8 +17,11 @@ fn previous(folder: &Path, alter: impl Fn(&mut Value)) -> String {
     let chart = folder.join("charon");
     run("cp", &["-r", CHART, chart.to_str().unwrap()], None);
     let about = fs::read_to_string(chart.join("Chart.yaml")).unwrap();
-    fs::write(chart.join("Chart.yaml"), about.replace(&format!("ersion: {VERSION}"), &format!("ersion: {PREVIOUS}")))
-        .unwrap();
+    fs::write(
+        chart.join("Chart.yaml"),
+        about.replace(&format!("ersion: {VERSION}"), &format!("ersion: {PREVIOUS}")),
+    )
+    .unwrap();
     for file in fs::read_dir(chart.join("files/crds")).unwrap() {
         let path = file.unwrap().path();
         let mut definition: Value = serde_saphyr::from_str(&fs::read_to_string(&path).unwrap()).unwrap();

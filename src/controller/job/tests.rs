@@ -135,8 +135,7 @@ fn what_the_spec_does_not_say_of_the_pod_comes_from_the_defaults_each_as_a_whole
     assert_eq!(plain["imagePullSecrets"], json!([{ "name": "mirror" }]));
     assert_eq!(plain["nodeSelector"], json!({ "pool": "transfer" }));
     assert_eq!(plain["tolerations"], json!([{ "operator": "Exists" }]));
-    let own =
-        pod(json!({ "nodeSelector": { "disk": "fast" }, "tolerations": [], "imagePullSecrets": [] }));
+    let own = pod(json!({ "nodeSelector": { "disk": "fast" }, "tolerations": [], "imagePullSecrets": [] }));
     assert_eq!(own["nodeSelector"], json!({ "disk": "fast" }));
     assert_eq!((&own["tolerations"], &own["imagePullSecrets"]), (&Value::Null, &Value::Null));
 }
@@ -185,9 +184,7 @@ fn what_is_said_for_all_registries_goes_with_each_pod() {
     assert_eq!(config["proxy"], json!({ "open": { "address": "http://proxy.corp:3128" } }));
     let mirrored = json!({ "host": "docker.io", "endpoint": "mirror", "insecure": false });
     assert_eq!(config["registries"], json!([mirrored]));
-    let file = |annotation: &str, path: &str| {
-        json!({ "path": path, "fieldRef": { "fieldPath": format!("metadata.annotations['{annotation}']") } })
-    };
+    let file = |annotation: &str, path: &str| json!({ "path": path, "fieldRef": { "fieldPath": format!("metadata.annotations['{annotation}']") } });
     assert_eq!(
         template["spec"]["volumes"][0]["projected"]["sources"][0]["downwardAPI"]["items"],
         json!([file(RUN_ANNOTATION, "run.json"), file(CA_BUNDLE_ANNOTATION, "ca-bundle.crt")])
@@ -220,9 +217,8 @@ fn the_run_configuration_is_the_workers_and_its_digest_is_that_of_its_bytes() {
 
 #[test]
 fn more_names_than_an_annotation_holds_are_refused() {
-    let images: Vec<Value> = (0..1000)
-        .map(|index| json!({ "image": format!("r.example/{}{index}", "a".repeat(230)) }))
-        .collect();
+    let images: Vec<Value> =
+        (0..1000).map(|index| json!({ "image": format!("r.example/{}{index}", "a".repeat(230)) })).collect();
     let valid = build(json!({ "images": images }));
     let refusal = plan(&subject(), &valid, "c0ffee", 2, &WorkerDefaults::with_image("i")).unwrap_err();
     assert!(refusal.0.contains("divide them into several payloads"), "{refusal}");
