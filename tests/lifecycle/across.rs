@@ -3,8 +3,16 @@
 use crate::release::{CHART, Release, VERSION};
 use crate::world::{FAR, World, far_registry, run, variable};
 
-/// The image that `make image` builds.
-const IMAGE: &str = "target/charon.tar";
+/// The image that `make image` builds, but for a label: a node that has pulled an image knows the one with the same id no
+/// longer as loaded by hand, and would pull that, too. It goes into the far registry, and into a file of the folder.
+fn image_of_its_own(folder: &str) -> (String, String) {
+    far_registry();
+    let (image, file) = (format!("{FAR}/charon:{VERSION}"), format!("{folder}/charon.tar"));
+    run("crane", &["push", "--insecure", "target/charon.tar", &image], None);
+    run("crane", &["mutate", "--insecure", "--label", "carried=yes", "--tag", &image, &image], None);
+    run("crane", &["pull", "--insecure", &image, &file], None);
+    (image, file)
+}
 
 fn crane_digest(image: &str) -> String {
     run("crane", &["digest", "--insecure", image], None)
@@ -12,10 +20,10 @@ fn crane_digest(image: &str) -> String {
 
 #[test]
 fn what_the_bootstrap_makes_is_pushed_by_its_program_and_installed_from_there() {
-    far_registry();
     let folder = tempfile::tempdir().unwrap();
     let at = |name: &str| folder.path().join(name).to_str().unwrap().to_owned();
-    let said = run("charts/bootstrap", &[IMAGE, &variable("CHARON_BIN"), &at("carried")], None);
+    let (_, image) = image_of_its_own(&at("."));
+    let said = run("charts/bootstrap", &[&image, &variable("CHARON_BIN"), &at("carried")], None);
     for name in ["charon", "charts/charon"] {
         assert!(said.contains(&format!("\n{name}:{VERSION} ")), "{said}");
     }
@@ -37,16 +45,18 @@ fn what_the_bootstrap_makes_is_pushed_by_its_program_and_installed_from_there() 
     let options = ["--version", VERSION, "--plain-http", "--set", &registry];
     let release = Release::install(&chart, &options);
     release.until_ready();
-    let image =
-        run("kubectl", &["-n", "charon", "get", "pods", "-o", "jsonpath={..containerStatuses..image}"], None);
+    let image = run(
+        "kubectl",
+        &["-n", "charon", "get", "pods", "-o", "jsonpath={.items[*].spec.containers[*].image}"],
+        None,
+    );
     assert!(image.contains(&format!("{FAR}/charon:{VERSION}")), "{image}");
 }
 
 #[test]
 fn the_demo_runs_on_a_cluster_that_is_there_and_leaves_it_as_it_was() {
-    far_registry();
-    let image = format!("{FAR}/charon:{VERSION}");
-    run("crane", &["push", "--insecure", IMAGE, &image], None);
+    let folder = tempfile::tempdir().unwrap();
+    let (image, _) = image_of_its_own(folder.path().to_str().unwrap());
     // A claim that says nothing gets the newest default class: one that has a volume for it.
     let class = World::alone("newest");
     class.late_claim("unused");

@@ -50,7 +50,11 @@ fn a_run_outlives_an_upgrade_in_the_same_pod_and_the_next_one_has_the_new_image(
 
     release.upgrade(CHART);
     release.until_ready();
-    let said = run("kubectl", &["-n", "charon", "get", "pods", "-o", "jsonpath={..image}"], None);
+    let said = run(
+        "kubectl",
+        &["-n", "charon", "get", "pods", "-o", "jsonpath={.items[*].spec.containers[*].image}"],
+        None,
+    );
     assert!(said.contains(&format!("charon:{VERSION}")) && !said.contains(PREVIOUS), "{said}");
     for name in DEFINITIONS {
         assert_ne!(definition(name)["spec"]["versions"][0]["additionalPrinterColumns"], json!([]), "{name}");
