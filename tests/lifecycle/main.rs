@@ -11,6 +11,7 @@ mod proxy;
 mod world;
 
 mod across;
+mod defaults;
 mod release;
 mod uninstall;
 mod upgrade;
