@@ -29,13 +29,13 @@ class Figure(NamedTuple):
     written: int
 
 
-def measure(script):
+def measure(script, environment=None):
     """Runs a shell script; gives its figure and what it said on its error output."""
     # Nobody shall pay for what the one before left to be written.
     os.sync()
     launcher = [sys.executable, "-I", "-S", "-c", LAUNCHER, f"exec 1>/dev/null; {script}"]
     # The figure goes through a pipe of its own.
-    done = subprocess.run(launcher, capture_output=True, text=True)
+    done = subprocess.run(launcher, capture_output=True, text=True, env=environment)
     *figure, status = json.loads(done.stdout)
     if status != 0:
         raise SystemExit(f"{script}\n{done.stderr}")

@@ -51,6 +51,15 @@ class Registry:
         lines = open(self.folder / "log").read().splitlines()
         return [line.split('"')[1].removesuffix(" HTTP/1.1") for line in lines if 'HTTP/1.1"' in line]
 
+    def served(self):
+        """How many bytes it has given, of requests that ended."""
+        lines = open(self.folder / "log").read().splitlines()
+        return sum(int(line.split('"')[2].split()[1]) for line in lines if '"GET ' in line)
+
+    def kept(self):
+        """How many bytes of blobs it has, also of those that are on their way."""
+        return sum(file.stat().st_size for file in (self.folder / "storage").rglob("data"))
+
     def put(self, path, data, kind):
         request = urllib.request.Request(f"http://{self.host}{path}", data, {"Content-Type": kind}, method="PUT")
         urllib.request.urlopen(request).close()

@@ -15,6 +15,7 @@ mod referrers;
 mod resolve;
 mod source;
 mod stream;
+mod whole;
 
 use std::collections::HashMap;
 use std::path::PathBuf;

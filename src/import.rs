@@ -7,12 +7,15 @@ mod manifests;
 mod meter;
 mod names;
 mod presence;
+mod put;
 mod referrers;
+mod required;
 mod right;
 mod sparse;
 mod target;
 #[cfg(test)]
 mod tests;
+mod why;
 
 use std::fmt;
 use std::sync::Arc;
@@ -370,7 +373,7 @@ impl Opened {
         asked.buffer_unordered(ASKED_AT_ONCE).try_collect::<()>().await?;
 
         let wanted = targets.iter_mut().filter(|target| target.is_wanted());
-        let wanted = futures::stream::iter(wanted).map(|target| bases.check(target, bill, delivery));
+        let wanted = futures::stream::iter(wanted).map(|target| delivery.check_required(target, bill, bases));
         wanted.buffer_unordered(ASKED_AT_ONCE).try_collect::<()>().await
     }
 }

@@ -8,15 +8,14 @@
 mod base;
 mod bill;
 mod contents;
-mod descriptor;
 mod docker_charon;
 mod error;
 mod framing;
 mod layout;
 mod manifest;
 mod placed;
+mod plan;
 mod reader;
-mod referrers;
 mod stream;
 mod verified;
 mod writer;
@@ -26,18 +25,18 @@ mod tests;
 
 pub use base::Base;
 pub use bill::{
-    Bill, BillEntry, BillFile, BillImage, BillManifest, EntryKind, FORMAT_VERSION, MissingImage, Required,
-    RequiredSource,
+    Bill, BillEntry, BillFile, BillImage, BillManifest, BillReferrer, EntryKind, FORMAT_VERSION,
+    MissingImage, REFERRERS_DEPTH, Required, RequiredSource, cosign_tags,
 };
-pub use contents::{Contents, ImagePlan, ManifestPlan};
-pub use descriptor::Obstacle;
+pub use contents::Contents;
+pub use docker_charon::Obstacle;
 pub use error::PayloadError;
 pub use layout::{Layout, LayoutEntry};
 pub use manifest::{Descriptor, MANIFEST_LIMIT, MANIFESTS_LIMIT, ManifestContent};
 pub use placed::{PlacedBlob, PlacedPayload, Remains};
+pub use plan::{ImagePlan, ManifestPlan, ReferrerPlan};
 pub(crate) use reader::{BILL_HEADER_LEN, Start};
 pub use reader::{FilePayload, is_payload};
-pub use referrers::{BillReferrer, REFERRERS_DEPTH, ReferrerPlan, cosign_tags};
 pub use stream::StreamPayload;
 pub use verified::Verified;
 pub use writer::{BlobError, PayloadWriter, Sink, Sums};

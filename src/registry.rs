@@ -31,5 +31,6 @@ pub use credential_helper::HelperError;
 pub use docker_config::{DockerConfig, DockerConfigError};
 pub use error::{Answer, Asked, RegistryError};
 pub use foreign::{Foreign, ForeignBlob};
-pub use manifests::Manifest;
+pub use manifests::{Manifest, Meaning};
+pub use referrers::fallback_tag;
 pub use retry::Traffic;

@@ -7,12 +7,12 @@ use super::earlier::Earlier;
 use super::file::needs;
 use super::left::{Had, Left};
 use super::resolve::ManifestCache;
-use super::{BuildError, BuildRequest, Output, blocking, missing_failure, plan};
+use super::{BuildError, BuildRequest, Output, blocking, missing_failure, plan, whole};
 use crate::digest::Digest;
 use crate::progress::{Progress, Stage};
 use crate::reason::Failure;
 use crate::reference::Host;
-use crate::storage::{FileLook, StorageError};
+use crate::storage::{FileLook, StorageError, StoredPayload};
 
 /// A payload as it would be built.
 #[derive(Debug)]
@@ -25,7 +25,7 @@ pub struct BuildPlan {
     pub images: usize,
     /// The blobs that it carries.
     pub carried: Amount,
-    /// What of those an earlier attempt left, in the partial file or in parts of an object: it is not fetched again.
+    /// What of those is there, in the payload itself, in the partial file or in parts of an object: it is not fetched again.
     pub there: Amount,
     /// The blobs that it leaves to the far side.
     pub left_out: Amount,
@@ -88,16 +88,28 @@ pub async fn dry_run(
             (Some(look), left, None)
         }
         Output::Object(object) => {
-            let Earlier { left, upload } = Earlier::beside(object).await?;
+            let Earlier { left, upload, .. } = Earlier::beside(object).await?;
             (None, left, upload)
         }
         Output::Stream(_) => (None, Left::default(), None),
     };
     let (plan, contents) = match left.adopt(request) {
         Some(adopted) => adopted,
-        None => plan(request, ManifestCache { manifests: left.manifests(), journal: None }).await?,
+        None => {
+            plan(request, ManifestCache { manifests: left.manifests(), ..ManifestCache::default() }).await?
+        }
+    };
+    let stored = match output {
+        Output::File(path) => Some(StoredPayload::File(path.clone())),
+        Output::Object(object) => Some(StoredPayload::Object(object.clone())),
+        Output::Stream(_) => None,
+    };
+    let is_there = match stored {
+        Some(stored) => whole::is_said_to_be(&stored, contents.digest()).await,
+        None => false,
     };
     let had = match upload.filter(|upload| upload.payload() == contents.digest()) {
+        _ if is_there => Had { have: contents.blobs_up_to(contents.layout().total_size()), elsewhere: None },
         Some(upload) => Had { have: contents.blobs_up_to(upload.uploaded()), elsewhere: None },
         None if look.is_some() => left.had(contents.digest()),
         // Of another payload's parts nothing can be taken.
@@ -112,7 +124,7 @@ pub async fn dry_run(
         left_out: plan.required.iter().map(|blob| blob.size).collect(),
         missing: plan.missing.iter().map(missing_failure).collect(),
         manifests: plan.reads,
-        full: look.as_ref().and_then(|look| look.check_room(needs(&contents)).err()),
+        full: look.as_ref().filter(|_| !is_there).and_then(|look| look.check_room(needs(&contents)).err()),
         room: look.as_ref().map(FileLook::room),
     })
 }

@@ -1,27 +1,28 @@
 //! A payload into a file, which has its name only once it is whole and synced.
 
 use std::collections::HashMap;
-use std::fs::{self, File};
+use std::fs::File;
 use std::io;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
-use tracing::{debug, info};
+use tracing::{debug, info, warn};
 
 use super::fetch::Fetch;
-use super::journal::{self, Journal, Notes};
+use super::journal::{self, Journal, ManifestNotes, Notes};
 use super::left::{Had, Left};
 use super::plan::Plan;
 use super::resolve::ManifestCache;
 use super::{
     BuildError, BuildReport, BuildRequest, base, blocking, expect, fetch, foreign, plan, report, tell_plan,
+    whole,
 };
 use crate::digest::Digest;
 use crate::payload::{Contents, PayloadError, PlacedPayload, Remains, is_payload};
 use crate::progress::{Progress, Stage};
 use crate::read_at::LocalFile;
 use crate::reason::{Class, Reason};
-use crate::storage::{FileTarget, Needs, StorageError};
+use crate::storage::{FileTarget, Needs, StorageError, StoredPayload};
 
 /// Builds a payload into the file `path`.
 pub(super) async fn build(
@@ -39,15 +40,37 @@ pub(super) async fn build(
         let left = Left::read(Some(target.file()), &target.journal());
         Ok((target, left))
     };
-    let (mut target, left) = blocking(open).await?;
-    let (plan, contents) = match left.adopt(&request) {
-        Some(adopted) => adopted,
-        None => plan_anew(&request, &mut target, &left).await?,
+    let (target, left) = blocking(open).await?;
+    let planned = match left.adopt(&request) {
+        Some(adopted) => Ok(adopted),
+        None => plan_anew(&request, &target, &left).await,
+    };
+    let planned = planned.and_then(|(plan, contents)| {
+        let foreign = foreign(request.foreign_layers, &plan)?;
+        Ok((plan, contents, foreign))
+    });
+    let (plan, contents, foreign) = match planned {
+        Ok(planned) => planned,
+        Err(error) => return blocking(move || Err(not_begun(target, error))).await,
     };
     progress.enter(Stage::Checking);
+    let report = report(&plan, &contents);
+    // What lies there is looked at, and need not be readable for what takes its place.
+    if whole::is_whole(&StoredPayload::File(path.clone()), contents.digest()).await.unwrap_or(false) {
+        let there = plan.blobs.iter().map(|blob| blob.size).sum();
+        tell_plan(&plan, &contents, there, None, progress);
+        let bill = contents.bill_bytes();
+        let settle = move || {
+            target.discard();
+            base::keep_bill(&path, &bill);
+            Ok(path)
+        };
+        let path = blocking(settle).await?;
+        info!("{} is payload {} already", path.display(), report.digest);
+        return Ok(report);
+    }
     expect(&plan, progress);
-    let foreign = foreign(request.foreign_layers, &plan)?;
-    let (report, bill, run) = (report(&plan, &contents), contents.bill_bytes(), request.run);
+    let (bill, run) = (contents.bill_bytes(), request.run);
     let had = left.had(contents.digest());
     let there = had.of(&plan.blobs).sum();
     let begun = blocking(move || begin(target, contents, had, &run)).await?;
@@ -97,23 +120,27 @@ fn check_replaceable(path: &Path) -> Result<(), StorageError> {
 /// noted for the next.
 async fn plan_anew(
     request: &BuildRequest,
-    target: &mut FileTarget,
+    target: &FileTarget,
     left: &Left,
 ) -> Result<(Plan, Contents), BuildError> {
-    let manifests = left.manifests();
-    let path = target.journal();
-    let journal =
-        if left.has_journal() { Journal::go_on(&path) } else { Journal::begin(&path, &request.run, None) };
-    // A journal that cannot be written is told of when the payload cannot be either.
-    let planned = plan(request, ManifestCache { manifests, journal: journal.ok() }).await;
-    if planned.as_ref().is_err_and(|error| error.reason().class() == Class::Wait) {
-        // What may pass comes again, and need not read again what was read.
-        target.keep_journal();
-    } else if !left.has_journal() {
-        // From here on the partial file has them, and needs the room.
-        let _ = fs::remove_file(path);
+    let (path, run, goes_on) = (target.journal(), request.run.clone(), left.has_journal());
+    let notes = ManifestNotes::Awaited { path, run, goes_on };
+    plan(request, ManifestCache { manifests: left.manifests(), notes }).await
+}
+
+/// Why a payload was not begun; and what the next attempt has of this one. What may pass comes again, in a cluster by
+/// itself, and need not read again what was read: that is kept, and told of, since nobody asked for a file of that name.
+fn not_begun(mut target: FileTarget, error: BuildError) -> BuildError {
+    let journal = target.journal();
+    if error.reason().class() == Class::Final {
+        target.forget_journal();
+    } else if journal.exists() {
+        warn!(
+            "the manifests that were read are kept in {}, for the next attempt; remove it if there is to be none",
+            journal.display()
+        );
     }
-    planned
+    error
 }
 
 /// What a payload takes where it is written.
@@ -136,27 +163,39 @@ struct Begun {
 
 /// Begins to write, unless there is no room: then what lies there stays as it is.
 fn begin(mut target: FileTarget, contents: Contents, had: Had, run: &str) -> Result<Begun, BuildError> {
+    match place(&mut target, contents, had, run) {
+        Ok((room, payload, journal, Had { have, elsewhere: old })) => {
+            Ok(Begun { target, room, payload, journal, have, old })
+        }
+        Err(error) => Err(not_begun(target, error)),
+    }
+}
+
+/// Makes the payload's place: gives the room that there was, and what is there of its blobs.
+fn place(
+    target: &mut FileTarget,
+    contents: Contents,
+    mut had: Had,
+    run: &str,
+) -> Result<(u64, PlacedPayload, Journal, Had), BuildError> {
     let needs = needs(&contents);
     let room = target.check_room(needs)?;
-    let Had { mut have, elsewhere: mut old } = had;
-    if old.is_some() && target.has_room_beside(needs)? {
+    if had.elsewhere.is_some() && target.has_room_beside(needs)? {
         // What of it is not copied yet when this is killed is lost: it has no name any more, so that no killed run
         // leaves more than one partial file behind.
         target.begin_anew()?;
-    } else if old.take().is_some() {
+    } else if had.elsewhere.take().is_some() {
         info!("There is no room to keep what an earlier run left; all is fetched anew");
-        have.clear();
+        had.have.clear();
     }
-    let is_same = !have.is_empty() && old.is_none();
-    let journal = if is_same {
-        Journal::go_on(&target.journal())
-    } else {
-        Journal::begin(&target.journal(), run, Some(contents.digest()))
-    };
+    let is_same = !had.have.is_empty() && had.elsewhere.is_none();
+    let (path, payload) = (target.journal(), contents.digest().clone());
+    // Until the manifests are in the file the journal has them.
+    let placed = PlacedPayload::begin(contents, Arc::clone(target.file()));
+    let placed = placed.map_err(|error| target.error(error))?;
+    let journal = if is_same { Journal::go_on(&path) } else { Journal::begin(&path, run, Some(&payload)) };
     let journal = journal.map_err(|error| target.error(error))?;
-    let payload = PlacedPayload::begin(contents, Arc::clone(target.file()));
-    let payload = payload.map_err(|error| target.error(error))?;
-    Ok(Begun { target, room, payload, journal, have, old })
+    Ok((room, placed, journal, had))
 }
 
 /// Why not all was fetched; and what the next attempt has to know of it.

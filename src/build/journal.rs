@@ -4,9 +4,9 @@
 
 use std::collections::HashMap;
 use std::fs::{self, File, OpenOptions};
-use std::io::{self, BufRead, BufReader, Read, Seek, Write};
-use std::os::unix::fs::OpenOptionsExt;
-use std::path::Path;
+use std::io::{self, BufRead, BufReader, Read, Write};
+use std::os::unix::fs::{FileExt, OpenOptionsExt};
+use std::path::{Path, PathBuf};
 
 use base64::Engine;
 use base64::engine::general_purpose::STANDARD;
@@ -143,18 +143,12 @@ impl Journal {
         Ok(Self { file })
     }
 
-    /// Begins a journal in memory; what is given with it tells what it holds by then.
-    pub(super) fn in_memory(run: &str) -> io::Result<(Self, impl FnOnce() -> io::Result<Vec<u8>>)> {
+    /// Begins a journal in memory; what is given with it reads it.
+    pub(super) fn in_memory(run: &str) -> io::Result<(Self, Noted)> {
         let mut file = File::from(memfd_create("journal", MemfdFlags::CLOEXEC)?);
-        let mut same = file.try_clone()?;
+        let noted = Noted(file.try_clone()?);
         append(&mut file, &Head { run: run.to_owned(), payload: None })?;
-        let told = move || {
-            let mut bytes = Vec::new();
-            same.rewind()?;
-            same.read_to_end(&mut bytes)?;
-            Ok(bytes)
-        };
-        Ok((Self { file }, told))
+        Ok((Self { file }, noted))
     }
 
     /// Goes on with the journal that is there.
@@ -175,6 +169,52 @@ impl Journal {
         let Manifest { bytes, digest, media_type } = manifest;
         let (manifest, media_type) = (digest.clone(), media_type.clone());
         append(&mut &self.file, &Line::Manifest { manifest, media_type, bytes: STANDARD.encode(bytes) })
+    }
+}
+
+/// A journal in memory, for who reads what is noted in it.
+#[derive(Debug)]
+pub(super) struct Noted(File);
+
+impl Noted {
+    /// How many bytes there are by now.
+    pub(super) fn length(&self) -> io::Result<u64> {
+        Ok(self.0.metadata()?.len())
+    }
+
+    /// The first `length` of them.
+    pub(super) fn bytes(&self, length: u64) -> io::Result<Vec<u8>> {
+        let mut bytes = vec![0; usize::try_from(length).map_err(io::Error::other)?];
+        // By position: where the next note goes is not touched.
+        self.0.read_exact_at(&mut bytes, 0)?;
+        Ok(bytes)
+    }
+}
+
+/// Where the manifests are noted that a plan reads.
+#[derive(Debug, Default)]
+pub(super) enum ManifestNotes {
+    /// Nowhere: nobody wants them, or they cannot be written. (A journal that cannot be written is told of when the
+    /// payload cannot be either.)
+    #[default]
+    None,
+    /// In a journal that begins, or goes on, with the first of them: where nothing was read nothing is left.
+    Awaited { path: PathBuf, run: String, goes_on: bool },
+    /// In this journal.
+    Begun(Journal),
+}
+
+impl ManifestNotes {
+    /// Notes a manifest that was read.
+    pub(super) fn note(&mut self, manifest: &Manifest) {
+        if let Self::Awaited { path, run, goes_on } = self {
+            let journal = if *goes_on { Journal::go_on(path) } else { Journal::begin(path, run, None) };
+            *self = journal.map_or(Self::None, Self::Begun);
+        }
+        if let Self::Begun(journal) = self {
+            // Without the note it is read once more: nothing worse.
+            let _ = journal.note_manifest(manifest);
+        }
     }
 }
 

@@ -3,18 +3,17 @@
 use std::io;
 use std::sync::Arc;
 
-use tokio_util::io::StreamReader;
 use tracing::{info, warn};
 
 use super::base::keep_bill_of;
 use super::earlier::Earlier;
 use super::plan::Plan;
-use super::{BuildError, BuildReport, BuildRequest};
-use crate::payload::{Contents, PayloadError, PayloadWriter, Sink, StreamPayload, Sums, is_payload};
+use super::resolve::ManifestCache;
+use super::{BuildError, BuildReport, BuildRequest, whole};
+use crate::payload::{Contents, PayloadError, PayloadWriter, Sink, Sums, is_payload};
 use crate::progress::{Progress, Stage};
-use crate::read_at::ReadAt as _;
 use crate::reason::{Reason, Told};
-use crate::storage::{ObjectSource, Parts, StorageError, StoredObject, Upload};
+use crate::storage::{ObjectSource, Parts, StorageError, StoredObject, StoredPayload, Upload};
 
 /// Builds a payload into `object`.
 pub(super) async fn build(
@@ -26,19 +25,11 @@ pub(super) async fn build(
         check_replaceable(&object).await?;
     }
     let earlier = Earlier::beside(&object).await?;
-    let (plan, contents) = match earlier.left.adopt(&request) {
-        Some(adopted) => adopted,
-        None => earlier.plan(&request, &object).await?,
-    };
-    let left = earlier.upload;
-    progress.enter(Stage::Checking);
-    super::check_sizes(&plan, &request).await?;
-    super::expect(&plan, progress);
-
-    let is_same = left.as_ref().is_some_and(|left| left.payload() == contents.digest());
-    let (total, beginning) = (contents.layout().total_size(), contents.beginning());
-    let upload = Upload::begin(object.clone(), left, &request.run, contents.digest(), total, beginning);
-    let mut upload = Arc::new(upload.await?);
+    let (cache, mut keeper) = earlier.manifests(&request.run, &object)?;
+    let begun = keeper.during(Box::pin(begin(&request, &object, earlier, cache, progress))).await;
+    keeper.settle(begun.as_ref().err()).await;
+    let Begun { plan, contents, upload, is_same } = begun?;
+    let mut upload = Arc::new(upload);
     let there = upload.begun().map_or(0, |(from, _)| from);
     super::tell_plan(&plan, &contents, there, None, progress);
     let transfer =
@@ -57,6 +48,37 @@ pub(super) async fn build(
     Ok(report)
 }
 
+/// An upload that was begun, of what was planned.
+struct Begun {
+    plan: Plan,
+    contents: Contents,
+    upload: Upload,
+    /// An earlier attempt had begun to write the same payload.
+    is_same: bool,
+}
+
+/// Plans a payload, and begins its upload or goes on with what is left of it.
+async fn begin(
+    request: &BuildRequest,
+    object: &StoredObject,
+    Earlier { left, upload, .. }: Earlier,
+    cache: ManifestCache,
+    progress: &Arc<Progress>,
+) -> Result<Begun, BuildError> {
+    let (plan, contents) = match left.adopt(request) {
+        Some(adopted) => adopted,
+        None => super::plan(request, cache).await?,
+    };
+    progress.enter(Stage::Checking);
+    super::check_sizes(&plan, request).await?;
+    super::expect(&plan, progress);
+    let is_same = upload.as_ref().is_some_and(|left| left.payload() == contents.digest());
+    let (total, beginning) = (contents.layout().total_size(), contents.beginning());
+    let upload =
+        Upload::begin(object.clone(), upload, &request.run, contents.digest(), total, beginning).await?;
+    Ok(Begun { plan, contents, upload, is_same })
+}
+
 /// Whether what was uploaded can be of no use to another attempt.
 fn is_hopeless(reason: Reason) -> bool {
     matches!(
@@ -64,6 +86,7 @@ fn is_hopeless(reason: Reason) -> bool {
         Reason::DigestMismatch
             | Reason::PayloadCorrupt
             | Reason::UnsupportedImage
+            | Reason::AccessDenied
             | Reason::OutputConflict
             | Reason::InvalidSpec
     )
@@ -94,8 +117,11 @@ struct Transfer<'a> {
 impl Transfer<'_> {
     /// Makes the object whole, with an upload that was begun for it. `is_same`: an earlier attempt wrote the same payload.
     async fn write(&self, upload: &mut Arc<Upload>, is_same: bool) -> Result<(), BuildError> {
-        // An attempt that was killed behind its last step has left the whole payload, and its journal.
-        if is_same && self.is_there().await? {
+        // An attempt that was killed behind its last step has left the whole payload, perhaps with its journal.
+        let there = self.is_there().await;
+        // What lies there is looked at, and need not be readable for what takes its place.
+        if if is_same { there? } else { there.unwrap_or(false) } {
+            info!("{} is payload {} already", self.object.location(), self.contents.digest());
             upload.abort().await;
             return Ok(());
         }
@@ -198,15 +224,7 @@ impl Transfer<'_> {
     /// Reads the object from its beginning to its end: whether it is this payload, and not another one. It is an error if it
     /// is not whole.
     async fn verify(&self) -> Result<bool, BuildError> {
-        let source = ObjectSource::open(self.object.clone()).await?;
-        let bytes = source.stream(0..source.size());
-        let payload = StreamPayload::open(StreamReader::new(bytes)).await?;
-        if payload.digest() != self.contents.digest() {
-            return Ok(false);
-        }
-        info!("Verifying {}", self.object.location());
-        payload.verify(|_| ()).await?;
-        Ok(true)
+        whole::is_whole(&StoredPayload::Object(self.object.clone()), self.contents.digest()).await
     }
 }
 

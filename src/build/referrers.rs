@@ -10,13 +10,24 @@ use super::resolve::{Found, ResolveError, Resolver};
 use crate::digest::Digest;
 use crate::payload::{ManifestContent, REFERRERS_DEPTH, ReferrerPlan, cosign_tags};
 use crate::reference::{Host, Reference};
-use crate::registry::{Registry, RegistryError};
+use crate::registry::{Meaning, Registry, RegistryError, fallback_tag};
 
 /// So many manifests are asked about at once.
 const ASKED_AT_ONCE: usize = 8;
 
 /// A manifest in a repository.
 pub(super) type Place = (Host, String, Digest);
+
+/// What a registry answers when it is asked what refers to one manifest.
+#[derive(Debug, Default)]
+struct Answer {
+    /// What it lists by itself.
+    listed: Vec<Digest>,
+    /// Where it lists nothing by itself: the tag of the index that does.
+    fallback: Option<(String, Meaning)>,
+    /// What cosign's tags mean.
+    tagged: Vec<(String, Meaning)>,
+}
 
 /// What a registry told of one manifest.
 #[derive(Clone, Debug, Default)]
@@ -89,13 +100,50 @@ impl Resolver<'_> {
         let rest = unknown.split_off(unknown.len().min(1));
         for subjects in [unknown, rest] {
             let asked = futures::stream::iter(subjects).map(async |subject| {
-                let told = ask(&registry, repository, subject, attestations.contains(subject)).await;
-                told.map(|told| (place(reference, subject), told))
+                let answer = ask(&registry, repository, subject, attestations.contains(subject)).await;
+                answer.map(|answer| (subject, answer))
             });
-            let told: Vec<(Place, Told)> = asked.buffered(ASKED_AT_ONCE).try_collect().await?;
-            self.told.extend(told);
+            let answers: Vec<(&Digest, Answer)> = asked.buffered(ASKED_AT_ONCE).try_collect().await?;
+            for (subject, answer) in answers {
+                let told = self.understand(reference, subject, answer).await?;
+                self.told.insert(place(reference, subject), told);
+            }
         }
         Ok(())
+    }
+
+    /// What an answer means. An index that lists referrers is a manifest like others, read and noted once.
+    async fn understand(
+        &mut self,
+        reference: &Reference,
+        subject: &Digest,
+        Answer { mut listed, fallback, tagged }: Answer,
+    ) -> Result<Told, ResolveError> {
+        if let Some((tag, meaning)) = fallback {
+            let digest = self.take(reference, meaning)?;
+            match self.read_tag(reference, &tag, &digest).await {
+                Ok(index) => {
+                    let registry = self.registry(reference)?;
+                    listed.extend(
+                        registry.listed_in(reference.repository(), subject, &index).unwrap_or_default(),
+                    );
+                }
+                // It was there a moment ago.
+                Err(ResolveError::Registry(error)) if error.is_not_found() => {}
+                Err(error) => return Err(error),
+            }
+        }
+        let tagged = tagged.into_iter().map(|(tag, meaning)| Ok((tag, self.take(reference, meaning)?)));
+        let tagged = tagged.collect::<Result<_, ResolveError>>()?;
+        Ok(Told { listed, tagged })
+    }
+
+    /// The digest that a tag means; its manifest counts as read, if it was.
+    fn take(&mut self, reference: &Reference, meaning: Meaning) -> Result<Digest, ResolveError> {
+        if let Some(manifest) = meaning.read {
+            self.was_read(reference, manifest)?;
+        }
+        Ok(meaning.digest)
     }
 
     /// A referrer with all that it names; none if it is not one, or is gone.
@@ -138,28 +186,31 @@ fn place(reference: &Reference, subject: &Digest) -> Place {
     (reference.host().clone(), reference.repository().to_owned(), subject.clone())
 }
 
-/// What a registry tells of one manifest. No tags are looked for that belong to what `BuildKit` attests: nobody makes them.
+/// Asks a registry what refers to one manifest. No tags are looked for that belong to what `BuildKit` attests: nobody makes them.
 async fn ask(
     registry: &Registry,
     repository: &str,
     subject: &Digest,
     is_attestation: bool,
-) -> Result<Told, RegistryError> {
+) -> Result<Answer, RegistryError> {
+    let listed = registry.listed_referrers(repository, subject).await?;
+    let lists = listed.is_some();
+    let mut answer = Answer { listed: listed.unwrap_or_default(), ..Answer::default() };
     if is_attestation {
-        let listed = registry.listed_referrers(repository, subject).await?.unwrap_or_default();
-        return Ok(Told { listed, tagged: Vec::new() });
+        return Ok(answer);
     }
-    let listed = registry.referrers(repository, subject).await?;
-    let mut tagged = Vec::new();
+    // A tag that begins with a digest may be taken for that digest.
+    let meaning = async |tag: String| {
+        let meaning = registry.meaning(repository, &tag).await?.filter(|found| found.digest != *subject);
+        Ok::<_, RegistryError>(meaning.map(|meaning| (tag, meaning)))
+    };
+    if !lists {
+        answer.fallback = meaning(fallback_tag(subject)).await?;
+    }
     for tag in cosign_tags(subject) {
-        // A tag that begins with a digest may be taken for that digest.
-        if let Some(found) =
-            registry.manifest_digest(repository, &tag).await?.filter(|found| found != subject)
-        {
-            tagged.push((tag, found));
-        }
+        answer.tagged.extend(meaning(tag).await?);
     }
-    Ok(Told { listed, tagged })
+    Ok(answer)
 }
 
 /// What `BuildKit` attests of the images of an index stands beside them, as if it were an image.

@@ -6,7 +6,7 @@ use futures::{FutureExt, TryStreamExt};
 use tracing::info;
 
 use super::choice::{self, Choice, Verdict};
-use super::journal::Journal;
+use super::journal::ManifestNotes;
 use super::missing::is_about_image;
 use super::referrers::{Place, Told};
 use super::{BuildRequest, ImageRequest};
@@ -91,7 +91,7 @@ pub(super) struct ManifestCache {
     /// What earlier attempts read.
     pub(super) manifests: HashMap<Digest, Manifest>,
     /// Where what is read is noted for further attempts.
-    pub(super) journal: Option<Journal>,
+    pub(super) notes: ManifestNotes,
 }
 
 /// Resolves every name once. All are tried; all failures are told, unless they are allowed.
@@ -461,13 +461,23 @@ impl Resolver<'_> {
         if tag.parse::<Digest>().is_err()
             && let Some(digest) = self.registry(reference)?.tag_digest(reference.repository(), tag).await?
         {
-            match self.read(reference, digest.as_str()).await {
-                // There is nothing under the digest that was told: what the tag means is read.
-                Err(ResolveError::Registry(error)) if error.is_not_found() => {}
-                result => return result,
-            }
+            return self.read_tag(reference, tag, &digest).await;
         }
         self.read(reference, tag).await
+    }
+
+    /// The manifest that a tag means, which has this digest by the registry's own word.
+    pub(super) async fn read_tag(
+        &mut self,
+        reference: &Reference,
+        tag: &str,
+        digest: &Digest,
+    ) -> Result<Manifest, ResolveError> {
+        match self.read(reference, digest.as_str()).await {
+            // There is nothing under the digest that was told: what the tag means is read.
+            Err(ResolveError::Registry(error)) if error.is_not_found() => self.read(reference, tag).await,
+            result => result,
+        }
     }
 
     pub(super) fn registry(&self, reference: &Reference) -> Result<&Registry, ResolveError> {
@@ -485,18 +495,29 @@ impl Resolver<'_> {
             return Ok(known.clone());
         }
         let kept = digest.and_then(|digest| self.cache.manifests.remove(&digest));
-        let manifest = if let Some(kept) = kept {
-            kept
-        } else {
-            let registry = self.registry(reference)?;
-            let manifest = registry.manifest(reference.repository(), tag_or_digest).await?;
-            *self.reads.entry(reference.host().clone()).or_default() += 1;
-            if let Some(journal) = &self.cache.journal {
-                // Without the note it is read once more: nothing worse.
-                let _ = journal.note_manifest(&manifest);
-            }
-            manifest
-        };
+        if let Some(kept) = kept {
+            return self.keep(reference, kept);
+        }
+        let manifest = self.registry(reference)?.manifest(reference.repository(), tag_or_digest).await?;
+        self.was_read(reference, manifest)
+    }
+
+    /// Counts and notes a manifest that was read.
+    pub(super) fn was_read(
+        &mut self,
+        reference: &Reference,
+        manifest: Manifest,
+    ) -> Result<Manifest, ResolveError> {
+        *self.reads.entry(reference.host().clone()).or_default() += 1;
+        self.cache.notes.note(&manifest);
+        self.keep(reference, manifest)
+    }
+
+    /// Keeps a manifest for whoever else names it.
+    fn keep(&mut self, reference: &Reference, manifest: Manifest) -> Result<Manifest, ResolveError> {
+        if let Some(known) = self.manifests.get(&manifest.digest) {
+            return Ok(known.clone());
+        }
         self.manifests_size += manifest.bytes.len() as u64;
         if self.manifests_size > MANIFESTS_LIMIT {
             let message = format!("the manifests of all images have over {MANIFESTS_LIMIT} bytes");

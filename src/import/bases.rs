@@ -4,8 +4,6 @@ use std::collections::HashMap;
 
 use indexmap::IndexSet;
 
-use super::ImportError;
-use super::deliver::Delivery;
 use super::names::Names;
 use super::target::Target;
 use crate::digest::Digest;
@@ -35,25 +33,5 @@ impl Bases {
     /// Where a blob may be, the likeliest first.
     pub(super) fn places(&self, digest: &Digest) -> impl Iterator<Item = &str> {
         self.sources.get(digest).into_iter().flatten().chain(&self.elsewhere).map(String::as_str)
-    }
-
-    /// Whether all is there that an image needs and the payload does not carry.
-    pub(super) async fn check(
-        &self,
-        target: &mut Target,
-        bill: &Bill,
-        delivery: &Delivery,
-    ) -> Result<(), ImportError> {
-        let mut missing = Vec::new();
-        for required in bill.required.iter().filter(|required| target.blobs().contains(&required.digest)) {
-            let own = std::iter::once(target.repository.as_str());
-            match delivery.find(&required.digest, own.chain(self.places(&required.digest))).await {
-                Ok(Some(_)) => {}
-                Ok(None) => missing.push(required),
-                Err(error) => return target.fail_or(error),
-            }
-        }
-        target.lacks(&missing, delivery.host());
-        Ok(())
     }
 }

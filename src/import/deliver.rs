@@ -9,16 +9,16 @@ use tokio::sync::mpsc;
 use tokio_util::task::AbortOnDropHandle;
 use tracing::{debug, info};
 
-use super::bases::Bases;
-use super::manifests::Put;
 use super::meter::Meter;
 use super::presence::Presence;
+use super::put::Put;
 use super::target::Target;
+use super::why::{Why, reading, tell};
 use super::{Counts, Passing, Payload};
 use crate::digest::Digest;
-use crate::payload::{Bill, BillEntry, EntryKind, FilePayload, PayloadError, Required, Verified};
+use crate::payload::{Bill, BillEntry, EntryKind, FilePayload, PayloadError, Verified};
 use crate::progress::{Progress, STEP};
-use crate::reason::{Reason, Told};
+use crate::reason::Reason;
 use crate::reference::Host;
 use crate::registry::{Registry, RegistryError};
 
@@ -27,8 +27,6 @@ pub(super) const ASKED_AT_ONCE: usize = 8;
 /// So many pieces of a streamed blob wait between the payload and the registry.
 const PIECES: usize = 4;
 
-/// Why a blob is not in a repository, in one word and in a sentence.
-pub(super) type Why = (Reason, String);
 /// The repositories that a blob could not be brought into.
 type Failed = Vec<(String, Why)>;
 
@@ -64,7 +62,7 @@ impl Delivery {
         *self.count()
     }
 
-    fn count(&self) -> MutexGuard<'_, Counts> {
+    pub(super) fn count(&self) -> MutexGuard<'_, Counts> {
         self.counts.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
@@ -376,7 +374,7 @@ impl Delivery {
     /// Brings a blob that is not at hand from one repository into another: by a mount, or where that is refused by
     /// reading it there and pushing it here. Gives whether it was there at all: a registry may have said so of what it
     /// does not have.
-    async fn copy(&self, digest: &Digest, size: u64, from: &str, to: &str) -> Result<bool, Why> {
+    pub(super) async fn copy(&self, digest: &Digest, size: u64, from: &str, to: &str) -> Result<bool, Why> {
         if self.mount(digest, from, to).await? {
             return Ok(true);
         }
@@ -392,42 +390,6 @@ impl Delivery {
             return Ok(false);
         }
         self.uploaded(to, digest, size, pushed).map(|()| true)
-    }
-
-    /// Brings the blobs that the payload leaves out to the images that want them.
-    pub(super) async fn required(&self, bill: &Bill, targets: &mut [Target], bases: &Bases) {
-        for required in &bill.required {
-            for repository in wanting(targets, &required.digest) {
-                if let Err(why) = self.bring_required(required, &repository, bases).await {
-                    self.fail(targets, &required.digest, vec![(repository, why)]);
-                }
-            }
-        }
-    }
-
-    async fn bring_required(
-        &self,
-        Required { digest, size, .. }: &Required,
-        repository: &str,
-        bases: &Bases,
-    ) -> Result<(), Why> {
-        let failed = |error| tell(&error);
-        if self.has(repository, digest).await.map_err(failed)? {
-            self.count().blobs_present += 1;
-            return Ok(());
-        }
-        loop {
-            let holder = match self.holder(digest) {
-                None => self.find(digest, bases.places(digest)).await.map_err(failed)?.map(str::to_owned),
-                known => known,
-            };
-            let Some(holder) = holder else {
-                return Err((Reason::MissingBase, format!("{digest} is gone")));
-            };
-            if self.copy(digest, *size, &holder, repository).await? {
-                return Ok(());
-            }
-        }
     }
 
     /// Uploads the blobs of an image whether the registry says that it has them or not.
@@ -448,28 +410,6 @@ pub(super) fn wanting(targets: &[Target], digest: &Digest) -> Vec<String> {
         }
     }
     repositories
-}
-
-/// Why a registry's error happened: the payload's own error, if that is what broke the upload, or what was met where
-/// the blob was to be copied from.
-pub(super) fn tell(error: &RegistryError) -> Why {
-    let payload = error.body_error().and_then(io::Error::get_ref);
-    if let Some(payload) = payload.and_then(|error| error.downcast_ref::<PayloadError>()) {
-        return (payload.reason(), payload.to_string());
-    }
-    if let Some(error) = reading(error) {
-        return (error.reason(), error.to_string());
-    }
-    // The store of the payload may have told why.
-    match error.body_error().filter(|error| Told::is_in(error)) {
-        Some(told) => (Reason::from(told), format!("reading the payload: {told}")),
-        None => (error.reason(), error.to_string()),
-    }
-}
-
-/// What a registry said where a blob was to be copied from.
-fn reading(error: &RegistryError) -> Option<&RegistryError> {
-    error.body_error()?.get_ref()?.downcast_ref()
 }
 
 /// A blob with the wrong bytes fails its images, but the stream can be read on.

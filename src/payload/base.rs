@@ -2,10 +2,10 @@
 
 use std::collections::HashMap;
 
-use super::bill::{BILL_LIMIT, Bill, BillImage, EntryKind, Required, RequiredSource};
-use super::contents::ImagePlan;
-use super::reader::{Place, Start, read_at, read_bill, read_start};
-use super::{ManifestContent, PayloadError};
+use super::bill::{BILL_LIMIT, Bill, BillImage, EntryKind, RequiredSource};
+use super::error::PayloadError;
+use super::layout::Place;
+use super::reader::{Start, read_at, read_bill, read_start};
 use crate::digest::Digest;
 use crate::read_at::ReadAt;
 
@@ -82,25 +82,4 @@ fn read_whole(source: &dyn ReadAt) -> Result<Vec<u8>, PayloadError> {
         return Err(PayloadError::NotAPayload(format!("no bill has {size} bytes")));
     }
     read_at(source, &Place { offset: 0, size })
-}
-
-/// The blobs of each image, by their places in `entries` and, behind those, in `required`.
-pub(super) fn places(
-    images: &[ImagePlan],
-    entries: &[(Digest, u64, EntryKind)],
-    required: &[Required],
-) -> Result<Vec<Vec<u32>>, PayloadError> {
-    let digests = entries.iter().map(|(digest, ..)| digest).chain(required.iter().map(|blob| &blob.digest));
-    let place_of: HashMap<&Digest, u32> = digests.zip(0..).collect();
-    let places = |image: &ImagePlan| {
-        let mut places = Vec::new();
-        for manifest in image.all_manifests() {
-            let content = ManifestContent::parse(&manifest.digest, &manifest.bytes)?;
-            places.extend(content.blobs().filter_map(|blob| place_of.get(&blob.digest)));
-        }
-        places.sort_unstable();
-        places.dedup();
-        Ok(places)
-    };
-    images.iter().map(places).collect()
 }

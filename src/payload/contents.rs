@@ -4,14 +4,14 @@ use bytes::Bytes;
 use serde::Serialize;
 
 use super::bill::{
-    Bill, BillEntry, BillFile, BillImage, BillManifest, EntryKind, FORMAT_VERSION, MissingImage, Required,
+    Bill, BillEntry, BillFile, DESCRIPTOR_NAME, EntryKind, FORMAT_VERSION, MissingImage, Required,
 };
-use super::layout::BEFORE_ENTRIES;
-use super::referrers::ReferrerPlan;
-use super::{Layout, LayoutEntry, PayloadError, base, descriptor};
+use super::docker_charon;
+use super::error::PayloadError;
+use super::layout::{BEFORE_ENTRIES, Layout, LayoutEntry};
+use super::manifest::ManifestContent;
+use super::plan::{ImagePlan, ManifestPlan};
 use crate::digest::Digest;
-use crate::platform::Platform;
-use crate::reference::{FarName, Reference};
 
 /// A payload before it is written: its bill, its layout, and all that is held in memory.
 #[derive(Debug)]
@@ -21,63 +21,6 @@ pub struct Contents {
     layout: Layout,
     /// What goes into each entry of the layout; `None` is a blob, which is fetched.
     inline: Vec<Option<Bytes>>,
-}
-
-/// An image that is to go into a payload.
-#[derive(Clone, Debug)]
-pub struct ImagePlan {
-    /// Where it comes from.
-    pub reference: Reference,
-    /// Its own name at the far side, if it has one.
-    pub far_name: Option<FarName>,
-    /// The root manifest's digest.
-    pub digest: Digest,
-    /// The root manifest's media type.
-    pub media_type: String,
-    /// The root manifest's size in bytes.
-    pub size: u64,
-    /// The platforms that were asked for; none: all that the image has.
-    pub platforms: Vec<Platform>,
-    /// What its indexes name and this choice of platforms leaves out.
-    pub omitted: Vec<Digest>,
-    /// All its manifests in push order, the root last; empty if the far side has the image itself.
-    pub manifests: Vec<ManifestPlan>,
-    /// What belongs to it; a referrer of a referrer comes behind that.
-    pub referrers: Vec<ReferrerPlan>,
-}
-
-impl ImagePlan {
-    /// Whether the payload carries anything of the image.
-    #[must_use]
-    pub fn carried(&self) -> bool {
-        !self.manifests.is_empty()
-    }
-
-    /// Its manifests, and those of its referrers.
-    pub fn all_manifests(&self) -> impl Iterator<Item = &ManifestPlan> {
-        self.manifests.iter().chain(self.referrers.iter().flat_map(ReferrerPlan::manifests))
-    }
-}
-
-/// A manifest that is to go into a payload.
-#[derive(Clone, Debug)]
-pub struct ManifestPlan {
-    /// Its digest.
-    pub digest: Digest,
-    /// Its media type.
-    pub media_type: String,
-    /// Its bytes, as the registry gave them.
-    pub bytes: Bytes,
-}
-
-impl ManifestPlan {
-    pub(super) fn bill(&self) -> BillManifest {
-        BillManifest {
-            digest: self.digest.clone(),
-            media_type: self.media_type.clone(),
-            size: self.bytes.len() as u64,
-        }
-    }
 }
 
 impl Contents {
@@ -111,13 +54,13 @@ impl Contents {
 
         let mut files = vec![("oci-layout", br#"{"imageLayoutVersion":"1.0.0"}"#.to_vec())];
         files.push(("index.json", index_json(images)?));
-        if let Some(bytes) = descriptor::bytes(images, &entries, &required) {
-            files.push((descriptor::NAME, bytes));
+        if let Some(bytes) = docker_charon::descriptor(images, &entries, &required) {
+            files.push((DESCRIPTOR_NAME, bytes));
         }
-        let places = base::places(images, &entries, &required)?;
+        let places = places(images, &entries, &required)?;
         let bill = Bill {
             format_version: FORMAT_VERSION,
-            images: images.iter().zip(places).map(|(image, blobs)| bill_image(image, blobs)).collect(),
+            images: images.iter().zip(places).map(|(image, blobs)| image.bill(blobs)).collect(),
             files: files
                 .iter()
                 .map(|(path, bytes)| BillFile {
@@ -206,21 +149,25 @@ impl Contents {
     }
 }
 
-fn bill_image(image: &ImagePlan, blobs: Vec<u32>) -> BillImage {
-    BillImage {
-        name: image.reference.written().to_owned(),
-        far_name: image.far_name.as_ref().map(ToString::to_string),
-        reference: image.reference.to_string(),
-        digest: Some(image.digest.clone()),
-        media_type: image.media_type.clone(),
-        size: image.size,
-        platforms: image.platforms.clone(),
-        omitted: image.omitted.clone(),
-        carried: image.carried(),
-        manifests: image.manifests.iter().map(ManifestPlan::bill).collect(),
-        referrers: image.referrers.iter().map(ReferrerPlan::bill).collect(),
-        blobs,
-    }
+/// The blobs of each image, by their places in `entries` and, behind those, in `required`.
+fn places(
+    images: &[ImagePlan],
+    entries: &[(Digest, u64, EntryKind)],
+    required: &[Required],
+) -> Result<Vec<Vec<u32>>, PayloadError> {
+    let digests = entries.iter().map(|(digest, ..)| digest).chain(required.iter().map(|blob| &blob.digest));
+    let place_of: HashMap<&Digest, u32> = digests.zip(0..).collect();
+    let places = |image: &ImagePlan| {
+        let mut places = Vec::new();
+        for manifest in image.all_manifests() {
+            let content = ManifestContent::parse(&manifest.digest, &manifest.bytes)?;
+            places.extend(content.blobs().filter_map(|blob| place_of.get(&blob.digest)));
+        }
+        places.sort_unstable();
+        places.dedup();
+        Ok(places)
+    };
+    images.iter().map(places).collect()
 }
 
 /// The index of the OCI image layout: a descriptor an image, under the names that other tools look up; one a referrer

@@ -1,5 +1,4 @@
-use super::bill::{Bill, EntryKind};
-use super::descriptor;
+use super::bill::{Bill, BillFile, DESCRIPTOR_NAME, EntryKind};
 use super::framing::{self, Framing, Header};
 
 /// The name of the bill's entry.
@@ -25,13 +24,20 @@ pub struct LayoutEntry {
     header_offset: u64,
 }
 
+/// Where the content of a digest lies in the file.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Place {
+    pub(super) offset: u64,
+    pub(super) size: u64,
+}
+
 impl Layout {
     /// The layout of the payload whose bill is `bill`, of `bill_size` bytes; `None` if it would be
     /// longer than any file can be.
     #[must_use]
     pub fn new(bill: &Bill, bill_size: u64) -> Option<Self> {
-        let descriptor_is_last = |path: &str| path == descriptor::NAME;
-        let file = |file: &super::BillFile| (file.path.clone(), file.size, Framing::InHeader);
+        let descriptor_is_last = |path: &str| path == DESCRIPTOR_NAME;
+        let file = |file: &BillFile| (file.path.clone(), file.size, Framing::InHeader);
         let (last, first): (Vec<_>, Vec<_>) =
             bill.files.iter().partition(|file| descriptor_is_last(&file.path));
         let blobs = bill.entries.iter().map(|entry| {

@@ -8,9 +8,11 @@ use bytes::Bytes;
 use futures::Stream;
 
 use super::bill::{BILL_LIMIT, Bill, BillFile, EntryKind};
+use super::docker_charon;
+use super::error::PayloadError;
 use super::framing::{self, Framing, Header};
-use super::layout::{BEFORE_ENTRIES, BILL_NAME};
-use super::{Layout, PayloadError, Verified, docker_charon};
+use super::layout::{BEFORE_ENTRIES, BILL_NAME, Layout, Place};
+use super::verified::Verified;
 use crate::digest::Digest;
 use crate::read_at::{LocalFile, ReadAt};
 
@@ -28,13 +30,6 @@ pub struct FilePayload {
     places: HashMap<Digest, Place>,
     /// The manifests' bytes, as they lie there.
     manifests: HashMap<Digest, Bytes>,
-}
-
-/// Where the content of a digest lies in the file.
-#[derive(Clone, Copy, Debug)]
-pub(super) struct Place {
-    pub(super) offset: u64,
-    pub(super) size: u64,
 }
 
 impl FilePayload {

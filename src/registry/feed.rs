@@ -72,6 +72,11 @@ impl Feed {
         if state.is_repeatable { 0 } else { state.kept_from }
     }
 
+    /// Whether the content cannot be read anew.
+    pub(super) fn passes_once(&self) -> bool {
+        !self.state().is_repeatable
+    }
+
     /// The bytes before `offset` are not wanted again.
     pub(super) fn release(&self, offset: u64) {
         self.state().release(offset);

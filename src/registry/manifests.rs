@@ -31,6 +31,15 @@ pub struct Manifest {
     pub media_type: String,
 }
 
+/// What a tag or a digest means in a registry.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Meaning {
+    /// The digest of a manifest.
+    pub digest: Digest,
+    /// The manifest itself, where it had to be read to know.
+    pub read: Option<Manifest>,
+}
+
 impl Registry {
     /// The manifest that a tag or a digest names.
     ///
@@ -81,14 +90,22 @@ impl Registry {
         repository: &str,
         tag_or_digest: &str,
     ) -> Result<Option<Digest>, RegistryError> {
+        Ok(self.meaning(repository, tag_or_digest).await?.map(|meaning| meaning.digest))
+    }
+
+    /// The same with the manifest, where the registry does not say the digest, and it was found by reading.
+    pub async fn meaning(
+        &self,
+        repository: &str,
+        tag_or_digest: &str,
+    ) -> Result<Option<Meaning>, RegistryError> {
         let call = self.manifest_call(Method::HEAD, repository, tag_or_digest)?;
         let reply = self.send(&call, &mut self.retry()).await?;
         match reply.status() {
             StatusCode::NOT_FOUND => return Ok(None),
             StatusCode::OK => {
-                let digest = told_digest(reply.response.headers());
-                if digest.is_some() {
-                    return Ok(digest);
+                if let Some(digest) = told_digest(reply.response.headers()) {
+                    return Ok(Some(Meaning { digest, read: None }));
                 }
             }
             StatusCode::METHOD_NOT_ALLOWED => {}
@@ -96,7 +113,7 @@ impl Registry {
         }
         drop(reply);
         match self.manifest(repository, tag_or_digest).await {
-            Ok(manifest) => Ok(Some(manifest.digest)),
+            Ok(manifest) => Ok(Some(Meaning { digest: manifest.digest.clone(), read: Some(manifest) })),
             Err(error) if error.is_not_found() => Ok(None),
             Err(error) => Err(error),
         }

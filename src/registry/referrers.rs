@@ -13,7 +13,7 @@ use url::Url;
 use super::auth::Scopes;
 use super::client::{Call, CappedError, Registry, Reply};
 use super::error::{Asked, RegistryError, plain};
-use super::manifests::{MANIFEST_CAP, Manifest, content_type};
+use super::manifests::{MANIFEST_CAP, Manifest, Meaning, content_type};
 use super::retry::Retry;
 use crate::digest::Digest;
 
@@ -158,22 +158,27 @@ impl Registry {
     /// What there is under the fallback tag of `subject`.
     async fn fallback(&self, repository: &str, subject: &Digest) -> Result<Fallback, RegistryError> {
         let tag = fallback_tag(subject);
-        match self.manifest_digest(repository, &tag).await? {
-            Some(found) if found == *subject => return Ok(Fallback::Subject),
-            Some(_) => {}
+        let found = match self.meaning(repository, &tag).await? {
             None => return Ok(Fallback::Absent),
-        }
-        let found = match self.manifest(repository, &tag).await {
-            Ok(found) => found,
-            Err(error) if error.is_not_found() => return Ok(Fallback::Absent),
-            Err(error) => return Err(error),
+            Some(meaning) if meaning.digest == *subject => return Ok(Fallback::Subject),
+            Some(Meaning { read: Some(found), .. }) => found,
+            Some(_) => match self.manifest(repository, &tag).await {
+                Ok(found) => found,
+                Err(error) if error.is_not_found() => return Ok(Fallback::Absent),
+                Err(error) => return Err(error),
+            },
         };
-        let asked = Asked::listing_referrers(self.host(), repository, subject);
-        let listed = (found.media_type == INDEX).then(|| read(&asked, &found.bytes)).flatten();
-        Ok(match listed {
+        Ok(match self.listed_in(repository, subject, &found) {
             Some(listed) => Fallback::Index(found.bytes, listed),
             None => Fallback::Other(found.media_type),
         })
+    }
+
+    /// The digests that what lies under the [fallback tag](fallback_tag) of `subject` lists, sorted, each once; none if it
+    /// is no index.
+    pub fn listed_in(&self, repository: &str, subject: &Digest, index: &Manifest) -> Option<Vec<Digest>> {
+        let asked = Asked::listing_referrers(self.host(), repository, subject);
+        (index.media_type == INDEX).then(|| read(&asked, &index.bytes)).flatten()
     }
 
     /// Stores a manifest that has a subject under its digest. Gives whether the registry lists it by itself from now on.
@@ -238,7 +243,8 @@ impl Registry {
 }
 
 /// The tag under which the referrers of a manifest are listed where the registry does not list them.
-fn fallback_tag(subject: &Digest) -> String {
+#[must_use]
+pub fn fallback_tag(subject: &Digest) -> String {
     let hex = subject.hex();
     format!("{}-{}", subject.algorithm(), hex.get(..64).unwrap_or(hex))
 }

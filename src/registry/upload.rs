@@ -20,6 +20,8 @@ use crate::reference::Host;
 
 /// So much of what passes once is held until the registry has it: no less than ECR takes.
 pub(super) const PASSING_PIECE: u64 = 8 << 20;
+/// No more of it is held: where larger pieces are wanted, it goes in one request.
+const LARGEST_HELD: u64 = 64 << 20;
 /// The first size that is tried where one request was too large. Proxies are known that take 100 MB.
 const FIRST_PIECE: u64 = 64 << 20;
 /// A piece is never smaller.
@@ -57,6 +59,7 @@ pub(super) struct Upload<'a> {
     /// So much goes into one request; none: everything.
     pub(super) piece: Option<u64>,
     smallest_piece: u64,
+    /// Whether it may go in pieces at all.
     takes_pieces: bool,
     /// Larger pieces broke.
     is_reduced: bool,
@@ -179,7 +182,12 @@ impl<'a> Upload<'a> {
         let url = self.registry.location(&self.begin.asked, &reply.url, headers)?;
         let told =
             headers.get("oci-chunk-min-length").and_then(|text| text.to_str().ok()?.trim().parse().ok());
-        self.smallest_piece = self.smallest_piece.max(told.unwrap_or(0)).min(FIRST_PIECE);
+        self.smallest_piece = self.smallest_piece.max(told.unwrap_or(0));
+        if self.feed.passes_once() && self.smallest_piece.min(self.size) > LARGEST_HELD {
+            // It cannot be sent again then.
+            self.takes_pieces = false;
+            self.feed.keep_nothing();
+        }
         let largest = self.registry.largest_piece().get().filter(|largest| *largest < self.size);
         let piece = [self.piece, largest].into_iter().flatten().min();
         self.piece = piece.filter(|_| self.takes_pieces).map(|piece| piece.max(self.smallest_piece));
@@ -396,7 +404,7 @@ impl<'a> Upload<'a> {
     /// A smaller piece than `length`, if the registry takes one.
     fn smaller(&self, length: u64) -> Option<u64> {
         let half = (length / 2).min(FIRST_PIECE).max(self.smallest_piece);
-        (half < length).then_some(half)
+        (self.takes_pieces && half < length).then_some(half)
     }
 }
 

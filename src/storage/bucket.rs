@@ -130,7 +130,7 @@ impl StoredObject {
     }
 
     /// What failed on this side.
-    pub(super) fn failed(&self, doing: &'static str, error: &dyn std::error::Error) -> StorageError {
+    pub(crate) fn failed(&self, doing: &'static str, error: &dyn std::error::Error) -> StorageError {
         StorageError::Object {
             doing,
             location: self.location.to_string(),

@@ -20,7 +20,7 @@ pub struct FileTarget {
     partial: PathBuf,
     file: Arc<File>,
     needs: Option<Needs>,
-    keeps_journal: bool,
+    forgets_journal: bool,
 }
 
 /// Why a payload file cannot be read or written.
@@ -193,7 +193,7 @@ impl FileTarget {
                 partial,
                 file: Arc::new(file),
                 needs: None,
-                keeps_journal: false,
+                forgets_journal: false,
             });
         }
     }
@@ -219,9 +219,16 @@ impl FileTarget {
         beside(&self.partial, ".journal")
     }
 
-    /// The journal helps the next run also if nothing was written to the file.
-    pub fn keep_journal(&mut self) {
-        self.keeps_journal = true;
+    /// Removes the partial file, whatever is in it, and the journal: there is nothing to write.
+    pub fn discard(mut self) {
+        self.forget_journal();
+        // What cannot be emptied stays, and is taken up by the next run.
+        let _ = self.file.set_len(0);
+    }
+
+    /// The journal is of no use to another run, unless something was written to the file: it goes with it.
+    pub fn forget_journal(&mut self) {
+        self.forgets_journal = true;
     }
 
     /// That a payload has room on the file system, what is in the partial file and the journal already counted. From
@@ -275,13 +282,14 @@ impl FileTarget {
 }
 
 impl Drop for FileTarget {
-    /// A partial file without anything in it helps nobody. (A finished one has another name.)
+    /// A partial file without anything in it helps nobody; the journal beside it may, also who is only told to stop. (A
+    /// finished file has another name.)
     fn drop(&mut self) {
         if self.file.metadata().is_ok_and(|metadata| metadata.len() == 0) {
-            let _ = fs::remove_file(&self.partial);
-            if !self.keeps_journal {
+            if self.forgets_journal {
                 let _ = fs::remove_file(self.journal());
             }
+            let _ = fs::remove_file(&self.partial);
         }
     }
 }
@@ -382,9 +390,23 @@ mod tests {
     }
 
     #[test]
-    fn a_writing_that_never_began_leaves_nothing() {
+    fn a_writing_that_never_began_leaves_at_most_a_journal_that_is_of_use() {
         let folder = tempfile::tempdir().unwrap();
-        drop(FileTarget::open(&folder.path().join("a.zip")).unwrap());
+        let path = folder.path().join("a.zip");
+        drop(FileTarget::open(&path).unwrap());
+        assert!(names(folder.path()).is_empty());
+        let mut target = FileTarget::open(&path).unwrap();
+        fs::write(target.journal(), "read so far").unwrap();
+        drop(target);
+        assert_eq!(names(folder.path()), ["a.zip.partial.journal"]);
+        target = FileTarget::open(&path).unwrap();
+        target.forget_journal();
+        drop(target);
+        assert!(names(folder.path()).is_empty());
+        target = FileTarget::open(&path).unwrap();
+        fs::write(target.journal(), "read so far").unwrap();
+        target.file().write_all_at(b"pay", 0).unwrap();
+        target.discard();
         assert!(names(folder.path()).is_empty());
     }
 

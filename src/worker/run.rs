@@ -14,6 +14,7 @@ use super::list::images;
 use super::place::Place;
 use super::report::{self, Report};
 use crate::build::{BaseError, BuildRequest, build, open_base};
+use crate::digest::Digest;
 use crate::import::{Fate, ImportReport, ImportRequest, Source, import};
 use crate::payload::Base;
 use crate::progress::Progress;
@@ -107,7 +108,10 @@ async fn run_build(
     progress: &Arc<Progress>,
 ) -> Result<Outcome, Refusal> {
     let place = Place::new(&work.path, work.object_store.as_ref(), folders, way)?;
-    if let Some((payload, failures)) = report::already_present(&place, run_id).await {
+    if let Some((mut payload, failures)) = report::already_present(&place, run_id).await {
+        if work.file_digest && payload.file_digest.is_none() {
+            payload.file_digest = Some(sum(&place, run_id).await?);
+        }
         let message = format!("{place} lies there already, as this run had written it");
         let outcome = Outcome::new(Reason::AlreadyPresent, message).with_failures(failures);
         return Ok(Outcome { payload: Some(payload), ..outcome });
@@ -137,11 +141,9 @@ async fn run_build(
     };
     Ok(match Box::pin(build(request, place.output(), progress)).await {
         Ok(built) => {
-            let file_digest = if work.file_digest { Some(place.file_digest().await?) } else { None };
-            // The payload is whole without it: the price is that it may be built again.
-            if let Err(error) = Report::leave(&place, run_id, file_digest.clone()).await {
-                warn!("cannot report on {place}: {error}");
-            }
+            // Before the whole file is read for its sum: who is killed meanwhile has no more to do than that.
+            report(&place, run_id, None).await;
+            let file_digest = if work.file_digest { Some(sum(&place, run_id).await?) } else { None };
             let message = format!("{place} with {} images, {} bytes, was written", built.images, built.size);
             Outcome {
                 payload: Some(PayloadSummary {
@@ -167,6 +169,20 @@ async fn run_build(
             Outcome { retry_after_seconds: rest(&asked), ..outcome }
         }
     })
+}
+
+/// The sha256 of the whole file, which is then in the report, too.
+async fn sum(place: &Place, run_id: &str) -> Result<Digest, Refusal> {
+    let digest = place.file_digest().await?;
+    report(place, run_id, Some(digest.clone())).await;
+    Ok(digest)
+}
+
+/// Leaves the report. The payload is whole without it: the price is that it may be read, or built, again.
+async fn report(place: &Place, run_id: &str, file_digest: Option<Digest>) {
+    if let Err(error) = Report::leave(place, run_id, file_digest).await {
+        warn!("cannot report on {place}: {error}");
+    }
 }
 
 async fn run_import(

@@ -3,6 +3,8 @@
 use std::fs;
 use std::path::{Path, PathBuf};
 
+use serde_json::json;
+
 use crate::image::{Image, Layer, Types, digest};
 use crate::program::{Ended, Program, charon};
 use crate::registry::{Registry, Software};
@@ -45,6 +47,26 @@ impl Source {
     }
 }
 
+/// Pushes a manifest that refers to an image, and lists it as whoever pushes to a registry that lists nothing itself.
+pub(crate) fn refer(registry: &Registry, repository: &str, image: &Image) -> String {
+    let config = &image.blobs[0];
+    let config = json!({ "mediaType": "application/vnd.oci.empty.v1+json", "digest": digest(config), "size": config.len() });
+    let described = |media_type: &str, digest: &str, size: usize| json!({ "mediaType": media_type, "digest": digest, "size": size });
+    let media_type = Types::Oci.manifest();
+    let referrer = json!({
+        "schemaVersion": 2, "mediaType": media_type, "artifactType": "application/spdx+json", "config": config, "layers": [],
+        "subject": described(media_type, &image.digest, image.manifest.len()),
+    });
+    let referrer = referrer.to_string();
+    let digest = digest(referrer.as_bytes());
+    registry.push_manifest(repository, &digest, media_type, referrer.as_bytes());
+    let listed = [described(media_type, &digest, referrer.len())];
+    let index =
+        json!({ "schemaVersion": 2, "mediaType": Types::Oci.index(), "manifests": listed }).to_string();
+    registry.push_manifest(repository, &image.digest.replace(':', "-"), Types::Oci.index(), index.as_bytes());
+    digest
+}
+
 /// The value of a line of a plan.
 pub(crate) fn line<'a>(plan: &'a str, name: &str) -> &'a str {
     let found = plan.lines().find_map(|line| line.strip_prefix(name));
@@ -60,6 +82,7 @@ pub(crate) fn bytes(plan: &str, name: &str) -> u64 {
 
 fn a_build_that_is_only_planned_tells_the_exact_size_and_writes_nothing(software: Software) {
     let source = Source::new(software);
+    refer(&source.registry, "top", &source.top);
     let path = source.path("out.zip");
     let images = ["top:1,other:1", "-a", "base:1", "--dry-run"];
     let planned = source.make(&images).arguments(["-f"]).arguments([&path]).run().succeeded();

@@ -2,6 +2,8 @@
 
 use std::fs;
 use std::path::PathBuf;
+use std::thread;
+use std::time::Duration;
 
 use tempfile::TempDir;
 
@@ -10,6 +12,7 @@ use crate::image::{Image, Layer, Types};
 use crate::interruption::noted;
 use crate::program::{Program, Running, charon};
 use crate::registry::{Registry, Software};
+use crate::s3::{S3, lets_at};
 
 const LAYERS: usize = 14;
 const LAYER: usize = 9 << 20;
@@ -67,6 +70,39 @@ impl Large {
         self.make("b.zip").run().succeeded();
         fs::read(self.path("b.zip")).unwrap()
     }
+}
+
+/// What a kill of a build into a bucket may lose at most: three parts of 8 MiB, and 16 MiB that were read ahead of them.
+const OF_OBJECT: u64 = 40 << 20;
+
+#[test]
+fn a_kill_of_a_build_into_a_bucket_costs_at_most_what_the_manual_says() {
+    let (large, store) = (Large::new(), S3::start());
+    // All answers of the store pass, until they are held back.
+    let way = Gate::to(store.host(), usize::MAX);
+    let make = || {
+        let make = charon(["make-payload", "ferry:1", "-q", "-i", "-r", large.gate.host(), "-f"]);
+        lets_at(make.arguments(["s3://transfer/a.zip"]), &format!("http://{}", way.host()))
+    };
+    large.gate.let_through(usize::MAX);
+    let build = make().start();
+    let journal = store.file("a.zip.partial.journal");
+    wait_until("a part is noted", || {
+        fs::read_to_string(&journal).is_ok_and(|text| !text.contains("\"parts\":[]"))
+    });
+    way.let_through(0);
+    // No part is noted from now on, and it fetches until it can hold no more.
+    wait_until("nothing more comes", || {
+        let passed = large.gate.passed();
+        thread::sleep(Duration::from_millis(500));
+        large.gate.passed() == passed
+    });
+    kill(build);
+    way.open();
+    make().run().succeeded();
+    let (passed, size) = (large.gate.passed() as u64, fs::metadata(store.file("a.zip")).unwrap().len());
+    assert!(passed <= size + OF_OBJECT + BESIDES, "{passed} bytes passed for {size}");
+    assert!(fs::read(store.file("a.zip")).unwrap() == large.undisturbed());
 }
 
 fn kill(build: Running) {

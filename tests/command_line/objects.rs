@@ -432,14 +432,19 @@ fn what_is_no_journal_is_neither_read_nor_replaced_and_is_told_of() {
 #[test]
 fn a_build_that_can_never_succeed_leaves_no_upload() {
     let (source, image) = source(&[LAYER, LAYER, 1]);
-    let store = S3::start();
-    let broken = digest(&image.blobs[2]);
-    source.damage(&broken);
-    let make = charon(["make-payload", "ferry:1", "-i", "-r", source.host(), "-f", OBJECT]);
-    let ended = store.lets(make).run().ended_with(1);
-    assert!(ended.stderr.contains(&broken), "{}", ended.stderr);
-    assert_eq!(store.keys(), [""; 0]);
-    assert_eq!(store.open_uploads(), 0);
+    let (proxy, store) = (Proxy::before(&source), S3::start());
+    let fails = |words: &str, blob: &str| {
+        let make = charon(["make-payload", "ferry:1", "-i", "-r", proxy.host(), "-f", OBJECT]);
+        let ended = store.lets(make).run().ended_with(1);
+        assert!(ended.stderr.contains(words) && ended.stderr.contains(blob), "{}", ended.stderr);
+        assert_eq!(store.keys(), [""; 0]);
+        assert_eq!(store.open_uploads(), 0);
+    };
+    let [denied, damaged] = [3, 2].map(|layer| digest(&image.blobs[layer]));
+    proxy.does(Misdeed::Answer("403 Forbidden", vec![]), "GET", &denied, usize::MAX);
+    fails("403 Forbidden", &denied);
+    source.damage(&damaged);
+    fails("the digest", &damaged);
 }
 
 #[test]

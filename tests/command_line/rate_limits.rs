@@ -8,10 +8,10 @@ use crate::proxy::{Misdeed, Proxy};
 use crate::registry::{Registry, Software};
 use crate::s3::S3;
 
-const MANIFESTS: &str = "/manifests/";
+pub(crate) const MANIFESTS: &str = "/manifests/";
 
 /// Three images for two platforms each, of which two are the same.
-fn source(software: Software) -> Registry {
+pub(crate) fn source(software: Software) -> Registry {
     let source = Registry::start(software);
     for (name, images) in [("one", ["a", "b"]), ("two", ["c", "d"]), ("three", ["c", "d"])] {
         let images = ["amd64", "arm64"].into_iter().zip(images);

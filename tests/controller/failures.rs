@@ -185,12 +185,11 @@ async fn a_stalled_run_gets_another_try_when_the_spec_is_tuned() {
 #[tokio::test]
 async fn a_run_that_takes_too_long_is_ended() {
     let world = World::new("timeout").await;
-    let mut spec = build_spec("python:3");
-    spec["timeout"] = json!("3s");
-    world.create::<PayloadBuild>("app", spec).await;
+    world.create::<PayloadBuild>("app", build_spec("python:3")).await;
     let job = world.job_of_attempt::<PayloadBuild>("app", 1).await;
     let pod = world.pod_of(&job).await;
     world.works(&pod, "127.0.7.5").await;
+    world.patch::<PayloadBuild>("app", json!({ "spec": { "timeout": "1s" } })).await;
     let stalls = |status: &charon::api::Status| condition(status, "Stalled").is_some();
     let status = world.until::<PayloadBuild>("app", "stalled", stalls).await;
     assert_eq!(brief(&status, "Ready"), "False/DeadlineExceeded");

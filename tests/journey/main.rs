@@ -4,6 +4,7 @@
 
 #![allow(clippy::unwrap_used)] // what a test cannot do fails it
 
+mod bucket;
 mod carry;
 mod interrupted;
 mod proxy;

@@ -34,6 +34,11 @@ pub(crate) fn until<T>(what: &str, look: impl FnMut() -> Result<T, String>) -> T
     within(PATIENCE, what, look)
 }
 
+/// Waits until somebody takes connections at `host`.
+pub(crate) fn listening(who: &str, host: &str) {
+    until(&format!("{who} to listen"), || TcpStream::connect(host).map_err(|error| error.to_string()));
+}
+
 fn within<T>(patience: Duration, what: &str, mut look: impl FnMut() -> Result<T, String>) -> T {
     let end = Instant::now() + patience;
     loop {
@@ -258,9 +263,7 @@ impl Registry {
             command.env("REGISTRY_AUTH_HTPASSWD_REALM", "test").env("REGISTRY_AUTH_HTPASSWD_PATH", file);
         }
         let process = command.spawn().expect("the registry is in the PATH that the test cluster gives");
-        until("the source registry to listen", || {
-            TcpStream::connect(&host).map_err(|error| error.to_string())
-        });
+        listening("the source registry", &host);
         Self { host, process }
     }
 

@@ -1,3 +1,7 @@
+use std::collections::HashMap;
+
+use bytes::Bytes;
+
 use super::*;
 
 fn bill() -> Bill {

@@ -214,6 +214,38 @@ async fn pieces_are_never_smaller_than_a_registry_takes() {
 }
 
 #[tokio::test]
+async fn a_minimum_that_is_larger_than_what_is_held_is_kept_to_by_what_can_be_read_anew_and_by_one_request_of_what_passes()
+ {
+    const SIZE: u64 = 140 << 20;
+    let floor = (70 << 20).to_string();
+    let server = Server::start(move |seen, _| {
+        let length: u64 = seen.header("content-length").and_then(|text| text.parse().ok()).unwrap_or(0);
+        match seen.method.as_str() {
+            "POST" => reply(202, &[("location", "/upload"), ("oci-chunk-min-length", &floor)], ""),
+            "GET" => reply(204, &[("range", "0-0"), ("location", "/upload")], ""),
+            "PUT" if length > 0 && seen.target.ends_with(&digest_of(b"read anew").hex()) => {
+                reply(413, &[], "")
+            }
+            "PATCH" => reply(202, &[("location", "/upload")], ""),
+            _ => reply(201, &[], ""),
+        }
+    })
+    .await;
+    let piece = Bytes::from(vec![0; 1 << 20]);
+    let body = || {
+        let piece = piece.clone();
+        stream::iter((0..SIZE >> 20).map(move |_| Ok(piece.clone())))
+    };
+    let registry = anonymous(&server);
+    // Proxies take no request of that size.
+    registry.push_blob("x", &digest_of(b"read anew"), SIZE, body).await.unwrap();
+    assert_eq!(patched(&server), [70 << 20; 2]);
+    let before = server.seen().len();
+    anonymous(&server).push_passing_blob("x", &digest_of(b"passes"), SIZE, body()).await.unwrap();
+    assert_eq!(methods(&server)[before..], ["POST", "PUT"]);
+}
+
+#[tokio::test]
 async fn requests_that_break_again_and_again_are_halved() {
     let taking = Taking::default();
     let server = taking

@@ -1,13 +1,11 @@
-//! What belongs to an image without being a part of it: signatures, attestations, SBOMs.
+//! What a bill may say of what belongs to an image without being a part of it: signatures, attestations, SBOMs.
 
 use std::collections::{HashMap, HashSet};
 
-use serde::{Deserialize, Serialize};
-
-use super::bill::{BillEntry, BillImage, BillManifest, EntryKind, is_media_type};
-use super::contents::ManifestPlan;
-use super::{ManifestContent, PayloadError};
+use super::{BillEntry, BillImage, BillReferrer, EntryKind, is_media_type};
 use crate::digest::Digest;
+use crate::payload::error::PayloadError;
+use crate::payload::manifest::ManifestContent;
 
 /// A referrer may have referrers, but not without end.
 pub const REFERRERS_DEPTH: usize = 8;
@@ -16,71 +14,6 @@ pub const REFERRERS_DEPTH: usize = 8;
 const COSIGN_ENDINGS: [&str; 3] = ["att", "sbom", "sig"];
 /// A tag is no longer.
 const TAG_LIMIT: usize = 128;
-
-/// One referrer of an image, or of one of its referrers.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(rename_all = "camelCase")]
-pub struct BillReferrer {
-    /// Its manifest's digest.
-    pub digest: Digest,
-    /// Its manifest's media type.
-    pub media_type: String,
-    /// Its manifest's size in bytes.
-    pub size: u64,
-    /// The manifest that it is about.
-    pub subject: Digest,
-    /// The tag that cosign gave it. Without, it says of itself what its subject is.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub tag: Option<String>,
-    /// The manifests that it names, in push order, if it is an index.
-    #[serde(default, skip_serializing_if = "Vec::is_empty")]
-    pub manifests: Vec<BillManifest>,
-}
-
-impl BillReferrer {
-    /// The digests and media types of all its manifests, in push order.
-    pub fn all_manifests(&self) -> impl Iterator<Item = (&Digest, &str)> {
-        let children = self.manifests.iter().map(|child| (&child.digest, child.media_type.as_str()));
-        children.chain([(&self.digest, self.media_type.as_str())])
-    }
-
-    /// The digests of all its manifests, in push order.
-    pub fn all_digests(&self) -> impl Iterator<Item = &Digest> {
-        self.all_manifests().map(|(digest, _)| digest)
-    }
-}
-
-/// A referrer that is to go into a payload.
-#[derive(Clone, Debug)]
-pub struct ReferrerPlan {
-    /// Its manifest.
-    pub manifest: ManifestPlan,
-    /// The manifest that it is about.
-    pub subject: Digest,
-    /// The tag that cosign gave it.
-    pub tag: Option<String>,
-    /// The manifests that it names, in push order, if it is an index.
-    pub children: Vec<ManifestPlan>,
-}
-
-impl ReferrerPlan {
-    /// All its manifests in push order.
-    pub fn manifests(&self) -> impl Iterator<Item = &ManifestPlan> {
-        self.children.iter().chain([&self.manifest])
-    }
-
-    pub(super) fn bill(&self) -> BillReferrer {
-        let ManifestPlan { digest, media_type, bytes } = &self.manifest;
-        BillReferrer {
-            digest: digest.clone(),
-            media_type: media_type.clone(),
-            size: bytes.len() as u64,
-            subject: self.subject.clone(),
-            tag: self.tag.clone(),
-            manifests: self.children.iter().map(ManifestPlan::bill).collect(),
-        }
-    }
-}
 
 /// The tags under which cosign keeps what it has of a manifest, sorted.
 #[must_use]
@@ -167,6 +100,7 @@ pub(super) fn check_manifests(
 
 #[cfg(test)]
 mod tests {
+    use super::super::BillManifest;
     use super::*;
 
     fn digest(name: &str) -> Digest {
