@@ -305,7 +305,18 @@ impl Look<'_> {
         valid: &Valid,
         plan: &Plan,
     ) -> Result<Option<Verdict>, ReconcileError> {
-        let job = job(self.subject, valid, plan, &self.context.settings.worker);
+        let defaults = &self.context.settings.worker;
+        let ca_bundle = match &defaults.reach.ca_bundle {
+            None => None,
+            Some(bundle) => match bundle.read().await {
+                Ok(pem) => Some(pem),
+                Err(error) => {
+                    let message = format!("{error}; that is for the cluster's administrator to mend");
+                    return Ok(Some(Verdict::not_created(message)));
+                }
+            },
+        };
+        let job = job(self.subject, valid, plan, defaults, ca_bundle.as_deref());
         let Err(error) = jobs.create(&PostParams::default(), &job).await else {
             tracing::info!(job = plan.name, "created");
             return Ok(None);
