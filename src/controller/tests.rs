@@ -16,7 +16,7 @@ use super::*;
 /// A list of `items`, to whoever lists; `event` and no more to whoever watches.
 fn served(
     query: Option<String>,
-    items: Value,
+    items: &Value,
     event: impl Future<Output = Option<Value>> + Send + 'static,
 ) -> Response {
     if !query.unwrap_or_default().contains("watch=true") {
@@ -43,9 +43,9 @@ async fn the_errors_of_what_is_gone_are_forgotten() {
             gone.store(true, Ordering::Relaxed);
             Some(event)
         };
-        served(query, json!([build]), deleted)
+        served(query, &json!([build]), deleted)
     };
-    let none = async |RawQuery(query): RawQuery| served(query, json!([]), std::future::ready(None));
+    let none = async |RawQuery(query): RawQuery| served(query, &json!([]), std::future::ready(None));
     let refusal = async move || {
         told.notify_one();
         let status = json!({ "kind": "Status", "status": "Failure", "reason": "Forbidden", "code": 403 });

@@ -29,9 +29,9 @@ fn fifty_cancelled_builds_of_one_path_leave_at_most_one_partial_file_and_its_jou
         wait_until("there is something to leave", || pod.payload("app.zip.partial").exists());
         // By a person's wish, and by a node that goes away.
         if run % 2 == 0 {
-            worker.terminate()
+            worker.terminate();
         } else {
-            worker.kill()
+            worker.kill();
         }
         worker.end();
         assert_eq!(pod.files(), ["app.zip.partial", "app.zip.partial.journal"], "after run {run}");

@@ -631,7 +631,7 @@ fn the_authorities_of_all_are_trusted_beside_those_of_a_secret() {
     assert!(mistrusting.message.contains("is not trusted"), "{}", mistrusting.message);
     fs::copy(at("authority.crt"), pod.at("ca-bundle.crt")).unwrap();
     for (run, registries) in [("with", &own), ("without", &json!([]))] {
-        let built = pod.works_with(run, &build, registries);
+        let outcome = pod.works_with(run, &build, registries);
         assert_eq!(built.reason, Reason::Succeeded, "{built:?}");
     }
 }

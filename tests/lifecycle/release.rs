@@ -17,6 +17,7 @@ pub(crate) const DEFINITIONS: [&str; 2] = ["payloadbuilds.charon.dev", "payloadi
 /// The release `charon` in the namespace `charon`; it is gone when it is dropped, with all definitions and resources.
 pub(crate) struct Release;
 
+#[allow(clippy::unused_self)] // only who has installed it upgrades it or takes it away
 impl Release {
     /// Installs a chart, and waits for nothing.
     pub(crate) fn install(chart: &str, options: &[&str]) -> Self {
