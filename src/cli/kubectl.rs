@@ -114,7 +114,7 @@ fn write(text: &str) -> io::Result<()> {
 }
 
 fn cannot_write(error: &io::Error) -> CliError {
-    CliError::Failed(format!("cannot write to standard output: {error}"))
+    output::cannot_write("to standard output", error)
 }
 
 impl From<PluginError> for CliError {
