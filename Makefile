@@ -63,23 +63,33 @@ lint: tools ## Check format, lints, documentation, chart and scripts
 #   PATH            kubectl, helm, crane, registry, ctr
 #   KUBECONFIG      the cluster's administrator
 #   CHARON_CLUSTER  the cluster's folder: its logs, its volumes (volumes/pv-0 to pv-15), what the source registry keeps
-# and the journey, whose node has the image already, under the name that the chart takes by default:
-#   CHARON_BIN      the program, static: the command line that the journey runs
+# and lifecycle (install, upgrade, uninstall) and journey, whose node has the image already, under the name that the chart
+# takes by default:
+#   CHARON_BIN      the program, static: the command line that they run
 # Inside there is no network but the cluster's own, so all that Cargo does comes first.
 .PHONY: test
 test: lint $(image) ## Run every check and every test, on a real Kubernetes where it takes one
 	tests/cluster/cluster build
 	cargo nextest run --locked --no-run
 	cargo test --locked --doc
-	cargo nextest run --locked -E 'not binary(controller) and not binary(journey)'
+	cargo nextest run --locked -E 'not binary(/^(controller|lifecycle|journey)$$/)'
 	tests/cluster/cluster run --name test --control-plane -- cargo nextest run --locked --offline -E 'binary(controller)'
 	CHARON_BIN=$(CURDIR)/$(binary) \
 		tests/cluster/cluster run --name test -- \
-		bash -c 'ctr images import $(image) && exec cargo nextest run --locked --offline -E "binary(journey)"'
+		bash -c 'ctr images import $(image) && for binary in lifecycle journey; do \
+			cargo nextest run --locked --offline -E "binary($$binary)" || exit; done'
 
 .PHONY: demo
 demo: ## Carry an image over an air gap: two registries, a courier, a real Kubernetes
+ifeq ($(CLUSTER),current)
+	@tests/demo/current '$(IMAGE)' '$(REGISTRY)'
+else
 	@tests/demo/demo
+endif
+
+.PHONY: bootstrap
+bootstrap: $(image) | tools ## Make what brings Charon itself across: the program, and a payload with image and chart
+	charts/bootstrap $(image) $(binary) target/bootstrap
 
 .PHONY: bench
 bench: $(image) | tools ## Measure charon beside docker-charon, crane and oras, and the controller beside an API server; draws docs/bench.svg

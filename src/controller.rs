@@ -17,6 +17,7 @@ mod metrics;
 mod observe;
 mod outcome;
 mod progress;
+mod reach;
 mod reconcile;
 mod redact;
 mod rival;
@@ -57,6 +58,7 @@ use crate::api::{GROUP, PayloadBuild, PayloadImport, VERSION};
 pub(crate) use confine::{confined, restricted_by_default};
 pub(crate) use job::CONTAINER;
 pub use lease::LeaseTiming;
+pub use reach::{CaBundle, CaBundleError, OpenProxy, OpenProxyError, Reach, RegistryReach};
 pub use settings::{Pace, Settings, WorkerDefaults};
 pub(crate) use trouble::why_it_waits;
 

@@ -26,7 +26,7 @@ use crate::reference::ReferenceError;
 use crate::registry::{RegistryError, Traffic};
 use crate::storage::StorageError;
 use contract::{
-    CONTRACT_VERSION, IMAGES_LIST, OBJECT_STORE_SECRETS, Outcome, PAYLOAD_MOUNT, PROGRESS_PORT,
+    CA_BUNDLE, CONTRACT_VERSION, IMAGES_LIST, OBJECT_STORE_SECRETS, Outcome, PAYLOAD_MOUNT, PROGRESS_PORT,
     PROXY_SECRETS, REGISTRY_SECRETS, RUN_CONFIG_PATH, RunConfig, TrafficLimits,
 };
 
@@ -90,6 +90,9 @@ pub struct Worker {
     /// The folder with the proxy's address and credentials
     #[arg(long, default_value = PROXY_SECRETS)]
     proxy_secrets: PathBuf,
+    /// Certificates of authorities for all registries and the object store
+    #[arg(long, default_value = CA_BUNDLE)]
+    ca_bundle: PathBuf,
     /// The list of images
     #[arg(long, default_value = IMAGES_LIST)]
     images_list: PathBuf,
@@ -166,6 +169,7 @@ impl Worker {
             registry_secrets: &self.registry_secrets,
             object_store_secrets: &self.object_store_secrets,
             proxy_secrets: &self.proxy_secrets,
+            ca_bundle: &self.ca_bundle,
             images_list: &self.images_list,
         };
         Box::pin(run::run(config, &folders, traffic, &progress)).await

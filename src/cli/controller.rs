@@ -1,6 +1,7 @@
 use std::collections::BTreeMap;
 use std::net::SocketAddr;
 use std::num::{NonZeroU32, NonZeroUsize};
+use std::path::PathBuf;
 use std::time::Duration;
 
 use serde::de::DeserializeOwned;
@@ -9,7 +10,9 @@ use tokio_util::sync::CancellationToken;
 
 use super::CliError;
 use crate::api::{SecretRef, Toleration, WorkerResources};
-use crate::controller::{self, LeaseTiming, Pace, Settings, WorkerDefaults};
+use crate::controller::{
+    self, CaBundle, LeaseTiming, OpenProxy, Pace, Reach, RegistryReach, Settings, WorkerDefaults,
+};
 use crate::worker::contract::TrafficLimits;
 
 /// Look after the PayloadBuilds and PayloadImports of a cluster
@@ -45,6 +48,18 @@ pub(super) struct ControllerArgs {
     /// Let each worker wait for registries that fail for so long in all, 90s or 2h [default: 30m, of which 15m for one, 30s for one that never answered]
     #[arg(long, value_name = "DURATION", value_parser = duration)]
     pub(super) worker_retry_for: Option<Duration>,
+    /// File with certificates of authorities (PEM) that workers trust for all registries and object stores
+    #[arg(long, value_name = "FILE")]
+    pub(super) worker_ca_bundle: Option<PathBuf>,
+    /// Proxy that workers reach registries and object stores by; a resource's own wins
+    #[arg(long, value_name = "URL")]
+    pub(super) worker_proxy: Option<OpenProxy>,
+    /// Hosts that workers reach without that proxy, separated by commas
+    #[arg(long, value_name = "HOSTS", requires = "worker_proxy")]
+    pub(super) worker_no_proxy: Option<String>,
+    /// Mirrors and plain HTTP of registries, as a JSON list of host, endpoint and insecure; a resource's own win
+    #[arg(long, value_name = "JSON", value_parser = RegistryReach::list)]
+    pub(super) worker_registries: Option<List<RegistryReach>>,
     /// Namespace to look after; by default all
     #[arg(long, value_name = "NAMESPACE")]
     pub(super) namespace: Option<String>,
@@ -77,6 +92,11 @@ pub(super) enum Ids {
 /// Looks after the cluster that the environment names until SIGTERM or SIGINT.
 pub(super) async fn run(args: ControllerArgs) -> Result<(), CliError> {
     let failed = |what: &str, error: &dyn std::error::Error| CliError::Failed(format!("{what}: {error}"));
+    let settings = args.into_settings();
+    if let Some(bundle) = &settings.worker.reach.ca_bundle {
+        // It is read again for each worker; what is wrong from the start is told at the start.
+        bundle.read().await.map_err(|error| CliError::Failed(error.to_string()))?;
+    }
     let client = kube::Client::try_default().await;
     let client = client.map_err(|error| failed("cannot find out how to reach the cluster", &error))?;
     let mut terminate =
@@ -84,7 +104,7 @@ pub(super) async fn run(args: ControllerArgs) -> Result<(), CliError> {
     let mut interrupt =
         signal(SignalKind::interrupt()).map_err(|error| failed("cannot wait for signals", &error))?;
     let stop = CancellationToken::new();
-    let running = controller::run(client, args.into_settings(), stop.clone());
+    let running = controller::run(client, settings, stop.clone());
     let signals = async {
         tokio::select! {
             _ = terminate.recv() => {}
@@ -117,6 +137,12 @@ impl ControllerArgs {
             parallel: self.worker_parallel,
             requests_per_second: self.worker_requests_per_second,
             retry_for_seconds: self.worker_retry_for.map(|time| time.as_secs()),
+        };
+        let no_proxy = self.worker_no_proxy;
+        worker.reach = Reach {
+            ca_bundle: self.worker_ca_bundle.map(CaBundle::at),
+            proxy: self.worker_proxy.map(|proxy| proxy.except(no_proxy)),
+            registries: self.worker_registries.unwrap_or_default(),
         };
         Settings {
             worker,

@@ -19,7 +19,7 @@ use super::decide::{Decision, JobKey, Scene, Verdict, decide, requested_at};
 use super::hold::hold;
 use super::job::{Plan, RUN_LABEL, job};
 use super::known::Known;
-use super::observe::{PodView, observe};
+use super::observe::{Observed, PodView, observe};
 use super::rival::rival;
 use super::summarise::{News, is_transition, summarise};
 use super::validate::{Invalid, Valid};
@@ -83,7 +83,11 @@ async fn look_at<K: Wish>(known: &Known<K>, sight: &Sight<K>) -> Result<Action, 
     // From the API server, not from the watch: what is decided here may create a Job.
     let object = api.get_opt(&name).await.map_err(while_trying_to("read the resource"))?;
     let action = match object.filter(|object| object.metadata.deletion_timestamp.is_none()) {
-        Some(object) => look(sight, &api, &object).await?,
+        Some(object) => match look(sight, &api, &object, None).await? {
+            // Whose attempt it is may make its Job, and there was nothing that could be in its way.
+            (_, Some(begun)) => look(sight, &api, &begun, Some(Observed::default())).await?.0,
+            (action, None) => action,
+        },
         // Its Job and pods go with it: they are owned.
         None => Action::await_change(),
     };
@@ -114,11 +118,14 @@ fn api<K: Wish>(context: &Context, namespace: &str) -> Api<DynamicObject> {
     Api::namespaced_with(context.client.clone(), namespace, &ApiResource::erase::<K>(&()))
 }
 
+/// What follows from `object`, and from what there is of it, if that is known already. Gives the resource as it was
+/// written where an attempt was begun and there is nothing of it yet: then the next look can be taken at once.
 async fn look<K: Wish>(
     sight: &Sight<K>,
     api: &Api<DynamicObject>,
     object: &DynamicObject,
-) -> Result<Action, ReconcileError> {
+    observed: Option<Observed>,
+) -> Result<(Action, Option<DynamicObject>), ReconcileError> {
     let context = &*sight.context;
     let old = object.data.get("status").and_then(|status| serde_json::from_value(status.clone()).ok());
     let old: Status = old.unwrap_or_default();
@@ -133,7 +140,7 @@ async fn look<K: Wish>(
         Err(error) => (None, Err(Invalid(format!("the resource cannot be read: {error}")))),
     };
     let subject = wish.as_ref().map(Wish::subject).unwrap_or_default();
-    let mut scene = Look { context, subject: &subject, old: &old, now };
+    let mut scene = Look { context, subject: &subject, old: &old, observed, now };
     let (next, look_again) = match valid {
         Ok(valid) => {
             let writes = !valid.read_only() && !valid.suspended;
@@ -145,9 +152,15 @@ async fn look<K: Wish>(
             (scene.invalid(&invalid, generation, K::LETTER == 'i'), None)
         }
     };
-    let look_again = write::<K>(context, api, object, &old, &next, look_again, now).await?;
+    let nothing_is_there = scene.observed.as_ref() == Some(&Observed::default());
+    let (look_again, written) = write::<K>(context, api, object, &old, &next, look_again, now).await?;
     context.metrics.saw(object.metadata.uid.as_deref().unwrap_or_default(), &next);
-    Ok(Action::requeue(look_again.unwrap_or_else(some_day)))
+    let has_begun = nothing_is_there && look_again == Some(Duration::ZERO) && attempt(&old) != attempt(&next);
+    Ok((Action::requeue(look_again.unwrap_or_else(some_day)), written.filter(|_| has_begun)))
+}
+
+fn attempt(status: &Status) -> Option<u32> {
+    status.run.as_ref().map(|run| run.attempt)
 }
 
 /// Times in a status have whole seconds, as everywhere in Kubernetes.
@@ -160,6 +173,8 @@ struct Look<'a> {
     context: &'a Context,
     subject: &'a Subject,
     old: &'a Status,
+    /// What there is, once it was looked at.
+    observed: Option<Observed>,
     now: Timestamp,
 }
 
@@ -190,8 +205,11 @@ impl Look<'_> {
         let (context, subject, old) = (self.context, self.subject, self.old);
         let settings = &context.settings;
         let current = old.run.as_ref().and_then(|run| run.job_name.as_deref());
-        let observed = observe(&context.client, subject, current, &settings.pace, self.now);
-        let observed = observed.await.map_err(while_trying_to("read Jobs, pods and events"))?;
+        if self.observed.is_none() {
+            let observed = observe(&context.client, subject, current, &settings.pace, self.now);
+            self.observed = Some(observed.await.map_err(while_trying_to("read Jobs, pods and events"))?);
+        }
+        let observed = self.observed.clone().unwrap_or_default();
         let mut valid = valid.clone();
         // They are looked for before the Job of an attempt is made, and not again: its worker was told.
         let awaited = if observed.current.is_some() || valid.suspended || self.is_done(&valid) {
@@ -287,7 +305,18 @@ impl Look<'_> {
         valid: &Valid,
         plan: &Plan,
     ) -> Result<Option<Verdict>, ReconcileError> {
-        let job = job(self.subject, valid, plan, &self.context.settings.worker);
+        let defaults = &self.context.settings.worker;
+        let ca_bundle = match &defaults.reach.ca_bundle {
+            None => None,
+            Some(bundle) => match bundle.read().await {
+                Ok(pem) => Some(pem),
+                Err(error) => {
+                    let message = format!("{error}; that is for the cluster's administrator to mend");
+                    return Ok(Some(Verdict::not_created(message)));
+                }
+            },
+        };
+        let job = job(self.subject, valid, plan, defaults, ca_bundle.as_deref());
         let Err(error) = jobs.create(&PostParams::default(), &job).await else {
             tracing::info!(job = plan.name, "created");
             return Ok(None);
@@ -371,7 +400,7 @@ async fn expire(jobs: &Api<Job>, job: &JobKey, seconds: i32) -> Result<(), Recon
     }
 }
 
-/// Writes `next`, if it is news, and says when to look again.
+/// Writes `next`, if it is news, and says when to look again; gives the resource as it was written.
 async fn write<K: Wish>(
     context: &Context,
     api: &Api<DynamicObject>,
@@ -380,17 +409,17 @@ async fn write<K: Wish>(
     next: &Status,
     look_again: Option<Duration>,
     now: Timestamp,
-) -> Result<Option<Duration>, ReconcileError> {
+) -> Result<(Option<Duration>, Option<DynamicObject>), ReconcileError> {
     if old == next {
         // Whoever wants to look again at once wants to see what was written.
-        return Ok(look_again.map(|after| after.max(CONFLICT)));
+        return Ok((look_again.map(|after| after.max(CONFLICT)), None));
     }
     if !is_transition(old, next) {
         let written = old.progress.as_ref().map_or(Timestamp::UNIX_EPOCH, |progress| progress.update_time.0);
         let pause = context.settings.pace.progress_write;
         let age = now.duration_since(written);
         if age.unsigned_abs() < pause {
-            return Ok(look_again);
+            return Ok((look_again, None));
         }
     }
     let types = object.types.as_ref().ok_or(ReconcileError::Answer("kind"))?;
@@ -402,12 +431,12 @@ async fn write<K: Wish>(
         "status": next,
     });
     let params = PatchParams::apply(FIELD_MANAGER).force();
-    match api.patch_status(&object.name_any(), &params, &Patch::Apply(&patch)).await {
-        Ok(_) => {}
-        Err(kube::Error::Api(status)) if status.code == 409 => return Ok(Some(CONFLICT)),
-        Err(kube::Error::Api(status)) if status.code == 404 => return Ok(None),
+    let written = match api.patch_status(&object.name_any(), &params, &Patch::Apply(&patch)).await {
+        Ok(written) => written,
+        Err(kube::Error::Api(status)) if status.code == 409 => return Ok((Some(CONFLICT), None)),
+        Err(kube::Error::Api(status)) if status.code == 404 => return Ok((None, None)),
         Err(error) => return Err(while_trying_to("write the status")(error)),
-    }
+    };
     context.metrics.wrote(K::KIND, old, next);
     if let Some(event) = announce::transition(old, next) {
         let reference = k8s_openapi::api::core::v1::ObjectReference {
@@ -420,5 +449,5 @@ async fn write<K: Wish>(
         };
         context.publish(&event, &reference).await;
     }
-    Ok(look_again)
+    Ok((look_again, Some(written)))
 }

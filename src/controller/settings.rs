@@ -9,6 +9,7 @@ use k8s_openapi::apimachinery::pkg::api::resource::Quantity;
 use k8s_openapi::apimachinery::pkg::util::intstr::IntOrString;
 
 use super::LeaseTiming;
+use super::reach::Reach;
 use crate::api::{PodIds, SecretRef, Toleration, WorkerResources};
 use crate::worker::contract::TrafficLimits;
 
@@ -29,7 +30,7 @@ pub struct Settings {
     pub health_address: Option<SocketAddr>,
 }
 
-/// What worker pods are like if a resource does not say.
+/// What worker pods are like, and how they reach registries, if a resource does not say.
 #[derive(Clone, Debug, Default)]
 pub struct WorkerDefaults {
     /// The image of the worker: the controller's own.
@@ -48,6 +49,8 @@ pub struct WorkerDefaults {
     pub tolerations: Vec<Toleration>,
     /// How workers treat registries.
     pub traffic: TrafficLimits,
+    /// How registries and object stores are reached.
+    pub reach: Reach,
 }
 
 /// How long things are waited for.

@@ -14,7 +14,7 @@ use tokio::sync::Notify;
 use super::*;
 
 /// A list of `items`, to whoever lists; `event` and no more to whoever watches.
-async fn served(
+fn served(
     query: Option<String>,
     items: Value,
     event: impl Future<Output = Option<Value>> + Send + 'static,
@@ -35,7 +35,7 @@ async fn the_errors_of_what_is_gone_are_forgotten() {
         "metadata": { "name": "app", "namespace": "team", "uid": "u", "resourceVersion": "1" },
     });
     let (was_refused, is_gone) = (Arc::new(Notify::new()), Arc::new(AtomicBool::new(false)));
-    let (refuses, refused, gone) = (was_refused.clone(), was_refused, is_gone.clone());
+    let (told, refused, gone) = (was_refused.clone(), was_refused, is_gone.clone());
     let builds = async move |RawQuery(query): RawQuery| {
         let event = json!({ "type": "DELETED", "object": build });
         let deleted = async move {
@@ -43,11 +43,11 @@ async fn the_errors_of_what_is_gone_are_forgotten() {
             gone.store(true, Ordering::Relaxed);
             Some(event)
         };
-        served(query, json!([build]), deleted).await
+        served(query, json!([build]), deleted)
     };
-    let none = async |RawQuery(query): RawQuery| served(query, json!([]), std::future::ready(None)).await;
+    let none = async |RawQuery(query): RawQuery| served(query, json!([]), std::future::ready(None));
     let refusal = async move || {
-        refuses.notify_one();
+        told.notify_one();
         let status = json!({ "kind": "Status", "status": "Failure", "reason": "Forbidden", "code": 403 });
         (StatusCode::FORBIDDEN, axum::Json(status))
     };

@@ -83,6 +83,8 @@ pub(super) enum Place {
 #[derive(Clone, Debug, PartialEq)]
 pub(super) struct Registry {
     pub access: contract::RegistryAccess,
+    /// Where and how it is reached is left to what is said for all.
+    pub is_open: bool,
     /// The Secret with `.dockerconfigjson`.
     pub credentials: Option<String>,
 }
@@ -414,6 +416,7 @@ fn registry(access: &RegistryAccess, field: &str) -> Result<Registry, Invalid> {
     let endpoint: Result<Option<Endpoint>, _> = access.endpoint.as_deref().map(str::parse).transpose();
     endpoint.map_err(|error| Invalid(format!("{field}.endpoint: {error}")))?;
     Ok(Registry {
+        is_open: access.endpoint.is_none() && access.insecure.is_none(),
         access: contract::RegistryAccess {
             host: access.host.clone(),
             endpoint: access.endpoint.clone(),

@@ -19,7 +19,7 @@ use crate::storage::{self, FileTarget, Location, Needs, ObjectAccess, StorageErr
 use crate::worker::payload_path;
 
 /// The pod waits so long for a transfer, and after the last one, before it ends.
-const LINGER: Duration = Duration::from_secs(30);
+pub(super) const LINGER: Duration = Duration::from_secs(30);
 /// An earlier transfer whose near end is gone holds its file for so long at most.
 const LOCK_PATIENCE: Duration = Duration::from_mins(1);
 

@@ -4,7 +4,7 @@ use std::io;
 use std::sync::Arc;
 use std::time::Duration;
 
-use k8s_openapi::api::core::v1::{Event, PersistentVolumeClaim, Pod};
+use k8s_openapi::api::core::v1::{ContainerStateTerminated, Event, PersistentVolumeClaim, Pod};
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::Status;
 use kube::api::{AttachParams, AttachedProcess, DeleteParams, ListParams, PostParams};
 use kube::{Api, Client};
@@ -13,6 +13,7 @@ use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 use tracing::{info, warn};
 
+use super::far::LINGER;
 use super::near::NearError;
 use super::pod::{PROGRAM, SELECTOR, pod};
 use super::resource::Model;
@@ -170,6 +171,9 @@ impl Session {
             if pod.as_ref().is_some_and(is_up) {
                 return Ok(name.clone());
             }
+            if let Some(pod) = pod.filter(ended_at_once) {
+                return Err(PluginError::new(ended(name, &pod, &self.model.image)).into());
+            }
             self.remove().await;
         }
         self.check_claim().await?;
@@ -316,6 +320,20 @@ async fn said(mut process: AttachedProcess, why: &io::Error) -> Attempt {
 fn exit_code(status: &Status) -> Option<&str> {
     let causes = status.details.as_ref()?.causes.as_ref()?;
     causes.iter().find(|cause| cause.reason.as_deref() == Some("ExitCode"))?.message.as_deref()
+}
+
+/// Whether the pod's own program ended before it could have been waiting: another pod's would do the same.
+fn ended_at_once(pod: &Pod) -> bool {
+    let status = pod.status.clone().unwrap_or_default();
+    // A reason is the cluster's: an eviction, the deadline.
+    let by_itself = status.reason.is_none();
+    let ends =
+        status.container_statuses.unwrap_or_default().into_iter().filter_map(|it| it.state?.terminated);
+    let short = |end: ContainerStateTerminated| {
+        let (Some(started), Some(finished)) = (end.started_at, end.finished_at) else { return false };
+        finished.0.duration_since(started.0).unsigned_abs() < LINGER / 2
+    };
+    by_itself && ends.into_iter().any(short)
 }
 
 /// What a pod says that ended before anything was asked of it.

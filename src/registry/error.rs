@@ -527,7 +527,7 @@ fn proxy(own: Option<&Proxy>, url: &Url) -> Option<(String, &'static str)> {
     static PROXIES: LazyLock<Matcher> = LazyLock::new(Matcher::from_system);
     let (proxy, advice) = if let Some(own) = own {
         let advice =
-            "check the proxy and its Secret, or name the host in noProxy if it is to be reached without";
+            "check the proxy and its credentials, or name the host in noProxy if it is to be reached without";
         (own.leads_to(url)?, advice)
     } else {
         let advice = "check the proxy, or name the host in NO_PROXY if it is to be reached without";

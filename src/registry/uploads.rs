@@ -21,6 +21,8 @@ use crate::digest::Digest;
 
 /// A run that is to end waits no longer for registries to forget its uploads.
 const SETTLING: Duration = Duration::from_secs(10);
+/// The pause after which an upload that still grew may have ended.
+const GROWING: Duration = Duration::from_millis(100);
 
 impl Traffic {
     /// Waits until the uploads of the run that were given up are cancelled: a process that ends before leaves them in the
@@ -151,10 +153,12 @@ impl Registry {
     }
 
     async fn try_to_cancel(&self, mut call: Call) -> Result<(), RegistryError> {
-        let mut tries = 3;
+        let mut tries = 3_u32;
         loop {
             let reply = self.attempt(&call, self.place().await, || None).await?;
-            tries -= 1;
+            // What is on its way, through a proxy perhaps, still arrives: then no address fits for long.
+            let grows = reply.status() == StatusCode::RANGE_NOT_SATISFIABLE;
+            tries -= u32::from(!grows);
             if reply.status().is_success() || reply.status() == StatusCode::NOT_FOUND {
                 return Ok(());
             }
@@ -162,6 +166,9 @@ impl Registry {
                 return Err(self.refused(&call, reply).await);
             }
             drop(reply);
+            if grows {
+                tokio::time::sleep(GROWING).await;
+            }
             // The distribution registry wants the address that fits the bytes it has (tried: 416 for the first one,
             // once any arrived), which it tells to who asks for the upload's progress.
             let progress = Call::new(Method::GET, call.url.clone(), call.scopes.clone(), call.asked.clone());

@@ -36,6 +36,10 @@ pub const OBJECT_STORE_SECRETS: &str = "/etc/charon/object-store";
 pub const IMAGES_LIST: &str = "/etc/charon/images/list";
 /// The proxy's `address`, and perhaps `username`, `password` and `noProxy`, are mounted here.
 pub const PROXY_SECRETS: &str = "/etc/charon/proxy";
+/// The annotation of the pod that holds certificates of authorities for all registries and object stores, in PEM.
+pub const CA_BUNDLE_ANNOTATION: &str = "charon.dev/ca-bundle";
+/// Where [`CA_BUNDLE_ANNOTATION`] is mounted, if there is one.
+pub const CA_BUNDLE: &str = "/etc/charon/ca-bundle.crt";
 /// The port where the worker answers `GET /progress`.
 pub const PROGRESS_PORT: u16 = 8080;
 /// An outcome is never longer than this: Kubernetes cuts a termination message at 4096 bytes.
@@ -61,10 +65,9 @@ pub struct RunConfig {
     /// How registries are reached; an import's first one is its target.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub registries: Vec<RegistryAccess>,
-    /// The Secret of the proxy that registries and the object store are reached by, if one was named: its `address`
-    /// must be mounted.
+    /// The proxy that registries and the object store are reached by.
     #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub proxy: Option<String>,
+    pub proxy: Option<ProxyAccess>,
     /// How the registries are treated.
     #[serde(default, skip_serializing_if = "TrafficLimits::are_none")]
     pub traffic: TrafficLimits,
@@ -89,6 +92,22 @@ impl TrafficLimits {
     fn are_none(&self) -> bool {
         *self == Self::default()
     }
+}
+
+/// A proxy, by what the worker is told of it.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase", rename_all_fields = "camelCase", deny_unknown_fields)]
+pub enum ProxyAccess {
+    /// The Secret that was named: its `address` must be mounted.
+    Secret(String),
+    /// One for all, which asks for no password.
+    Open {
+        /// Its URL.
+        address: String,
+        /// The hosts that are reached without it, as in the variable `NO_PROXY`.
+        #[serde(default, skip_serializing_if = "Option::is_none")]
+        no_proxy: Option<String>,
+    },
 }
 
 /// The two kinds of work.
@@ -491,7 +510,7 @@ mod tests {
                 insecure: false,
                 certificates: None,
             }],
-            proxy: Some("proxy".into()),
+            proxy: Some(ProxyAccess::Secret("proxy".into())),
             traffic: TrafficLimits {
                 parallel: NonZeroUsize::new(2),
                 requests_per_second: NonZeroU32::new(10),

@@ -13,11 +13,10 @@ use url::Url;
 
 use super::Refusal;
 use super::contract::{ObjectStore, Provider};
-use super::run::{Folders, secret};
+use super::run::{Folders, Way, secret};
 use crate::build::Output;
 use crate::digest::Digest;
 use crate::object_location::ObjectLocation;
-use crate::proxy::Proxy;
 use crate::read_at::ReadAt;
 use crate::reason::Reason;
 use crate::storage::{
@@ -34,12 +33,12 @@ pub(super) enum Place {
 }
 
 impl Place {
-    /// The place that a run configuration names: `path` in the volume, or an object, which may be reached by `proxy`.
+    /// The place that a run configuration names: `path` in the volume, or an object, which is reached by `way`.
     pub(super) fn new(
         path: &str,
         object: Option<&ObjectStore>,
         folders: &Folders<'_>,
-        proxy: Option<&Proxy>,
+        way: &Way,
     ) -> Result<Self, Refusal> {
         match object {
             None => {
@@ -47,7 +46,7 @@ impl Place {
                 let found = found.map_err(|why| Refusal::new(Reason::InvalidSpec, why))?;
                 Ok(Self::File { path: found, shown: path.to_owned() })
             }
-            Some(object) => Ok(Self::Object(stored_object(object, folders.object_store_secrets, proxy)?)),
+            Some(object) => Ok(Self::Object(stored_object(object, folders.object_store_secrets, way)?)),
         }
     }
 
@@ -167,11 +166,7 @@ pub(crate) fn payload_path(payloads: &Path, path: &str) -> Result<PathBuf, Strin
 }
 
 /// The object, with what the mounted Secrets hold.
-fn stored_object(
-    given: &ObjectStore,
-    secrets: &Path,
-    proxy: Option<&Proxy>,
-) -> Result<StoredObject, Refusal> {
+fn stored_object(given: &ObjectStore, secrets: &Path, way: &Way) -> Result<StoredObject, Refusal> {
     let location = ObjectLocation::new(given.provider, &given.bucket, &given.key);
     let location = location.map_err(|error| Refusal::new(Reason::InvalidSpec, error.to_string()))?;
     let ca_pem = secret(secrets, "ca.crt")?;
@@ -185,7 +180,8 @@ fn stored_object(
         let message = format!("the endpoint {endpoint:?} of {location} is no URL: {error}");
         Refusal::new(Reason::InvalidSpec, message)
     })?;
-    let access = ObjectAccess { endpoint, region: given.region.clone(), keys, ca_pem, proxy: proxy.cloned() };
+    let (ca_pem, proxy) = (way.authorities(ca_pem), way.proxy.clone());
+    let access = ObjectAccess { endpoint, region: given.region.clone(), keys, ca_pem, proxy };
     Ok(StoredObject::new(location, &access)?)
 }
 

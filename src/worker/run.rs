@@ -8,7 +8,7 @@ use tracing::{info, warn};
 use super::Refusal;
 use super::contract::{
     BasePayload, BuildWork, FAILURES_LIMIT, ImportResult, ImportWork, ObjectStore, Outcome, PayloadSummary,
-    RegistryAccess, Rewritten, RunConfig, Work,
+    ProxyAccess, RegistryAccess, Rewritten, RunConfig, Work,
 };
 use super::list::images;
 use super::place::Place;
@@ -33,14 +33,28 @@ pub(super) struct Folders<'a> {
     pub(super) object_store_secrets: &'a Path,
     /// What tells of the proxy.
     pub(super) proxy_secrets: &'a Path,
+    /// Certificates of authorities, if they were given.
+    pub(super) ca_bundle: &'a Path,
     /// The list of images.
     pub(super) images_list: &'a Path,
 }
 
 /// How registries and stores are reached.
-struct Way {
+pub(super) struct Way {
     traffic: Traffic,
-    proxy: Option<Proxy>,
+    pub(super) proxy: Option<Proxy>,
+    /// Certificates of authorities, in PEM.
+    ca_bundle: Option<Vec<u8>>,
+}
+
+impl Way {
+    /// Who is trusted where `ca_pem` is what the host's own Secret holds.
+    pub(super) fn authorities(&self, ca_pem: Option<Vec<u8>>) -> Option<Vec<u8>> {
+        match (ca_pem, self.ca_bundle.clone()) {
+            (Some(own), Some(of_all)) => Some([own, b"\n".to_vec(), of_all].concat()),
+            (own, of_all) => own.or(of_all),
+        }
+    }
 }
 
 /// Does the work of a run configuration.
@@ -61,11 +75,12 @@ async fn work(
     progress: &Arc<Progress>,
 ) -> Result<Outcome, Refusal> {
     // What is mounted is read from a disk.
-    let (given, name, traffic) = (config.registries.clone(), config.proxy.clone(), traffic.clone());
+    let (given, by, traffic) = (config.registries.clone(), config.proxy.clone(), traffic.clone());
     let (secrets, of_proxy) = (folders.registry_secrets.to_owned(), folders.proxy_secrets.to_owned());
+    let ca_bundle = folders.ca_bundle.to_owned();
     let mounted = tokio::task::spawn_blocking(move || {
-        let proxy = name.map(|name| proxy(&name, &of_proxy)).transpose()?;
-        let way = Way { traffic, proxy };
+        let proxy = by.map(|by| proxy(&by, &of_proxy)).transpose()?;
+        let way = Way { traffic, proxy, ca_bundle: mounted(&ca_bundle)? };
         Ok((registries(&given, &secrets, &way)?, way))
     });
     let mounted = mounted.await.map_err(|error| Refusal::new(Reason::WorkerFailed, error.to_string()));
@@ -92,7 +107,7 @@ async fn run_build(
     folders: &Folders<'_>,
     progress: &Arc<Progress>,
 ) -> Result<Outcome, Refusal> {
-    let place = Place::new(&work.path, work.object_store.as_ref(), folders, way.proxy.as_ref())?;
+    let place = Place::new(&work.path, work.object_store.as_ref(), folders, way)?;
     if let Some((mut payload, failures)) = report::already_present(&place, run_id).await {
         if work.file_digest && payload.file_digest.is_none() {
             payload.file_digest = Some(sum(&place, run_id).await?);
@@ -182,7 +197,7 @@ async fn run_import(
         Some(registry) => registry,
         None => client(host, Access::default(), way)?,
     };
-    let place = Place::new(&work.path, work.object_store.as_ref(), folders, way.proxy.as_ref())?;
+    let place = Place::new(&work.path, work.object_store.as_ref(), folders, way)?;
     let source = place.open().await?;
     let request = ImportRequest {
         source: Source::At(source),
@@ -323,18 +338,35 @@ fn registries(
 }
 
 pub(super) fn secret(folder: &Path, key: &str) -> Result<Option<Vec<u8>>, Refusal> {
-    match std::fs::read(folder.join(key)) {
+    mounted(&folder.join(key))
+}
+
+/// What is mounted there, if anything is.
+fn mounted(file: &Path) -> Result<Option<Vec<u8>>, Refusal> {
+    match std::fs::read(file) {
         Ok(bytes) => Ok(Some(bytes)),
         Err(error) if error.kind() == std::io::ErrorKind::NotFound => Ok(None),
-        Err(error) => Err(Refusal::new(
-            Reason::WorkerFailed,
-            format!("cannot read the mounted secret key {key}: {error}"),
-        )),
+        Err(error) => {
+            let message = format!("cannot read {}, which is mounted: {error}", file.display());
+            Err(Refusal::new(Reason::WorkerFailed, message))
+        }
+    }
+}
+
+/// The proxy that the run configuration or the mounted Secret tells of.
+fn proxy(by: &ProxyAccess, secrets: &Path) -> Result<Proxy, Refusal> {
+    match by {
+        ProxyAccess::Secret(name) => secret_proxy(name, secrets),
+        ProxyAccess::Open { address, no_proxy } => Proxy::new(address, None, None, no_proxy.as_deref())
+            .map_err(|error| {
+                let message = format!("the address of the proxy for all namespaces is wrong: {error}");
+                Refusal::new(Reason::InvalidSpec, message)
+            }),
     }
 }
 
 /// The proxy that the mounted Secret `name` tells of.
-fn proxy(name: &str, secrets: &Path) -> Result<Proxy, Refusal> {
+fn secret_proxy(name: &str, secrets: &Path) -> Result<Proxy, Refusal> {
     let text = |key: &str| -> Result<Option<SecretString>, Refusal> {
         let Some(bytes) = secret(secrets, key)? else { return Ok(None) };
         let text = String::from_utf8(bytes).map_err(|_| {
@@ -361,7 +393,8 @@ fn proxy(name: &str, secrets: &Path) -> Result<Proxy, Refusal> {
 }
 
 fn client(host: Host, access: Access, way: &Way) -> Result<Registry, Refusal> {
-    let access = Access { proxy: way.proxy.clone(), ..access };
+    let ca_pem = way.authorities(access.ca_pem);
+    let access = Access { ca_pem, proxy: way.proxy.clone(), ..access };
     Ok(Registry::with_traffic(host, access, &way.traffic)?)
 }
 
@@ -374,7 +407,7 @@ async fn bases(work: &BuildWork, folders: &Folders<'_>, way: &Way) -> Result<Vec
     let mut found = Vec::new();
     for base in &work.bases {
         let object = work.object_store.clone().map(|object| ObjectStore { key: base.path.clone(), ..object });
-        let place = Place::new(&base.path, object.as_ref(), folders, way.proxy.as_ref())?;
+        let place = Place::new(&base.path, object.as_ref(), folders, way)?;
         let refused =
             |error: BaseError| Refusal::new(error.reason(), format!("PayloadBuild {:?}: {error}", base.name));
         found.push(open_base(&place.payload(), Some(&base.digest)).await.map_err(refused)?);

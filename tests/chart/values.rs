@@ -5,7 +5,7 @@ use serde_json::Value;
 use crate::rendering::{CHART, NAMESPACE, conforms, helm, objects, one, render, template};
 
 /// What people set.
-const MATRIX: [&str; 15] = [
+const MATRIX: [&str; 16] = [
     "{}",
     "namespaced: true",
     "{namespaced: true, crds: {enabled: false}}",
@@ -18,6 +18,7 @@ const MATRIX: [&str; 15] = [
     "worker: {securityContext: none, resources: {requests: {cpu: 1, ephemeral-storage: 1Gi}, limits: {memory: 1Gi}}}",
     "worker: {imagePullSecrets: [{name: pull}], nodeSelector: null, tolerations: [{key: a, operator: Equal, value: b, effect: NoExecute, tolerationSeconds: 5}]}",
     "worker: {traffic: {parallel: 1, requestsPerSecond: 1000000, retryFor: 1h30m}}",
+    "worker: {caBundle: {configMap: corp-ca}, proxy: {address: 'http://proxy.example:3128', noProxy: .svc}, registries: [{host: docker.io, endpoint: mirror.example/hub}, {host: '[::1]:5000', insecure: true}]}",
     "metrics: {serviceMonitor: {enabled: true, labels: {release: prometheus}}, prometheusRule: {enabled: true, labels: {release: prometheus}}, dashboard: {enabled: true}}",
     "networkPolicy: {enabled: true, apiServer: {cidrs: [10.0.0.1/32], ports: [6443]}}",
     "{resources: null, podAnnotations: {a: b}, podLabels: {a: b}, nodeSelector: null, tolerations: [{operator: Exists}], affinity: {nodeAffinity: {requiredDuringSchedulingIgnoredDuringExecution: {nodeSelectorTerms: [{matchExpressions: [{key: a, operator: Exists}]}]}}}}",
@@ -114,6 +115,41 @@ fn how_workers_treat_registries_reaches_the_controller_and_what_is_not_said_does
 }
 
 #[test]
+fn how_all_registries_are_reached_comes_to_the_controller_and_nothing_where_nothing_is_said() {
+    let container = |values: &str| {
+        let objects = render(values);
+        let pod = one(&objects, "Deployment").unwrap()["spec"]["template"]["spec"].clone();
+        (pod["containers"][0].clone(), pod["volumes"].clone())
+    };
+    let (said, volumes) = container(
+        "worker: {caBundle: {configMap: corp-ca, key: bundle.pem}, proxy: {address: 'http://proxy:3128', noProxy: '.svc,10.0.0.0/8'}, registries: [{host: 'lab:5000', insecure: true}]}",
+    );
+    let value = |name: &str| {
+        let variable = said["env"].as_array().unwrap().iter().find(|one| one["name"] == name);
+        variable.unwrap()["value"].as_str().unwrap().to_owned()
+    };
+    assert_eq!(value("CHARON_WORKER_PROXY"), "http://proxy:3128");
+    assert_eq!(value("CHARON_WORKER_NO_PROXY"), ".svc,10.0.0.0/8");
+    let registries = serde_json::json!([{ "host": "lab:5000", "insecure": true }]);
+    assert_eq!(serde_json::from_str::<Value>(&value("CHARON_WORKER_REGISTRIES")).unwrap(), registries);
+    let mount = said["volumeMounts"][0]["mountPath"].as_str().unwrap();
+    assert_eq!(volumes[0]["name"], said["volumeMounts"][0]["name"]);
+    let map = &volumes[0]["configMap"];
+    assert_eq!((&map["name"], &map["items"][0]["key"]), (&"corp-ca".into(), &"bundle.pem".into()));
+    assert_eq!(
+        value("CHARON_WORKER_CA_BUNDLE"),
+        format!("{mount}/{}", map["items"][0]["path"].as_str().unwrap())
+    );
+
+    let (unsaid, volumes) = container("worker: {proxy: {noProxy: .svc}}");
+    assert_eq!((&unsaid["volumeMounts"], &volumes), (&Value::Null, &Value::Null));
+    let names = unsaid["env"].to_string();
+    for name in ["CA_BUNDLE", "PROXY", "REGISTRIES"] {
+        assert!(!names.contains(name), "{names}");
+    }
+}
+
+#[test]
 fn a_registry_for_all_charts_goes_in_the_place_of_the_images_own() {
     let image = |values: &str| {
         let objects = render(values);
@@ -156,6 +192,16 @@ fn a_mistake_in_the_values_is_told_with_its_place() {
         ("worker: {traffic: {parallel: 0}}", "/worker/traffic/parallel"),
         ("worker: {traffic: {retryFor: 2 hours}}", "/worker/traffic/retryFor"),
         ("worker: {traffic: {retries: 3}}", "retries"),
+        ("worker: {caBundle: corp-ca}", "/worker/caBundle"),
+        ("worker: {caBundle: {configMap: Corp}}", "/worker/caBundle/configMap"),
+        ("worker: {proxy: {address: 'http://charon:obolus@proxy'}}", "/worker/proxy/address"),
+        ("worker: {proxy: {address: proxy}}", "/worker/proxy/address"),
+        ("worker: {registries: [{endpoint: mirror}]}", "host"),
+        (
+            "worker: {registries: [{host: docker.io, endpoint: 'https://mirror'}]}",
+            "/worker/registries/0/endpoint",
+        ),
+        ("worker: {registries: [{host: docker.io, secretRef: {name: pull}}]}", "secretRef"),
         ("metrics: {serviceMonitor: true}", "/metrics/serviceMonitor"),
         ("metrics: {serviceMonitor: {interval: 30s}}", "interval"),
         ("networkPolicy: {apiServer: {cidrs: []}}", "/networkPolicy/apiServer/cidrs"),

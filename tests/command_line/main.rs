@@ -49,6 +49,7 @@ mod interruption;
 mod kills;
 mod kinds;
 mod last_steps;
+mod leftovers;
 mod library;
 mod mirrors;
 mod missing_base;

@@ -48,6 +48,7 @@ impl Pod {
         self.folder.path().join("payload").join(path)
     }
 
+    /// The names of the volume's files.
     pub(crate) fn files(&self) -> Vec<String> {
         let files = fs::read_dir(self.payload("")).unwrap();
         let mut names: Vec<_> = files.map(|file| file.unwrap().file_name().into_string().unwrap()).collect();
@@ -69,7 +70,12 @@ impl Pod {
 
     /// The same with any access to registries.
     pub(crate) fn works_with(&self, run: &str, work: &Value, registries: &Value) -> Outcome {
-        self.outcome(self.worker(run, work, registries).arguments(["--progress-port", "0"]).start())
+        self.outcome(self.starts(run, work, registries))
+    }
+
+    /// Starts a worker, which nobody asks for its progress.
+    pub(crate) fn starts(&self, run: &str, work: &Value, registries: &Value) -> Running {
+        self.worker(run, work, registries).arguments(["--progress-port", "0"]).start()
     }
 
     /// The worker of a run, but for its port.
@@ -83,7 +89,9 @@ impl Pod {
         let places = ["--config", &config, "--payloads", &payloads, "--registry-secrets", &secrets];
         let worker = charon(["worker", "--termination-log", &log]).arguments(places);
         let worker = worker.arguments(["--object-store-secrets", &at("object-store")]);
-        worker.arguments(["--proxy-secrets", &at("proxy"), "--images-list", &at("list")])
+        worker
+            .arguments(["--proxy-secrets", &at("proxy"), "--images-list", &at("list")])
+            .arguments(["--ca-bundle", &at("ca-bundle.crt")])
     }
 
     /// How a worker ends.
@@ -599,6 +607,33 @@ fn certificate(folder: &Path, name: &str, authority: Option<&str>) {
         words.extend(["-addext", "basicConstraints=critical,CA:FALSE"].map(str::to_owned));
     }
     tool("openssl", words).in_folder(folder).run().succeeded();
+}
+
+#[test]
+fn the_authorities_of_all_are_trusted_beside_those_of_a_secret() {
+    let (pod, source) = (Pod::new(), source(Software::Distribution3, &["styx:1"]));
+    let keys = tempfile::tempdir().unwrap();
+    certificate(keys.path(), "authority", None);
+    certificate(keys.path(), "other", None);
+    certificate(keys.path(), "server", Some("authority"));
+    let at = |name: &str| keys.path().join(name).display().to_string();
+    let secure = source.entrance(&[
+        ("REGISTRY_HTTP_TLS_CERTIFICATE", &at("server.crt")),
+        ("REGISTRY_HTTP_TLS_KEY", &at("server.key")),
+    ]);
+    let build = json!({ "build": { "images": [{ "name": secure.name("styx:1") }], "path": "out.zip" } });
+    let own = json!([{ "host": secure.host(), "certificates": "other" }]);
+    let secrets = pod.folder.path().join("secrets/0");
+    fs::create_dir_all(&secrets).unwrap();
+    fs::copy(at("other.crt"), secrets.join("ca.crt")).unwrap();
+
+    let mistrusting = pod.works_with("run", &build, &own);
+    assert!(mistrusting.message.contains("is not trusted"), "{}", mistrusting.message);
+    fs::copy(at("authority.crt"), pod.at("ca-bundle.crt")).unwrap();
+    for (run, registries) in [("with", &own), ("without", &json!([]))] {
+        let built = pod.works_with(run, &build, registries);
+        assert_eq!(built.reason, Reason::Succeeded, "{built:?}");
+    }
 }
 
 fn a_secret_may_have_several_hosts_and_another_an_authority_and_a_certificate(software: Software) {

@@ -104,7 +104,7 @@ fn source() -> Registry {
 }
 
 fn work(mut work: Value) -> Value {
-    work["proxy"] = json!("way-out");
+    work["proxy"] = json!({ "secret": "way-out" });
     work
 }
 
@@ -193,6 +193,25 @@ fn hosts_in_no_proxy_are_reached_without_it() {
     let built = pod.works_with("run", &run, &registries);
     assert_eq!(built.reason, Reason::Succeeded, "{built:?}");
     assert_eq!(gateway.asked(), [""; 0]);
+}
+
+#[test]
+fn a_proxy_for_all_is_used_without_a_secret_but_for_the_hosts_in_no_proxy() {
+    let (source, gateway, pod) = (source(), Gateway::to(&[]), Pod::new());
+    let work = |image: &str| {
+        let proxy = json!({ "address": format!("http://{}", gateway.address), "noProxy": "127.0.0.0/8" });
+        let build = json!({ "images": [{ "name": image }], "path": "app.zip" });
+        json!({ "build": build, "proxy": { "open": proxy } })
+    };
+    let there = json!([{ "host": "near.example", "insecure": true }]);
+    let refused = pod.works_with("run", &work("near.example/ferry:1"), &there);
+    // This proxy wants a password, and nobody gave one.
+    assert!(!refused.reason.is_success(), "{refused:?}");
+    assert_eq!(gateway.asked(), ["near.example"]);
+    let here = json!([{ "host": source.host(), "insecure": true }]);
+    let built = pod.works_with("run", &work(&source.name("ferry:1")), &here);
+    assert_eq!(built.reason, Reason::Succeeded, "{built:?}");
+    assert_eq!(gateway.asked(), ["near.example"]);
 }
 
 #[test]

@@ -1,7 +1,7 @@
 //! A controller that ends at any moment loses nothing, and its successor does nothing twice.
 
 use charon::api::{PayloadBuild, PayloadImport, Status};
-use charon::controller::WorkerDefaults;
+use charon::controller::{RegistryReach, WorkerDefaults};
 use charon::reason::Reason;
 use k8s_openapi::api::batch::v1::Job;
 use k8s_openapi::api::core::v1::Pod;
@@ -144,7 +144,7 @@ async fn is_seen(world: &World, name: &str, backoff_limit: u32) -> Status {
     world.until::<PayloadBuild>(name, "seen by the successor", has_seen).await
 }
 
-fn uids(jobs: &[Job]) -> Vec<Option<String>> {
+pub(crate) fn uids(jobs: &[Job]) -> Vec<Option<String>> {
     jobs.iter().map(kube::ResourceExt::uid).collect()
 }
 
@@ -263,7 +263,8 @@ async fn retries_of_a_job_and_a_lost_result_survive_the_controller() {
 }
 
 #[tokio::test]
-async fn a_controller_of_another_version_runs_nothing_again_and_leaves_workers_alone() {
+async fn a_controller_of_another_version_and_with_other_defaults_runs_nothing_again_and_leaves_workers_alone()
+{
     let mut world = World::new("upgrade").await;
     for name in ["done", "working"] {
         world.create::<PayloadBuild>(name, build_to("python:3", name)).await;
@@ -278,6 +279,8 @@ async fn a_controller_of_another_version_runs_nothing_again_and_leaves_workers_a
     world.stop().await;
     let next = "registry.example/charon:next";
     world.settings.worker = WorkerDefaults::with_image(next);
+    let mirror = RegistryReach::list(r#"[{"host":"docker.io","endpoint":"mirror.example"}]"#);
+    world.settings.worker.reach.registries = mirror.unwrap();
     world.start().await;
     for name in ["done", "working"] {
         let run = run(&is_seen(&world, name, 3).await);

@@ -1,8 +1,10 @@
 //! What keeps a worker from starting is told, and goes when it is mended.
 
 use charon::api::{PayloadBuild, Status};
+use charon::controller::CaBundle;
 use charon::reason::Reason;
 use k8s_openapi::api::core::v1::{Pod, ResourceQuota, Secret};
+use kube::ResourceExt as _;
 use kube::api::{DeleteParams, PostParams};
 use serde_json::{Value, json};
 
@@ -73,6 +75,30 @@ async fn a_missing_secret_of_a_proxy_is_waited_for_by_its_name_and_nothing_of_it
         let why = format!("MountVolume.SetUp failed for volume \"settings\" : {why}");
         world.event(&pod, "FailedMount", &why).await;
         is_held_up(&world, name, Reason::SecretNotFound, words).await;
+    }
+}
+
+#[tokio::test]
+async fn authorities_that_no_worker_can_be_given_are_told_and_each_worker_gets_those_of_its_time() {
+    let mut world = World::without_controller("authorities").await;
+    let folder = tempfile::tempdir().unwrap();
+    let file = folder.path().join("ca.crt");
+    world.settings.worker.reach.ca_bundle = Some(CaBundle::at(&file));
+    world.start().await;
+    world.create::<PayloadBuild>("app", build_spec("python:3")).await;
+    is_held_up(&world, "app", Reason::WorkerCreateFailed, "cannot read the CA bundle").await;
+    assert!(world.jobs().await.is_empty());
+    for (attempt, bytes) in [(1, "MAA="), (2, "MAAA")] {
+        let pem = format!("-----BEGIN CERTIFICATE-----\n{bytes}\n-----END CERTIFICATE-----\n");
+        std::fs::write(&file, &pem).unwrap();
+        let job = world.job_of_attempt::<PayloadBuild>("app", attempt).await;
+        let pod = world.pod_of(&job).await;
+        assert_eq!(pod.annotations()["charon.dev/ca-bundle"], pem);
+        world.ends_for(&pod, Reason::Succeeded).await;
+        world.until_ready::<PayloadBuild>("app", "True", "Succeeded").await;
+        // Other authorities ask for no run; whoever asks gets them.
+        std::fs::remove_file(&file).unwrap();
+        world.patch::<PayloadBuild>("app", json!({ "spec": { "trigger": "again" } })).await;
     }
 }
 

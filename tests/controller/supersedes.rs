@@ -14,6 +14,7 @@ use kube::{Api, ResourceExt as _};
 use serde_json::json;
 
 use crate::kubelet::{config, payload};
+use crate::restarts::uids;
 use crate::world::{World, brief, build_spec, condition, run};
 
 #[tokio::test]
@@ -71,6 +72,28 @@ async fn however_often_the_wish_changes_there_is_one_worker_at_a_time() {
     world.until_ready::<PayloadBuild>("app", "True", "Succeeded").await;
     count.abort();
     assert_eq!(most.load(Ordering::Relaxed), 1, "workers at once");
+}
+
+#[tokio::test]
+async fn fifty_cancelled_runs_leave_no_job_but_the_last_ones_which_goes_in_its_time() {
+    let world = World::new("cancelled").await;
+    let mut spec = build_spec("python:3");
+    spec["ttlSecondsAfterFinished"] = json!(60);
+    world.create::<PayloadBuild>("app", spec).await;
+    let mut job = world.job_of_attempt::<PayloadBuild>("app", 1).await;
+    for run in 2..=51 {
+        // No node has its pod: it goes at once.
+        let _ = world.pod_of(&job).await;
+        world.patch::<PayloadBuild>("app", json!({ "spec": { "trigger": run.to_string() } })).await;
+        job = world.job_of_attempt::<PayloadBuild>("app", run).await;
+        assert_eq!(uids(&world.jobs().await), [job.uid()], "run {run}");
+    }
+    world.ends_for(&world.pod_of(&job).await, Reason::Succeeded).await;
+    world.until_ready::<PayloadBuild>("app", "True", "Succeeded").await;
+    // From here on it is Kubernetes that counts.
+    let has_ttl = |found: &Job| found.spec.as_ref().unwrap().ttl_seconds_after_finished == Some(60);
+    assert_eq!(world.until_any("with a time to live", has_ttl).await.uid(), job.uid());
+    assert_eq!(uids(&world.jobs().await), [job.uid()]);
 }
 
 /// Keeps in `most` how many pods there were at once that had not ended.

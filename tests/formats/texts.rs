@@ -239,8 +239,9 @@ fn each_step_is_told_as_text_and_as_json() {
     let base = Image::new(Types::Docker, &layers[..1]);
     base.push(&source, "base:1");
     Image::new(Types::Docker, &layers).push(&source, "top:1");
-    let folder = tempfile::tempdir().unwrap();
     for format in ["text", "json"] {
+        // A payload that lies there already would not be made again.
+        let folder = tempfile::tempdir().unwrap();
         let target = Registry::start(Software::Distribution3);
         base.push(&target, "base:1");
         let words = [(source.host(), "SOURCE"), (target.host(), "TARGET")];

@@ -53,6 +53,7 @@ fn an_image_is_carried_over_the_gap_runs_there_and_its_next_version_needs_less()
     fs::copy(near_volume.join("out/one.zip"), far_volume.join("one.zip")).unwrap();
     far.apply(&import("one", payload_1["digest"].as_str().unwrap()));
     far.until_condition("pimport", "one", "Ready", "True", "Succeeded");
+    assert_eq!(far.differences(&import("one", payload_1["digest"].as_str().unwrap())), "");
     let crane_digest =
         |image: &str| run("crane", &["digest", "--insecure", &format!("{FAR}/carried/{image}")], None);
     assert_eq!(crane_digest("team/app:1"), digest_1);

@@ -121,7 +121,7 @@ fn a_payload_leaves_its_claim_through_an_interrupted_transfer_and_comes_into_ano
     let world = World::new("plugin");
     let (volume, inbox) = (world.claim("transfer", "pv-12"), world.claim("inbox", "pv-13"));
     let folder = tempfile::tempdir().unwrap();
-    let registry = Registry::start(5116, folder.path(), None);
+    let registry = Registry::start(5121, folder.path(), None);
     image_of_noise(&registry, "app:1", NOISE, folder.path());
     let desk = Desk::new(&world);
     world.apply(&build("app", &registry.host));
@@ -129,7 +129,7 @@ fn a_payload_leaves_its_claim_through_an_interrupted_transfer_and_comes_into_ano
 
     // By a way to the API server on which only so much comes through. SIGTERM takes the pod away, SIGKILL cannot.
     let mut left = Vec::new();
-    for (way, end) in [("5117", "TERM"), ("5118", "KILL")] {
+    for (way, end) in [("5122", "TERM"), ("5123", "KILL")] {
         let way = Proxy::start(&format!("{NODE}:{way}"), API, HALF);
         let kubeconfig = desk.kubeconfig(&way.host);
         let kubeconfig = ["--kubeconfig", kubeconfig.to_str().unwrap()];
@@ -152,7 +152,7 @@ fn a_payload_leaves_its_claim_through_an_interrupted_transfer_and_comes_into_ano
     }
     assert!(left[0] > 1_000_000 && left[1] > left[0] + 1_000_000, "{left:?}");
 
-    let way = Proxy::start(&format!("{NODE}:5119"), API, usize::MAX);
+    let way = Proxy::start(&format!("{NODE}:5124"), API, usize::MAX);
     let kubeconfig = desk.kubeconfig(&way.host);
     let get = ["get", "pbuild/app", "-o", "app.zip", "--kubeconfig", kubeconfig.to_str().unwrap()];
     let printed = desk.prints(&get);
@@ -235,7 +235,7 @@ fn what_keeps_a_payload_from_being_carried_is_told_with_the_way_out() {
     let world = World::new("plugin-refusals");
     let volume = world.claim("transfer", "pv-14");
     let folder = tempfile::tempdir().unwrap();
-    let registry = Registry::start(5120, folder.path(), None);
+    let registry = Registry::start(5125, folder.path(), None);
     registry.image("app:1", "I am one", folder.path());
     let desk = Desk::new(&world);
     let says = |arguments: &[&str], words: &[&str]| {
@@ -292,15 +292,27 @@ fn what_keeps_a_payload_from_being_carried_is_told_with_the_way_out() {
         &["there is no PersistentVolumeClaim nothing in namespace plugin-refusals", "get pvc"],
     );
     says(
-        &["put", "got.zip", "--pvc", "transfer", "--image", "charon.local/nothing:1"],
-        &["cannot get its own image"],
+        &["put", "got.zip", "--pvc", "transfer", "--image", "charon.local/registry:3"],
+        &["ended at once", "--image"],
     );
-    says(&["put", "got.zip", "--pvc", "transfer", "--image", "charon.local/registry:3"], &["--image"]);
     world.apply(
         "{apiVersion: v1, kind: PersistentVolumeClaim, metadata: {name: unbound}, spec: {volumeName: nowhere, \
          storageClassName: local, accessModes: [ReadWriteOnce], resources: {requests: {storage: 1Gi}}}}",
     );
-    says(&["put", "got.zip", "--pvc", "unbound"], &["finds no node"]);
+    // Both may pass by themselves, and are waited for.
+    let waiting = [
+        (
+            &["put", "got.zip", "--pvc", "transfer", "--image", "charon.local/nothing:1"][..],
+            "cannot get its own image",
+        ),
+        (&["put", "got.zip", "--pvc", "unbound"], "waits for its PersistentVolumeClaim to be bound"),
+    ];
+    let waiting = waiting.map(|(arguments, words)| (desk.kubectl(arguments).spawn().unwrap(), words));
+    for (child, words) in waiting {
+        let Output { status, stderr, .. } = child.wait_with_output().unwrap();
+        let said = String::from_utf8(stderr).unwrap();
+        assert!(status.code() == Some(1) && said.contains(words), "{status}: {said}");
+    }
     until_no_transfer_pod(&world);
     // What is no payload is nobody's to replace.
     fs::write(volume.join("got.zip"), "a letter").unwrap();

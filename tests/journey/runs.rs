@@ -105,3 +105,18 @@ fn a_worker_with_too_little_memory_says_so_and_gets_another_try_with_more() {
     let after = world.get("pbuild", "hungry")["status"]["run"].clone();
     assert_eq!((&after["id"], &after["attempt"]), (&before["id"], &serde_json::json!(2)));
 }
+
+#[test]
+fn a_claim_that_waits_for_its_first_consumer_gets_its_volume_by_the_worker() {
+    let world = World::new("late");
+    let volume = world.late_claim("transfer");
+    let folder = tempfile::tempdir().unwrap();
+    let registry = Registry::start(5114, folder.path(), None);
+    registry.image("app:1", "I am one", folder.path());
+    let phase = || world.get("pvc", "transfer")["status"]["phase"].clone();
+    assert_eq!(phase(), "Pending");
+    world.apply(&build("late", &registry.host, "transfer", ""));
+    world.until_condition("pbuild", "late", "Ready", "True", "Succeeded");
+    assert_eq!(phase(), "Bound");
+    assert!(volume.join("late.zip").exists());
+}

@@ -89,9 +89,13 @@ impl World {
             install();
             File::create(cluster.join("journey.ready")).unwrap();
         }
-        let world = Self { namespace: namespace.to_owned() };
+        Self::alone(namespace)
+    }
+
+    /// Makes a namespace, whoever looks after it.
+    pub(crate) fn alone(namespace: &str) -> Self {
         restricted_namespace(namespace);
-        world
+        Self { namespace: namespace.to_owned() }
     }
 
     pub(crate) fn kubectl(&self, arguments: &[&str]) -> String {
@@ -130,6 +134,44 @@ impl World {
              storageClassName: local, accessModes: [ReadWriteOnce], resources: {{requests: {{storage: 1Gi}}}}}}}}"
         ));
         PathBuf::from(variable("CHARON_CLUSTER")).join("volumes").join(volume)
+    }
+
+    /// A claim that has no volume before a pod wants it, of a storage class of its own; gives the volume's folder.
+    pub(crate) fn late_claim(&self, name: &str) -> PathBuf {
+        let class = format!("late-{}", self.namespace);
+        let folder = PathBuf::from(variable("CHARON_CLUSTER")).join("volumes").join(&class);
+        fs::create_dir_all(&folder).unwrap();
+        let path = folder.display();
+        self.apply(&format!(
+            "
+apiVersion: storage.k8s.io/v1
+kind: StorageClass
+metadata: {{name: {class}}}
+provisioner: kubernetes.io/no-provisioner
+volumeBindingMode: WaitForFirstConsumer
+---
+apiVersion: v1
+kind: PersistentVolume
+metadata: {{name: {class}}}
+spec:
+  capacity: {{storage: 1Gi}}
+  accessModes: [ReadWriteOnce]
+  storageClassName: {class}
+  local: {{path: {path}}}
+  nodeAffinity:
+    required:
+      nodeSelectorTerms: [{{matchExpressions: [{{key: kubernetes.io/hostname, operator: In, values: [node-1]}}]}}]
+---
+apiVersion: v1
+kind: PersistentVolumeClaim
+metadata: {{name: {name}}}
+spec:
+  storageClassName: {class}
+  accessModes: [ReadWriteOnce]
+  resources: {{requests: {{storage: 1Gi}}}}
+"
+        ));
+        folder
     }
 
     /// Waits until a condition has a status and a reason; gives its message. What is wrong is waited for
@@ -172,17 +214,22 @@ impl World {
 }
 
 fn install() {
-    run("kubectl", &["apply", "-f", "tests/cluster/manifests/registry.yaml"], None);
+    far_registry();
     restricted_namespace("charon");
     // With default values: the node has the image under the name that the chart takes.
     run("helm", &["install", "charon", "charts/charon", "-n", "charon"], None);
     // Nobody waits five minutes in a test for the controller to look again.
     run("kubectl", &["-n", "charon", "set", "env", "deployment/charon", "CHARON_WAIT_INTERVAL=2s"], None);
     run("kubectl", &["-n", "charon", "rollout", "status", "deployment/charon", "--timeout=120s"], None);
+}
+
+/// Sees to it that the registry inside the cluster is there.
+pub(crate) fn far_registry() {
+    run("kubectl", &["apply", "-f", "tests/cluster/manifests/registry.yaml"], None);
     run("kubectl", &["-n", "registry", "rollout", "status", "deployment/registry", "--timeout=120s"], None);
 }
 
-fn restricted_namespace(name: &str) {
+pub(crate) fn restricted_namespace(name: &str) {
     let manifest = format!(
         "{{apiVersion: v1, kind: Namespace, metadata: {{name: {name}, labels: {{pod-security.kubernetes.io/enforce: restricted}}}}}}"
     );

@@ -75,7 +75,7 @@ fn an_import_has_its_target_as_the_first_registry() {
     let certificates = Some("c".into());
     let access =
         contract::RegistryAccess { host: "r:5000".into(), endpoint: None, insecure: true, certificates };
-    let registry = Registry { access, credentials: Some("s".into()) };
+    let registry = Registry { access, is_open: false, credentials: Some("s".into()) };
     assert_eq!(valid.registries, [registry]);
     assert!(valid.read_only());
 }

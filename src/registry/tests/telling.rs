@@ -124,7 +124,7 @@ async fn a_proxy_that_is_not_there_is_told_without_its_password_and_with_the_way
         error.to_string(),
         format!(
             "cannot read a.example/x:1: cannot connect to a.example by the proxy http://{dead}: \
-             Connection refused (os error 111); check the proxy and its Secret, or name the host in noProxy if it \
+             Connection refused (os error 111); check the proxy and its credentials, or name the host in noProxy if it \
              is to be reached without"
         )
     );
