@@ -173,7 +173,7 @@ fn a_run_with_an_object_leaves_its_report_beside_it_and_finds_it_again() {
     let object = opened(&pod, &store, "out/app.zip");
     let work = json!({ "build": { "images": images, "objectStore": object } });
     let built = pod.works("run", &work, &source);
-    assert_eq!(outcome.reason, Reason::Succeeded, "{outcome:?}");
+    assert_eq!(built.reason, Reason::Succeeded, "{built:?}");
     assert!(built.message.starts_with("s3://transfer/out/app.zip with 1 images, "), "{}", built.message);
     assert!(store.file("out/app.zip.report.json").exists());
     assert!(pod.files().is_empty());
@@ -303,7 +303,7 @@ fn a_build_leaves_a_report_and_the_same_run_asks_nobody_again(software: Software
     let pod = Pod::new();
     let images = json!([{ "name": source.name("ferry:1"), "as": "base/ferry:2" }]);
     let built = pod.builds("run", &images, "out.zip", &source);
-    assert_eq!(outcome.reason, Reason::Succeeded, "{outcome:?}");
+    assert_eq!(built.reason, Reason::Succeeded, "{built:?}");
     assert_eq!(pod.files(), ["out.zip", "out.zip.bill.json", "out.zip.report.json"]);
 
     let report = fs::read_to_string(pod.payload("out.zip.report.json")).unwrap();
@@ -378,7 +378,7 @@ fn a_build_carries_signatures_unless_its_run_says_otherwise() {
             work["referrers"] = json!(referrers);
         }
         let built = pod.works(&format!("run-{referrers:?}"), &json!({ "build": work }), &source);
-        assert_eq!(outcome.reason, Reason::Succeeded, "{outcome:?}");
+        assert_eq!(built.reason, Reason::Succeeded, "{built:?}");
         let inspected =
             charon(["inspect".as_ref(), pod.payload("out.zip").as_os_str()]).run().succeeded().text();
         assert!(inspected.contains(expected), "{referrers:?}: {inspected}");
@@ -672,7 +672,7 @@ fn a_secret_may_have_several_hosts_and_another_an_authority_and_a_certificate(so
     fs::copy(at("client.crt"), secrets.join("1/tls.crt")).unwrap();
     fs::copy(at("client.key"), secrets.join("1/tls.key")).unwrap();
     let built = pod.works_with("run", &work, &registries);
-    assert_eq!(outcome.reason, Reason::Succeeded, "{outcome:?}");
+    assert_eq!(built.reason, Reason::Succeeded, "{built:?}");
     fs::remove_file(secrets.join("1/ca.crt")).unwrap();
     let mistrusting = pod.works_with("another", &work, &registries);
     assert!(mistrusting.message.contains("is not trusted"), "{}", mistrusting.message);
