@@ -50,11 +50,11 @@ size() {
 
 # until_ready NAMESPACE KIND NAME: shows the resource until it is ready.
 until_ready() {
-    local watch
+    local watch end=$((SECONDS + 120))
     printf '$ kubectl -n %s get %s %s --watch\n' "$@"
     kubectl -n "$1" get "$2" "$3" --watch &
     watch=$!
-    for _ in {1..600}; do
+    while ((SECONDS < end)); do
         if [[ $(condition "$@" Ready) == True ]]; then
             sleep 0.2 # its last line
             kill "$watch"

@@ -58,8 +58,8 @@ fn a_payload_is_built_into_a_bucket_behind_a_private_authority_and_imported_from
     let world = World::new("bucket");
     // versitygw keeps what it knows of objects in extended attributes, which a file system in memory may lack.
     let folder = tempfile::tempdir_in(env!("CARGO_TARGET_TMPDIR")).unwrap();
-    let store = Store::start(5116, folder.path());
-    let registry = Registry::start(5115, folder.path(), None);
+    let store = Store::start(5132, folder.path());
+    let registry = Registry::start(5131, folder.path(), None);
     let digest = registry.image("app:1", "I was in a bucket", folder.path());
     let [(_, access), (_, secret)] = CREDENTIALS;
     let [access, secret] =
