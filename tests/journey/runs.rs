@@ -5,14 +5,17 @@ use std::time::{Duration, Instant};
 use crate::proxy::Proxy;
 use crate::world::{NODE, Registry, World, image_of_noise, run, until};
 
-fn build(name: &str, host: &str, claim: &str, worker: &str) -> String {
+fn build(name: &str, host: &str, images: &[&str], claim: &str, worker: &str) -> String {
+    let images: Vec<_> =
+        images.iter().map(|image| format!("{{image: '{host}/{image}', as: 'base/{image}'}}")).collect();
+    let images = images.join(", ");
     format!(
         "
 apiVersion: charon.dev/v1alpha1
 kind: PayloadBuild
 metadata: {{name: {name}}}
 spec:
-  images: [{{image: '{host}/app:1', as: 'base/app'}}]
+  images: [{images}]
   output: {{persistentVolumeClaim: {{claimName: {claim}, path: {name}.zip}}}}
   registries: [{{host: '{host}', insecure: true}}]
   backoffLimit: 0
@@ -29,7 +32,7 @@ fn a_suspended_build_goes_on_where_it_was_and_a_lost_status_is_found_again_besid
     let registry = Registry::start(5111, folder.path(), None);
     registry.image("app:1", "I am one", folder.path());
     let proxy = Proxy::start(&format!("{NODE}:5112"), &registry.host, 300_000);
-    let manifest = build("slow", &proxy.host, "transfer", "");
+    let manifest = build("slow", &proxy.host, &["app:1"], "transfer", "");
     world.apply(&manifest);
     let (whole, partial) = (volume.join("slow.zip"), volume.join("slow.zip.partial"));
     until("the build to stand still in the middle", || {
@@ -90,10 +93,14 @@ fn a_worker_with_too_little_memory_says_so_and_gets_another_try_with_more() {
     world.claim("transfer", "pv-10");
     let folder = tempfile::tempdir().unwrap();
     let registry = Registry::start(5113, folder.path(), None);
-    image_of_noise(&registry, "app:1", 1_000_000, folder.path());
-    with_a_manifest_of(3_500_000, &registry, "app:1");
-    let memory = "  worker: {resources: {requests: {memory: 4Mi}, limits: {memory: 4Mi}}}";
-    world.apply(&build("hungry", &registry.host, "transfer", memory));
+    // With less than that a container cannot even start.
+    let memory = "  worker: {resources: {requests: {memory: 12Mi}, limits: {memory: 12Mi}}}";
+    let images = ["app:1", "app:2", "app:3", "app:4"];
+    for image in images {
+        image_of_noise(&registry, image, 1_000_000, folder.path());
+        with_a_manifest_of(3_500_000, &registry, image);
+    }
+    world.apply(&build("hungry", &registry.host, &images, "transfer", memory));
     let message = world.until_condition("pbuild", "hungry", "Ready", "False", "WorkerOutOfMemory");
     assert!(message.contains("raise spec.worker.resources.limits.memory"), "{message}");
     world.until_condition("pbuild", "hungry", "Stalled", "True", "BackoffLimitExceeded");
@@ -115,7 +122,7 @@ fn a_claim_that_waits_for_its_first_consumer_gets_its_volume_by_the_worker() {
     registry.image("app:1", "I am one", folder.path());
     let phase = || world.get("pvc", "transfer")["status"]["phase"].clone();
     assert_eq!(phase(), "Pending");
-    world.apply(&build("late", &registry.host, "transfer", ""));
+    world.apply(&build("late", &registry.host, &["app:1"], "transfer", ""));
     world.until_condition("pbuild", "late", "Ready", "True", "Succeeded");
     assert_eq!(phase(), "Bound");
     assert!(volume.join("late.zip").exists());

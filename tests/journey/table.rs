@@ -85,7 +85,8 @@ fn build(
             "registries": [{
                 "host": registry, "insecure": true, "secretRef": secret.map(|name| json!({ "name": name })),
             }],
-            "backoffLimit": 2,
+            // Rows are looked at one after the other: what is tried again must not have been given up by then.
+            "backoffLimit": 6,
         },
     })
     .to_string()
@@ -165,7 +166,7 @@ fn every_build_that_cannot_be_says_why_on_a_real_node() {
         to("busy", "transfer", "busy.zip"),
         build("limited", &[&format!("{limiting}/app:1")], "transfer", "i.zip", &limiting, None),
         to("nodeless", "transfer", "j.zip")
-            .replace(r#""backoffLimit":2"#, r#""backoffLimit":2,"worker":{"nodeSelector":{"disk":"none"}}"#),
+            .replace(r#""backoffLimit":6"#, r#""backoffLimit":6,"worker":{"nodeSelector":{"disk":"none"}}"#),
     ];
     world.apply(&manifests.join("\n---\n"));
     tells(
