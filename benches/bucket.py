@@ -17,11 +17,13 @@ ACCESS, SECRET = "charon", "a-secret-of-the-store"
 @contextmanager
 def store(folder, port):
     """versitygw, with a bucket `transfer`; gives the environment that reaches it."""
-    data, iam = folder / "data", folder / "iam"
+    data, iam, sidecar = (folder / name for name in ("data", "iam", "sidecar"))
     (data / "transfer").mkdir(parents=True)
     iam.mkdir()
+    # What it keeps of an object of many parts is more than the extended attributes of a file may be.
+    sidecar.mkdir()
     credentials = {"ROOT_ACCESS_KEY": ACCESS, "ROOT_SECRET_KEY": SECRET}
-    command = ["versitygw", "--port", f"127.0.0.1:{port}", "--quiet", "--iam-dir", iam, "posix", data]
+    command = ["versitygw", "--port", f"127.0.0.1:{port}", "--quiet", "--iam-dir", iam, "posix", "--sidecar", sidecar, data]
     process = subprocess.Popen(command, env=os.environ | credentials, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
     try:
         for _ in range(200):
