@@ -1,7 +1,7 @@
 //! What `kubectl charon` does: carries payloads out of claims and into them, and shows all runs.
 //!
-//! Only a pod reaches a claim. [`session`] starts one of the worker's kind and runs the program in it ([`far`]), which speaks with
-//! this one ([`near`]) over the streams of an exec in the words of [`wire`]. Both sides hash every byte, what an earlier
+//! Only a pod reaches a claim. `session` starts one of the worker's kind and runs the program in it (`far`), which speaks with
+//! this one (`near`) over the streams of an exec in the words of `wire`. Both sides hash every byte, what an earlier
 //! attempt left included.
 
 mod access;
