@@ -22,7 +22,7 @@ help: ## Tell what there is
 build: $(binary) ## Build the program, static, for the image and for users
 
 # Only here: with the flags of a development build's target, proc macros would have to be static too.
-$(binary): export CARGO_TARGET_X86_64_UNKNOWN_LINUX_GNU_RUSTFLAGS := -C target-feature=+crt-static
+$(binary): export CARGO_TARGET_X86_64_UNKNOWN_LINUX_GNU_RUSTFLAGS := -C target-feature=+crt-static -C link-arg=-Wl,-z,pack-relative-relocs
 $(binary): always
 	cargo build --locked --release --target $(target)
 	@! readelf --program-headers $@ | grep INTERP # an image FROM scratch has no loader

@@ -18,6 +18,7 @@ mod observe;
 mod outcome;
 mod progress;
 mod reach;
+mod recent;
 mod reconcile;
 mod redact;
 mod rival;
@@ -52,6 +53,7 @@ use self::known::Known;
 use self::lease::Candidate;
 use self::metrics::Metrics;
 use self::progress::Asker;
+use self::recent::Recent;
 use self::wish::Wish;
 use crate::api::{GROUP, PayloadBuild, PayloadImport, VERSION};
 
@@ -111,13 +113,14 @@ impl Subject {
     }
 }
 
-/// What every look needs. The only memory is of errors and silence, and losing it costs nothing.
+/// What every look needs. The only memory is of looks, errors and silence, and losing it costs nothing.
 struct Context {
     client: Client,
     settings: Settings,
     recorder: Recorder,
     asker: Asker,
     metrics: Arc<Metrics>,
+    recent: Recent,
     /// How often a look failed in a row, by kind, namespace and name of the resource.
     errors: Mutex<HashMap<String, u32>>,
     /// How often a pod did not answer in a row, by its uid.
@@ -132,6 +135,7 @@ impl Context {
             client,
             settings,
             metrics,
+            recent: Recent::default(),
             errors: Mutex::default(),
             silence: Mutex::default(),
         })
@@ -268,6 +272,7 @@ async fn control<K: Wish>(context: Arc<Context>, stop: CancellationToken) {
                     context.calm(&key::<K>(gone.namespace.as_deref(), &gone.name));
                     if let Some(uid) = gone.extra.uid {
                         context.metrics.forget(&uid);
+                        context.recent.forget(&uid);
                     }
                 }
                 // It is told where it happened.

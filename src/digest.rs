@@ -2,14 +2,16 @@
 
 use std::fmt;
 use std::str::FromStr;
+use std::sync::Arc;
 
 use serde::{Deserialize, Deserializer, Serialize, Serializer};
 use sha2::Digest as _;
 use sha2::digest::common::hazmat::SerializableState;
 
-/// A well-formed digest: a known algorithm and its lowercase hexadecimal value.
+/// A well-formed digest: a known algorithm and its lowercase hexadecimal value. Clones share the text: there are several of
+/// each of a payload's digests, and thousands of those.
 #[derive(Clone, PartialEq, Eq, Hash, PartialOrd, Ord)]
-pub struct Digest(String);
+pub struct Digest(Arc<str>);
 
 /// The text is no digest that Charon can check.
 #[derive(Debug, thiserror::Error, PartialEq, Eq)]
@@ -86,7 +88,7 @@ impl Digest {
             // Writing to a String cannot fail.
             let _ = write!(text, "{byte:02x}");
         }
-        Self(text)
+        Self(text.into())
     }
 }
 
@@ -105,7 +107,7 @@ impl FromStr for Digest {
         if hex.len() != length || !hex.bytes().all(is_hex) {
             return Err(refused());
         }
-        Ok(Self(text.to_owned()))
+        Ok(Self(text.into()))
     }
 }
 

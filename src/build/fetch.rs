@@ -2,9 +2,10 @@
 //! earlier run stopped.
 
 use std::collections::HashMap;
-use std::io;
+use std::io::{self, IoSlice};
 use std::sync::Arc;
 
+use bytes::Bytes;
 use futures::StreamExt;
 use tokio::runtime::{Handle, RuntimeFlavor};
 use tokio_util::task::AbortOnDropHandle;
@@ -120,19 +121,25 @@ impl Fetch {
         }
         let range = place.written()..plan.size;
         let mut body = source::blob_range(plan, range, self.foreign.as_ref());
-        let mut piece = Vec::with_capacity(PIECE);
+        let (mut piece, mut length) = (Vec::new(), 0);
         while let Some(chunk) = body.next().await {
-            match chunk {
-                Ok(chunk) => piece.extend_from_slice(&chunk),
+            let mut chunk = match chunk {
+                Ok(chunk) => chunk,
                 Err(error) => {
                     // What came before the cut need not come again.
                     self.write(plan, place, &mut piece)?;
                     return Err(BlobError::Body(error));
                 }
-            }
-            if piece.len() >= PIECE {
+            };
+            place.hash(&chunk);
+            let mut room = place.left_of(PIECE) - length;
+            while chunk.len() as u64 >= room {
+                piece.push(chunk.split_to(room as usize));
                 self.write(plan, place, &mut piece)?;
+                (length, room) = (0, PIECE);
             }
+            length += chunk.len() as u64;
+            piece.push(chunk);
         }
         self.write(plan, place, &mut piece)
     }
@@ -141,14 +148,16 @@ impl Fetch {
         &self,
         plan: &BlobPlan,
         place: &mut PlacedBlob<'_>,
-        piece: &mut Vec<u8>,
+        piece: &mut Vec<Bytes>,
     ) -> Result<(), BlobError<RegistryError>> {
+        let before = place.written();
         let written = blocking(|| {
-            place.write(piece)?;
+            let mut slices: Vec<IoSlice<'_>> = piece.iter().map(|chunk| IoSlice::new(chunk)).collect();
+            place.write(&mut slices)?;
             self.journal.note(&plan.digest, place.written())
         });
         written.map_err(writing_blob)?;
-        self.progress.moved(piece.len() as u64);
+        self.progress.moved(place.written() - before);
         piece.clear();
         Ok(())
     }

@@ -34,8 +34,8 @@ const FIELD_MANAGER: &str = "charon";
 /// changed to write to the same file. Thousands may be at rest, so this is seldom, and not for all at
 /// once: twice a day, give or take half of that.
 const IDLE: Duration = Duration::from_hours(12);
-/// A status that somebody else wrote in the meantime is looked at again.
-const CONFLICT: Duration = Duration::from_millis(200);
+/// What was changed in the meantime is looked at again; not before the resource has [rested](super::recent).
+const SOON: Duration = Duration::ZERO;
 /// So many times a worker is asked in vain before people are told.
 const UNANSWERED: u32 = 3;
 
@@ -59,14 +59,20 @@ fn while_trying_to(doing: &'static str) -> impl FnOnce(kube::Error) -> Reconcile
     move |source| ReconcileError::Kube { doing, source }
 }
 
-/// Looks at the resource that `known` names.
+/// Looks at the resource that `known` names, unless that was done a moment ago: then a little later.
 pub(super) async fn reconcile<K: Wish>(
     known: Arc<Known<K>>,
     sight: Arc<Sight<K>>,
 ) -> Result<Action, ReconcileError> {
+    let Context { recent, metrics, .. } = &*sight.context;
+    let uid = known.uid().unwrap_or_default();
+    if let Some(rest) = recent.rest(&uid) {
+        return Ok(Action::requeue(rest));
+    }
     let begin = Instant::now();
     let result = look_at(&known, &sight).instrument(span(&known)).await;
-    sight.context.metrics.looked(K::KIND, begin.elapsed());
+    metrics.looked(K::KIND, begin.elapsed());
+    recent.looked(&uid);
     result
 }
 
@@ -411,8 +417,7 @@ async fn write<K: Wish>(
     now: Timestamp,
 ) -> Result<(Option<Duration>, Option<DynamicObject>), ReconcileError> {
     if old == next {
-        // Whoever wants to look again at once wants to see what was written.
-        return Ok((look_again.map(|after| after.max(CONFLICT)), None));
+        return Ok((look_again, None));
     }
     if !is_transition(old, next) {
         let written = old.progress.as_ref().map_or(Timestamp::UNIX_EPOCH, |progress| progress.update_time.0);
@@ -433,7 +438,7 @@ async fn write<K: Wish>(
     let params = PatchParams::apply(FIELD_MANAGER).force();
     let written = match api.patch_status(&object.name_any(), &params, &Patch::Apply(&patch)).await {
         Ok(written) => written,
-        Err(kube::Error::Api(status)) if status.code == 409 => return Ok((Some(CONFLICT), None)),
+        Err(kube::Error::Api(status)) if status.code == 409 => return Ok((Some(SOON), None)),
         Err(kube::Error::Api(status)) if status.code == 404 => return Ok((None, None)),
         Err(error) => return Err(while_trying_to("write the status")(error)),
     };

@@ -5,11 +5,11 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use bytes::Bytes;
 use futures::{Stream, StreamExt, TryStreamExt};
-use tokio::sync::mpsc;
+use tokio::sync::{Semaphore, mpsc};
 use tokio_util::task::AbortOnDropHandle;
 use tracing::{debug, info};
 
-use super::meter::Meter;
+use super::meter::{Meter, Turn};
 use super::presence::Presence;
 use super::put::Put;
 use super::target::Target;
@@ -122,9 +122,9 @@ impl Delivery {
     }
 
     /// What is to move of a blob: nothing where the registry has it, in whatever repository.
-    fn meter(&self, entry: &BillEntry) -> Meter {
+    fn meter(&self, entry: &BillEntry, turn: Turn) -> Meter {
         let size = if self.holder(&entry.digest).is_some() { 0 } else { entry.size };
-        Meter::new(&self.progress, size)
+        Meter::new(&self.progress, size, turn)
     }
 
     /// Brings all carried blobs to the images that want them: from a file several at once, the
@@ -156,14 +156,18 @@ impl Delivery {
             .filter(|(_, repositories)| !repositories.is_empty())
             .collect();
         work.sort_by_key(|(entry, _)| std::cmp::Reverse(entry.size));
+        let at_once = self.registry.blobs_at_once();
+        let turns = Arc::new(Semaphore::new(at_once));
         let brought = futures::stream::iter(work).map(|(entry, repositories)| {
-            let (delivery, payload) = (Arc::clone(self), Arc::clone(payload));
+            let (delivery, payload, turns) = (Arc::clone(self), Arc::clone(payload), Arc::clone(&turns));
             AbortOnDropHandle::new(tokio::spawn(async move {
-                let failed = delivery.blob_of_file(&entry, repositories, &payload).await;
+                let turn = Arc::new(Mutex::new(turns.acquire_owned().await.ok()));
+                let failed = delivery.blob_of_file(&entry, repositories, &payload, turn).await;
                 (entry.digest, failed)
             }))
         });
-        let mut brought = brought.buffer_unordered(self.registry.blobs_at_once());
+        // A registry may take a while to write down what was sent: meanwhile the next ones have their turn.
+        let mut brought = brought.buffer_unordered(2 * at_once);
         while let Some(joined) = brought.next().await {
             let (digest, failed) = joined.map_err(|error| PayloadError::io("pushing the payload", error))?;
             self.fail(targets, &digest, failed);
@@ -217,9 +221,10 @@ impl Delivery {
         entry: &BillEntry,
         repositories: Vec<String>,
         payload: &FilePayload,
+        turn: Turn,
     ) -> Failed {
         let (absent, mut failed) = self.absent(entry, repositories).await;
-        let (meter, is_lacking) = (self.meter(entry), !absent.is_empty());
+        let (meter, is_lacking) = (self.meter(entry, turn), !absent.is_empty());
         for repository in absent {
             let corrupt = failed.iter().find(|(_, (reason, _))| *reason == Reason::PayloadCorrupt);
             let brought = match corrupt {
@@ -253,7 +258,7 @@ impl Delivery {
         payload: &mut Passing,
     ) -> Result<Failed, PayloadError> {
         let (absent, mut failed) = self.absent(entry, repositories).await;
-        let (meter, is_lacking) = (self.meter(entry), !absent.is_empty());
+        let (meter, is_lacking) = (self.meter(entry, Turn::default()), !absent.is_empty());
         let mut has_passed = false;
         for repository in absent {
             let brought = loop {

@@ -1,22 +1,27 @@
 use std::io;
-use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::{Arc, Mutex, PoisonError};
 
 use bytes::Bytes;
 use futures::{Stream, TryStreamExt};
+use tokio::sync::OwnedSemaphorePermit;
 
 use crate::progress::Progress;
 
-/// Tells the progress of a blob, each byte once however often it is sent.
+/// Tells the progress of a blob, each byte once however often it is sent, and ends its turn once all of it was sent.
 pub(super) struct Meter {
     progress: Arc<Progress>,
     size: u64,
     told: Arc<AtomicU64>,
+    turn: Turn,
 }
 
+/// What a blob has while it is sent, and another waits for.
+pub(super) type Turn = Arc<Mutex<Option<OwnedSemaphorePermit>>>;
+
 impl Meter {
-    pub(super) fn new(progress: &Arc<Progress>, size: u64) -> Self {
-        Self { progress: Arc::clone(progress), size, told: Arc::default() }
+    pub(super) fn new(progress: &Arc<Progress>, size: u64, turn: Turn) -> Self {
+        Self { progress: Arc::clone(progress), size, told: Arc::default(), turn }
     }
 
     /// Passes one sending of the blob on.
@@ -24,10 +29,15 @@ impl Meter {
         &self,
         body: S,
     ) -> impl Stream<Item = io::Result<Bytes>> + use<S> {
-        let (progress, told, mut sent) = (Arc::clone(&self.progress), Arc::clone(&self.told), 0);
+        let (progress, told, turn) =
+            (Arc::clone(&self.progress), Arc::clone(&self.told), Arc::clone(&self.turn));
+        let (size, mut sent) = (self.size, 0);
         body.inspect_ok(move |piece| {
             sent += piece.len() as u64;
             progress.moved(sent.saturating_sub(told.fetch_max(sent, Ordering::Relaxed)));
+            if sent >= size {
+                turn.lock().unwrap_or_else(PoisonError::into_inner).take();
+            }
         })
     }
 

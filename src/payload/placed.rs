@@ -1,6 +1,6 @@
 use std::collections::HashMap;
 use std::fs::File;
-use std::io;
+use std::io::{self, IoSlice};
 use std::os::unix::fs::FileExt;
 use std::sync::{Arc, Mutex};
 
@@ -115,12 +115,32 @@ impl PlacedBlob<'_> {
         Ok(())
     }
 
-    /// Writes the next bytes.
-    pub fn write(&mut self, bytes: &[u8]) -> io::Result<()> {
+    /// Hashes the next bytes, which are to be written next: while they are still in the processor's cache.
+    pub fn hash(&mut self, bytes: &[u8]) {
         self.hasher.update(bytes);
         self.crc.update(bytes);
-        self.payload.file.write_all_at(bytes, self.offset + self.written)?;
-        self.written += bytes.len() as u64;
+    }
+
+    /// How many bytes there are from the next one to where the file begins another `piece`: a write that ends there takes the
+    /// least of the file system, which keeps what it has not yet on its disk in pieces of its own.
+    #[must_use]
+    pub fn left_of(&self, piece: u64) -> u64 {
+        piece - (self.offset + self.written) % piece
+    }
+
+    /// Writes the next bytes, which were hashed.
+    pub fn write(&mut self, mut bytes: &mut [IoSlice<'_>]) -> io::Result<()> {
+        while !bytes.is_empty() {
+            match rustix::io::pwritev(&self.payload.file, bytes, self.offset + self.written) {
+                Ok(0) => return Err(io::ErrorKind::WriteZero.into()),
+                Ok(written) => {
+                    self.written += written as u64;
+                    IoSlice::advance_slices(&mut bytes, written);
+                }
+                Err(rustix::io::Errno::INTR) => {}
+                Err(error) => return Err(error.into()),
+            }
+        }
         Ok(())
     }
 
@@ -213,7 +233,8 @@ impl Remains {
                 // The file is shorter than it was said to be: there is nothing more to take.
                 break;
             }
-            blob.write(&chunk[..length])?;
+            blob.hash(&chunk[..length]);
+            blob.write(&mut [IoSlice::new(&chunk[..length])])?;
             copied(blob.written)?;
         }
         Ok(())
