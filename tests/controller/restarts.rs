@@ -52,6 +52,7 @@ async fn a_build_goes_on_with_its_job_whenever_the_controller_is_killed() {
 #[tokio::test]
 async fn an_attempt_whose_job_was_not_made_yet_gets_it_from_the_successor() {
     let mut world = World::without_controller("between").await;
+    world.forbid("count/jobs.batch").await;
     world.create::<PayloadBuild>("app", build_spec("python:3")).await;
     // Killed again and again in its first moments, wherever that finds it.
     for _ in 0..10 {
@@ -65,6 +66,11 @@ async fn an_attempt_whose_job_was_not_made_yet_gets_it_from_the_successor() {
         let _ = seen.await;
         world.kill().await;
     }
+    // The attempt is written down, and its Job was refused.
+    world.start().await;
+    world.until_ready::<PayloadBuild>("app", "False", "WorkerCreateFailed").await;
+    world.kill().await;
+    world.allow().await;
     world.start().await;
     let job = world.job_of_attempt::<PayloadBuild>("app", 1).await;
     let pod = world.pod_of(&job).await;
