@@ -18,6 +18,7 @@ mod feed;
 mod foreign;
 mod gate;
 mod manifests;
+mod netrc;
 mod referrers;
 mod retry;
 #[cfg(test)]
@@ -32,6 +33,7 @@ pub use docker_config::{DockerConfig, DockerConfigError};
 pub use error::{Answer, Asked, RegistryError};
 pub use foreign::{Foreign, ForeignBlob};
 pub use manifests::{Manifest, Meaning};
+pub use netrc::{Netrc, NetrcError};
 pub use referrers::fallback_tag;
 pub use retry::Traffic;
 pub use secrecy::SecretString;

@@ -27,6 +27,8 @@ mod journey;
 mod leader;
 #[path = "controller/outside.rs"]
 mod outside;
+#[path = "controller/plugin.rs"]
+mod plugin;
 #[path = "controller/pods.rs"]
 mod pods;
 #[path = "controller/rest.rs"]

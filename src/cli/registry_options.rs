@@ -12,7 +12,7 @@ use tracing::warn;
 use super::context::unless_cancelled;
 use super::{CliError, Context};
 use crate::library;
-use crate::registry::{Credentials, DockerConfig, Traffic};
+use crate::registry::{Credentials, DockerConfig, Netrc, Traffic};
 
 /// The variables of docker-charon, which are read beside our own.
 const DOCKER_CHARON_USERNAME: &str = "DOCKER_CHARON_USERNAME";
@@ -80,10 +80,14 @@ impl RegistryOptions {
         self.password_stdin
     }
 
-    /// What was given, by option, variable, standard input or Docker's configuration, in this order.
+    /// What was given, by option, variable, standard input, Docker's configuration or netrc, in this order.
     pub(super) async fn read(self, context: &Context) -> Result<library::RegistryOptions, CliError> {
         // docker-charon does not know of it, and it may be another program's trouble.
         let docker_config = DockerConfig::load_default().unwrap_or_else(|error| {
+            warn!("{error}; going on without it");
+            None
+        });
+        let netrc = Netrc::load_default().unwrap_or_else(|error| {
             warn!("{error}; going on without it");
             None
         });
@@ -115,6 +119,7 @@ impl RegistryOptions {
             ca_pem,
             identity_pem,
             docker_config,
+            netrc,
             traffic,
         })
     }

@@ -185,12 +185,8 @@ impl Cluster {
             }
         }
         if let Some(plan) = decision.create.as_ref().filter(|_| next()) {
-            let run = self.status.run.as_ref().unwrap();
-            assert_eq!(
-                (run.attempt, run.job_name.as_ref()),
-                (plan.attempt, Some(&plan.name)),
-                "not written before"
-            );
+            let written = self.status.run.as_ref().map(|run| (run.attempt, run.job_name.as_ref()));
+            assert_eq!(written, Some((plan.attempt, Some(&plan.name))), "its attempt is not written down");
             self.create(plan);
         }
         if next() {

@@ -2,7 +2,7 @@ use std::collections::{BTreeSet, HashMap};
 
 use super::Error;
 use crate::reference::{Host, Reference};
-use crate::registry::{Access, Credentials, DockerConfig, Registry, Traffic};
+use crate::registry::{Access, Credentials, DockerConfig, Logins, Netrc, Registry, Traffic};
 
 /// Which registry is meant, and how registries are reached.
 #[derive(Clone, Default)]
@@ -20,6 +20,8 @@ pub struct RegistryOptions {
     /// Where every other registry finds its credentials, and this one, too, if it has none above:
     /// see [`DockerConfig::load_default`]. The credential helpers that it names are run.
     pub docker_config: Option<DockerConfig>,
+    /// Where registries that have none in the configuration find them: see [`Netrc::load_default`].
+    pub netrc: Option<Netrc>,
     /// How many blobs move at once, how often registries are asked, and how long those that fail are waited for.
     pub traffic: Traffic,
 }
@@ -84,10 +86,13 @@ impl RegistryOptions {
 
     async fn access(&self, host: &Host, is_meant: bool) -> Result<Access, Error> {
         let given = self.credentials.clone().filter(|_| is_meant);
-        let credentials = match (given, &self.docker_config) {
+        let mut credentials: Logins = match (given, &self.docker_config) {
             (None, Some(config)) => config.look_up(host).await?,
             (given, _) => given.into(),
         };
+        if let Some(netrc) = self.netrc.as_ref().filter(|_| credentials.is_empty()) {
+            credentials = netrc.credentials(host);
+        }
         Ok(Access {
             insecure: self.insecure && is_meant,
             credentials,

@@ -46,20 +46,22 @@ impl fmt::Debug for Credentials {
     }
 }
 
-/// What a host knows somebody by: for all of its repositories, or for those below some paths.
+/// What a host knows somebody by: for all of its repositories, for those below some paths, at its token service.
 #[derive(Clone, Debug, Default)]
 pub struct Logins {
     /// Where nothing below fits.
     pub(super) everywhere: Option<Credentials>,
     /// Paths of repositories, and what opens them and all that is below.
     pub(super) below: Vec<(String, Credentials)>,
+    /// Hosts of token services, without ports, and what opens them instead of the above.
+    pub(super) at_token_services: Vec<(String, Credentials)>,
 }
 
 impl Logins {
     /// Whether there are none.
     #[must_use]
     pub fn is_empty(&self) -> bool {
-        self.everywhere.is_none() && self.below.is_empty()
+        self.everywhere.is_none() && self.below.is_empty() && self.at_token_services.is_empty()
     }
 
     /// What opens a repository: the longest path that it lies at or below goes first.
@@ -72,11 +74,17 @@ impl Logins {
         let longest = fitting.max_by_key(|(path, _)| path.len());
         longest.map(|(_, credentials)| credentials).or(self.everywhere.as_ref())
     }
+
+    /// What opens a token service that has a login of its own.
+    pub(super) fn at_token_service(&self, host: &str) -> Option<&Credentials> {
+        let found = self.at_token_services.iter().find(|(service, _)| service == host);
+        found.map(|(_, credentials)| credentials)
+    }
 }
 
 impl From<Option<Credentials>> for Logins {
     fn from(everywhere: Option<Credentials>) -> Self {
-        Self { everywhere, below: Vec::new() }
+        Self { everywhere, ..Self::default() }
     }
 }
 

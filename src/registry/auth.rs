@@ -108,12 +108,22 @@ impl Auth {
     }
 
     pub(super) fn has_credentials(&self, repository: &str) -> bool {
-        self.logins.of(repository).is_some()
+        self.logins.of(repository).is_some() || !self.logins.at_token_services.is_empty()
     }
 
     /// What the call's repository is opened with.
     fn credentials(&self, call: &Call) -> Option<&Credentials> {
         self.logins.of(call.scopes.repository())
+    }
+
+    /// What a token service gives tokens for.
+    fn credentials_at(&self, realm: &Url, call: &Call) -> Option<&Credentials> {
+        let own = realm.host_str().and_then(|host| self.logins.at_token_service(host));
+        own.or_else(|| self.credentials(call))
+    }
+
+    fn signs_in(&self, call: &Call) -> bool {
+        self.has_credentials(call.scopes.repository())
     }
 
     /// What to send at once: nothing before the registry has asked for something.
@@ -165,7 +175,7 @@ impl Auth {
         // others give one, and refuse it, for what does not exist.
         match refused {
             RegistryError::Refused { answer, .. }
-                if self.credentials(call).is_some() && given.as_bytes().starts_with(b"Bearer ") =>
+                if self.signs_in(call) && given.as_bytes().starts_with(b"Bearer ") =>
             {
                 RegistryError::Denied { asked: call.asked.clone(), problem: answer.to_string() }
             }
@@ -179,7 +189,7 @@ impl Auth {
             RegistryError::Refused { answer, .. } => answer.to_string(),
             other => other.to_string(),
         };
-        let advice = if self.credentials(call).is_some() {
+        let advice = if self.signs_in(call) {
             "check the credentials for this registry and what they allow"
         } else {
             // Docker Hub and others answer so to those whom they do not know.
@@ -226,7 +236,8 @@ impl Auth {
         let scopes: Vec<&str> = call.scopes.0.iter().map(String::as_str).chain(further).collect();
         let mut url = realm.clone();
         let client = registry.client(realm);
-        let request = if let Some(Credentials::IdentityToken(token)) = self.credentials(call) {
+        let credentials = self.credentials_at(realm, call);
+        let request = if let Some(Credentials::IdentityToken(token)) = credentials {
             // The token service takes it by OAuth 2 alone (RFC 6749, section 6).
             let mut form = url::form_urlencoded::Serializer::new(String::new());
             form.append_pair("grant_type", "refresh_token").append_pair("client_id", "charon");
@@ -240,7 +251,7 @@ impl Auth {
             query.extend_pairs(scopes.iter().map(|scope| ("scope", scope)));
             drop(query);
             let request = client.get(url.clone());
-            match self.credentials(call) {
+            match credentials {
                 Some(Credentials::Password { username, password }) => {
                     request.header(AUTHORIZATION, basic(username, password))
                 }

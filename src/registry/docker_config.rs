@@ -148,7 +148,7 @@ impl DockerConfig {
         let address = if *host == Host::docker_hub() { DOCKER_HUB_KEY } else { host.as_str() };
         let found = credential_helper::ask(helper, address).await?;
         let own = self.credentials(host);
-        Ok(Logins { everywhere: found.or(own.everywhere), below: own.below })
+        Ok(Logins { everywhere: found.or(own.everywhere), ..own })
     }
 
     fn load_first(places: impl IntoIterator<Item = PathBuf>) -> Result<Option<Self>, DockerConfigError> {

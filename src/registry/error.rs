@@ -83,7 +83,7 @@ pub enum RegistryError {
         problem: String,
     },
     /// The content is not what its digest or size promised.
-    #[error("cannot {asked}: {problem}")]
+    #[error("cannot {asked}: {problem}; push the image there anew, or see to the mirror or proxy before it")]
     DigestMismatch {
         /// What was asked.
         asked: Asked,
@@ -91,15 +91,17 @@ pub enum RegistryError {
         problem: String,
     },
     /// A manifest of a kind or a size that is not carried.
-    #[error("cannot {asked}: {problem}")]
+    #[error("cannot {asked}: {problem}; {advice}")]
     Unsupported {
         /// What was asked.
         asked: Asked,
         /// What is wrong with it.
         problem: String,
+        /// What to do.
+        advice: &'static str,
     },
     /// The registry does not keep to the protocol.
-    #[error("cannot {asked}: {problem}")]
+    #[error("cannot {asked}: {problem}; check the registry and any proxy before it")]
     Protocol {
         /// What was asked.
         asked: Asked,
@@ -328,7 +330,12 @@ impl Asked {
 
     /// It is of a kind or a size that is not carried.
     pub(super) fn unsupported(&self, problem: impl Into<String>) -> RegistryError {
-        RegistryError::Unsupported { asked: self.clone(), problem: problem.into() }
+        self.unsupported_but(problem, "leave the image out, or push it anew where it comes from")
+    }
+
+    /// The same where there is something better to do than to go without the image.
+    pub(super) fn unsupported_but(&self, problem: impl Into<String>, advice: &'static str) -> RegistryError {
+        RegistryError::Unsupported { asked: self.clone(), problem: problem.into(), advice }
     }
 
     /// It is not what its digest or size promised.

@@ -82,7 +82,8 @@ impl Foreign {
             .build()
             .map_err(|error| {
                 let problem = format!("the certificates make no TLS client: {}", plain(&root_cause(&error)));
-                Asked::fetching_foreign_layers().unsupported(problem)
+                Asked::fetching_foreign_layers()
+                    .unsupported_but(problem, "check SSL_CERT_FILE and SSL_CERT_DIR")
             })?;
         Ok(Self { client, rule, patience })
     }

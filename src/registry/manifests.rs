@@ -251,9 +251,7 @@ fn read(
     if fields.schema_version == Some(1)
         || media_type.starts_with("application/vnd.docker.distribution.manifest.v1+")
     {
-        return Err(unsupported(
-            "it is a manifest of schema 1, which Docker gave up in 2017; push the image anew",
-        ));
+        return Err(unsupported("it is a manifest of schema 1, which Docker gave up in 2017"));
     }
     Ok(Manifest { bytes, digest, media_type })
 }

@@ -199,9 +199,8 @@ impl Registry {
         let tag = fallback_tag(subject);
         let asked = Asked::pushing(self.host(), repository, &tag);
         let refused = |problem: String| {
-            let problem =
-                format!("{problem}; build the payload without referrers (--no-referrers, referrers: false)");
-            Err(asked.unsupported(problem))
+            let advice = "build the payload without referrers (--no-referrers, referrers: false)";
+            Err(asked.unsupported_but(problem, advice))
         };
         for _ in 0..MERGES {
             let (mut index, listed) = match self.fallback(repository, subject).await? {
@@ -305,5 +304,5 @@ pub(super) fn next_link(mut link: &str) -> Option<&str> {
 fn too_many(call: &Call) -> RegistryError {
     let problem =
         format!("it has more than {LISTED_LIMIT} referrers, or their list more than {MANIFEST_CAP} bytes");
-    call.asked.unsupported(problem)
+    call.asked.unsupported_but(problem, "delete there what nobody needs of them")
 }

@@ -16,7 +16,7 @@ use std::time::Duration;
 use secrecy::SecretString;
 
 use super::retry::Patience;
-use super::{Access, Credentials, Registry, RegistryError, Traffic};
+use super::{Access, Credentials, Logins, Registry, RegistryError, Traffic};
 use crate::digest::Digest;
 use crate::reference::Host;
 use scripted::Server;

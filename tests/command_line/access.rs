@@ -271,7 +271,7 @@ fn a_repository_that_an_account_may_not_read_fails_its_own_images(software: Soft
 }
 
 /// Writes Docker's configuration with credentials for a registry.
-fn docker_config(folder: &Path, host: &str, password: &str) {
+pub(crate) fn docker_config(folder: &Path, host: &str, password: &str) {
     let auth = STANDARD.encode(format!("charon:{password}"));
     let config = serde_json::json!({"auths": {host: {"auth": auth}}});
     fs::write(folder.join("config.json"), config.to_string()).unwrap();

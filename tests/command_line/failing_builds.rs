@@ -116,7 +116,8 @@ fn a_manifest_of_schema_1_is_refused_with_what_to_do() {
     assert_eq!(
         made.stderr,
         format!(
-            "error: cannot read {host}/old:1: it is a manifest of schema 1, which Docker gave up in 2017; push the image anew\n"
+            "error: cannot read {host}/old:1: it is a manifest of schema 1, which Docker gave up in 2017; \
+             leave the image out, or push it anew where it comes from\n"
         )
     );
     assert!(made.stdout.is_empty());

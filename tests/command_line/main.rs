@@ -54,6 +54,7 @@ mod library;
 mod mirrors;
 mod missing_base;
 mod names;
+mod netrc;
 mod objects;
 mod odd_registries;
 mod other_clouds;

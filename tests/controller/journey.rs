@@ -6,7 +6,7 @@ use charon::api::{PayloadBuild, PayloadImport};
 use charon::reason::Reason;
 use charon::worker::contract::{BuildWork, PROGRESS_PORT, Work};
 use k8s_openapi::api::batch::v1::Job;
-use k8s_openapi::api::core::v1::{Pod, ResourceQuota};
+use k8s_openapi::api::core::v1::Pod;
 use k8s_openapi::api::events::v1::Event;
 use kube::ResourceExt as _;
 use kube::api::{DeleteParams, ListParams, PostParams};
@@ -123,15 +123,9 @@ async fn an_import_becomes_ready_and_tells_what_it_pushed() {
 }
 
 #[tokio::test]
-async fn the_attempt_is_in_the_status_before_the_job_is_made() {
-    let world = World::new("before").await;
-    // A quota keeps the Job from being made.
-    let quota = json!({
-        "metadata": { "name": "none" },
-        "spec": { "hard": { "count/jobs.batch": "0" } },
-    });
-    let quota: ResourceQuota = serde_json::from_value(quota).unwrap();
-    world.api().create(&PostParams::default(), &quota).await.unwrap();
+async fn a_job_that_a_quota_refuses_is_told_with_its_attempt_and_made_once_it_may_be() {
+    let world = World::new("refused").await;
+    world.forbid("count/jobs.batch").await;
     world.create::<PayloadBuild>("app", build_spec("python:3")).await;
 
     let status = world.until_ready::<PayloadBuild>("app", "False", "WorkerCreateFailed").await;
@@ -141,7 +135,7 @@ async fn the_attempt_is_in_the_status_before_the_job_is_made() {
     assert_eq!(run.attempt, 1);
     assert!(world.jobs().await.is_empty());
 
-    world.api::<ResourceQuota>().delete("none", &DeleteParams::default()).await.unwrap();
+    world.allow().await;
     world.until_job(&run.job_name.unwrap()).await;
 }
 

@@ -52,6 +52,7 @@ async fn a_build_goes_on_with_its_job_whenever_the_controller_is_killed() {
 #[tokio::test]
 async fn an_attempt_whose_job_was_not_made_yet_gets_it_from_the_successor() {
     let mut world = World::without_controller("between").await;
+    world.forbid("count/jobs.batch").await;
     world.create::<PayloadBuild>("app", build_spec("python:3")).await;
     // Killed again and again in its first moments, wherever that finds it.
     for _ in 0..10 {
@@ -65,6 +66,11 @@ async fn an_attempt_whose_job_was_not_made_yet_gets_it_from_the_successor() {
         let _ = seen.await;
         world.kill().await;
     }
+    // The attempt is written down, and its Job was refused.
+    world.start().await;
+    world.until_ready::<PayloadBuild>("app", "False", "WorkerCreateFailed").await;
+    world.kill().await;
+    world.allow().await;
     world.start().await;
     let job = world.job_of_attempt::<PayloadBuild>("app", 1).await;
     let pod = world.pod_of(&job).await;
@@ -79,11 +85,17 @@ async fn failures_and_waits_survive_the_controller() {
     let mut world = World::without_controller("wait").await;
     world.settings.pace.wait = std::time::Duration::from_secs(3);
     world.settings.pace.again = world.settings.pace.wait;
+    let mut rivals = Vec::new();
+    for name in ["one", "two"] {
+        rivals.push(world.create::<PayloadBuild>(name, build_spec("python:3")).await);
+    }
+    rivals.sort_by_key(|build| (build.creation_timestamp().map(|time| time.0), build.uid()));
+    let [stalls, rival] = [rivals[0].name_any(), rivals[1].name_any()];
     world.start().await;
     world.create::<PayloadImport>("waits", import_spec()).await;
     let job = world.job_of_attempt::<PayloadImport>("waits", 1).await;
-    world.create::<PayloadBuild>("stalls", build_spec("python:3")).await;
-    let denied = world.job_of_attempt::<PayloadBuild>("stalls", 1).await;
+    let denied = world.job_of_attempt::<PayloadBuild>(&stalls, 1).await;
+    let in_conflict = world.until_ready::<PayloadBuild>(&rival, "False", "OutputConflict").await;
     world.create::<PayloadBuild>("refused", build_to("python:3", "refused")).await;
     let refused = world.job_of_attempt::<PayloadBuild>("refused", 1).await;
     let mut upon = build_to("python:3", "upon");
@@ -95,7 +107,7 @@ async fn failures_and_waits_survive_the_controller() {
     world.ends_for(&world.pod_of(&refused).await, Reason::AuthenticationFailed).await;
     world.until_ready::<PayloadImport>("waits", "False", "SourceNotFound").await;
     world.until_ready::<PayloadBuild>("refused", "False", "AuthenticationFailed").await;
-    let stalled = world.until_ready::<PayloadBuild>("stalls", "False", "AccessDenied").await;
+    let stalled = world.until_ready::<PayloadBuild>(&stalls, "False", "AccessDenied").await;
     world.kill().await;
     world.start().await;
     let job = world.job_of_attempt::<PayloadImport>("waits", 2).await;
@@ -107,7 +119,7 @@ async fn failures_and_waits_survive_the_controller() {
     let is_over = |status: &Status| brief(status, "Stalled") == "True/AuthenticationFailed";
     let refused = run(&world.until::<PayloadBuild>("refused", "stalled", is_over).await);
     assert_eq!((refused.attempt, refused.authentication_failures), (2, Some(2)));
-    for (name, before) in [("stalls", stalled), ("upon", awaits)] {
+    for (name, before) in [(&*stalls, stalled), (&*rival, in_conflict), ("upon", awaits)] {
         assert_eq!(world.status::<PayloadBuild>(name).await, before, "nothing happened to it");
     }
     assert_eq!(world.jobs().await.len(), 3);

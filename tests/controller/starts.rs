@@ -3,9 +3,9 @@
 use charon::api::{PayloadBuild, Status};
 use charon::controller::CaBundle;
 use charon::reason::Reason;
-use k8s_openapi::api::core::v1::{Pod, ResourceQuota, Secret};
+use k8s_openapi::api::core::v1::{Pod, Secret};
 use kube::ResourceExt as _;
-use kube::api::{DeleteParams, PostParams};
+use kube::api::PostParams;
 use serde_json::{Value, json};
 
 use crate::world::{DEADLINE, World, brief, build_spec, build_to, condition, kubectl};
@@ -151,14 +151,12 @@ async fn a_worker_that_cannot_be_placed_or_pulled_says_why() {
 #[tokio::test]
 async fn a_pod_that_cannot_be_created_says_why() {
     let world = World::new("quota").await;
-    let quota = json!({ "metadata": { "name": "none" }, "spec": { "hard": { "pods": "0" } } });
-    let quota: ResourceQuota = serde_json::from_value(quota).unwrap();
-    world.api().create(&PostParams::default(), &quota).await.unwrap();
+    world.forbid("pods").await;
     world.create::<PayloadBuild>("app", build_spec("python:3")).await;
     let words = "cannot be created; raise the quota, or lower spec.worker.resources: ";
     is_held_up(&world, "app", Reason::WorkerCreateFailed, words).await;
     is_held_up(&world, "app", Reason::WorkerCreateFailed, "exceeded quota").await;
-    world.api::<ResourceQuota>().delete("none", &DeleteParams::default()).await.unwrap();
+    world.allow().await;
     let job = world.job_of_attempt::<PayloadBuild>("app", 1).await;
     let pod = world.pod_of(&job).await;
     world.ends_for(&pod, Reason::Succeeded).await;

@@ -8,10 +8,10 @@ use charon::controller::{ControllerError, Pace, Settings, WorkerDefaults};
 use futures::StreamExt as _;
 use k8s_openapi::NamespaceResourceScope;
 use k8s_openapi::api::batch::v1::Job;
-use k8s_openapi::api::core::v1::{Namespace, Pod, ServiceAccount};
+use k8s_openapi::api::core::v1::{Namespace, Pod, ResourceQuota, ServiceAccount};
 use k8s_openapi::api::rbac::v1::{PolicyRule, Role, RoleBinding, RoleRef, Subject};
 use k8s_openapi::apiextensions_apiserver::pkg::apis::apiextensions::v1::CustomResourceDefinition;
-use kube::api::{ListParams, ObjectMeta, Patch, PatchParams, PostParams};
+use kube::api::{DeleteParams, ListParams, ObjectMeta, Patch, PatchParams, PostParams};
 use kube::runtime::conditions::is_deleted;
 use kube::runtime::wait::await_condition;
 use kube::runtime::{WatchStreamExt as _, watcher};
@@ -285,6 +285,17 @@ impl World {
         };
         let found = tokio::time::timeout(DEADLINE, found).await;
         found.unwrap_or_else(|_| panic!("no {} was {what}", K::kind(&())))
+    }
+
+    /// Lets nobody create any `objects` here, such as `pods`, until [`allow`](Self::allow).
+    pub(crate) async fn forbid(&self, objects: &str) {
+        let quota = json!({ "metadata": { "name": "none" }, "spec": { "hard": { objects: "0" } } });
+        let quota: ResourceQuota = serde_json::from_value(quota).unwrap();
+        self.api().create(&PostParams::default(), &quota).await.unwrap();
+    }
+
+    pub(crate) async fn allow(&self) {
+        self.api::<ResourceQuota>().delete("none", &DeleteParams::default()).await.unwrap();
     }
 
     /// All Jobs of the namespace.

@@ -143,8 +143,12 @@ fn make_payload_does_with_each_argument_what_the_documentation_says() {
                 .variable("DOCKER_CHARON_PASSWORD", "PASSWORD")
                 .deviates("as above"),
             row("`NETRC`, `~/.netrc`", &["top:1", "-r", "LOCKED", "-f", "new.zip"]).once()
+                .variable("NETRC", "netrc"),
+            row("`NETRC`, `~/.netrc`", &["top:1", "-r", "LOCKED", "-u", "charon", "-p", "wrong", "-f", "new.zip"]).once()
                 .variable("NETRC", "netrc")
-                .deviates("what opens registries is in Docker's configuration; Python's requests reads this, too"),
+                .deviates("what is given goes before what is found; docker-charon's library sends what is in the netrc"),
+            row("`NETRC`, `~/.netrc`", &["top:1", "-i", "-r", "PLAIN", "-f", "new.zip"]).once()
+                .variable("NETRC", "netrc"),
             authorities(&["top:1", "-r", "LOCKED", "-u", "charon", "-p", "PASSWORD", "-f", "new.zip"])
                 .variable("REQUESTS_CA_BUNDLE", "AUTHORITY"),
             authorities(&["top:1", "-r", "LOCKED", "-u", "charon", "-p", "PASSWORD", "-f", "new.zip"]).once()

@@ -180,6 +180,14 @@ fn what_would_be_done_is_told_in_a_table() {
         "-f",
         "new.zip",
     ];
+    // An attempt that failed at its smallest blob, the last one, leaves the others.
+    let lost = Layer::raw("lost", 1);
+    let digest = lost.digest();
+    Image::new(Types::Docker, &[Layer::new("base", 1000), lost]).push(&source, "lost:1");
+    source.lose(&digest);
+    let failing =
+        ["make-payload", "lost:1", "--parallel", "1", "-q", "-i", "-r", source.host(), "-f", "new.zip"];
+    charon(failing).in_folder(folder.path()).run().ended_with(1);
     insta::assert_snapshot!("dry_run_of_make_payload", run(&[&make[..], &["--dry-run"]].concat()));
     charon(make).in_folder(folder.path()).run().succeeded();
     let push = ["push-payload", "-i", "-r", target.host(), "-f", "new.zip", "--dry-run"];

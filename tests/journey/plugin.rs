@@ -10,6 +10,8 @@ use crate::world::{FAR, NODE, Registry, World, image_of_noise, run, until, varia
 
 /// The API server.
 const API: &str = "10.88.0.1:6443";
+/// So many bytes come through before a transfer stands still.
+const HALF: usize = 9_000_000;
 
 /// A machine of a user's: kubectl with the plugin beside it, a kubeconfig, and a folder.
 struct Desk {
@@ -110,6 +112,13 @@ fn until_no_transfer_pod(world: &World) {
     });
 }
 
+fn until_still(way: &Proxy) {
+    until("the transfer to stand still in the middle", || match way.passed() {
+        HALF => Ok(()),
+        passed => Err(format!("{passed} bytes")),
+    });
+}
+
 fn signal(child: &Child, name: &str) {
     run("kill", &[&format!("-{name}"), &child.id().to_string()], None);
 }
@@ -117,7 +126,6 @@ fn signal(child: &Child, name: &str) {
 #[test]
 fn a_payload_leaves_its_claim_through_an_interrupted_transfer_and_comes_into_another_where_an_import_waits() {
     const NOISE: usize = 30_000_000;
-    const HALF: usize = 9_000_000;
     let world = World::new("plugin");
     let (volume, inbox) = (world.claim("transfer", "pv-12"), world.claim("inbox", "pv-13"));
     let folder = tempfile::tempdir().unwrap();
@@ -135,10 +143,7 @@ fn a_payload_leaves_its_claim_through_an_interrupted_transfer_and_comes_into_ano
         let kubeconfig = ["--kubeconfig", kubeconfig.to_str().unwrap()];
         let get = [&["get", "pbuild/app", "-o", "app.zip"], kubeconfig.as_slice()].concat();
         let mut get = desk.kubectl(&get).spawn().unwrap();
-        until("the transfer to stand still in the middle", || match way.passed() {
-            HALF => Ok(()),
-            passed => Err(format!("{passed} bytes")),
-        });
+        until_still(&way);
         assert!(transfer_pods(&world).contains("pod/"));
         signal(&get, end);
         if end == "TERM" {
@@ -152,10 +157,16 @@ fn a_payload_leaves_its_claim_through_an_interrupted_transfer_and_comes_into_ano
     }
     assert!(left[0] > 1_000_000 && left[1] > left[0] + 1_000_000, "{left:?}");
 
-    let way = Proxy::start(&format!("{NODE}:5124"), API, usize::MAX);
+    // Then a connection breaks, and the program goes on by another one.
+    let way = Proxy::start(&format!("{NODE}:5124"), API, HALF);
     let kubeconfig = desk.kubeconfig(&way.host);
     let get = ["get", "pbuild/app", "-o", "app.zip", "--kubeconfig", kubeconfig.to_str().unwrap()];
-    let printed = desk.prints(&get);
+    let getting = desk.kubectl(&get).spawn().unwrap();
+    until_still(&way);
+    way.cut();
+    let Output { status, stdout, stderr } = getting.wait_with_output().unwrap();
+    let (printed, stderr) = (String::from_utf8(stdout).unwrap(), String::from_utf8(stderr).unwrap());
+    assert!(status.success() && stderr.contains("the connection broke: "), "{status}: {stderr}");
     let expected = sha256(&volume.join("out/app.zip"));
     assert_eq!(printed, format!("{expected}  app.zip\n"));
     assert_eq!(sha256(&desk.path("app.zip")), expected);

@@ -9,6 +9,8 @@ use crate::registry::Manifest;
 const CONTENT: &[u8] = b"the ferryman takes one coin a soul";
 const SIZE: u64 = 34;
 const OCI: &str = "application/vnd.oci.image.manifest.v1+json";
+/// What to do about wrong content.
+const WRONG: &str = "push the image there anew, or see to the mirror or proxy before it";
 
 async fn read(registry: &Registry, size: u64) -> Result<Vec<u8>, RegistryError> {
     let chunks: Vec<Bytes> = registry.blob("x", &digest_of(CONTENT), size).try_collect().await?;
@@ -104,7 +106,7 @@ async fn a_longer_or_shorter_blob_is_a_digest_mismatch_that_names_both_sizes() {
     ] {
         let error = read(&anonymous(server), size).await.unwrap_err();
         assert_eq!(error.reason(), Reason::DigestMismatch);
-        let expected = format!("cannot read blob HOST/x@{}: {text}", digest_of(CONTENT));
+        let expected = format!("cannot read blob HOST/x@{}: {text}; {WRONG}", digest_of(CONTENT));
         assert_eq!(told(server, &error), expected);
     }
     assert_eq!(longer.lines().len(), 2, "what is wrong for good is not asked for again");
@@ -181,7 +183,10 @@ async fn more_than_five_redirects_are_not_followed() {
     let error = read(&anonymous(&server), SIZE).await.unwrap_err();
     assert_eq!(
         told(&server, &error),
-        format!("cannot read blob HOST/x@{}: HOST redirected more than 5 times", digest_of(CONTENT))
+        format!(
+            "cannot read blob HOST/x@{}: HOST redirected more than 5 times; check the registry and any proxy before it",
+            digest_of(CONTENT)
+        )
     );
     assert_eq!(server.lines().len(), 6);
 }
@@ -222,8 +227,10 @@ async fn a_manifest_is_checked_against_the_digest_that_it_was_asked_for_by() {
     let wrong = digest_of(b"another");
     let error = registry.manifest("x", wrong.as_str()).await.unwrap_err();
     assert_eq!(error.reason(), Reason::DigestMismatch);
-    let expected =
-        format!("cannot read HOST/x@{wrong}: the registry sent {} bytes whose digest is {right}", body.len());
+    let expected = format!(
+        "cannot read HOST/x@{wrong}: the registry sent {} bytes whose digest is {right}; {WRONG}",
+        body.len()
+    );
     assert_eq!(told(&server, &error), expected);
 }
 
@@ -246,7 +253,7 @@ async fn a_media_type_is_the_senders_or_the_bodys_or_told_by_the_fields() {
 
 #[tokio::test]
 async fn schema_1_and_what_is_too_long_or_no_manifest_are_unsupported() {
-    let schema_1 = "it is a manifest of schema 1, which Docker gave up in 2017; push the image anew";
+    let schema_1 = "it is a manifest of schema 1, which Docker gave up in 2017";
     for (content_type, body, expected) in [
         ("application/vnd.docker.distribution.manifest.v1+prettyjws", "{}".to_owned(), schema_1),
         ("application/json", r#"{"schemaVersion":1}"#.to_owned(), schema_1),
@@ -257,7 +264,12 @@ async fn schema_1_and_what_is_too_long_or_no_manifest_are_unsupported() {
             Server::start(move |_, _| reply(200, &[("content-type", content_type)], body.clone())).await;
         let error = anonymous(&server).manifest("x", "1").await.unwrap_err();
         assert_eq!(error.reason(), Reason::UnsupportedImage);
-        assert_eq!(told(&server, &error), format!("cannot read HOST/x:1: {expected}"));
+        assert_eq!(
+            told(&server, &error),
+            format!(
+                "cannot read HOST/x:1: {expected}; leave the image out, or push it anew where it comes from"
+            )
+        );
     }
 }
 

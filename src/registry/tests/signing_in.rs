@@ -248,6 +248,24 @@ async fn words_that_a_registry_wants_in_the_scope_are_passed_on() {
 }
 
 #[tokio::test]
+async fn a_token_service_gets_its_own_login_and_the_registry_none_of_it() {
+    let server = with_tokens(300, |_| true).await;
+    for (service, expected) in [("127.0.0.1", BASIC), ("other.example", "Basic YTpi")] {
+        let mut credentials = Logins::from(Some(user("a", "b")));
+        credentials.at_token_services.push((service.to_owned(), user("user", "secret")));
+        let access = Access { insecure: true, credentials, ..Access::default() };
+        let registry = with_patience(server.host(), access, EAGER);
+        registry.manifest("x", "1").await.unwrap();
+        let seen = server.seen();
+        let to_service = seen.iter().rfind(|seen| seen.target.starts_with("/token")).unwrap();
+        assert_eq!(to_service.header("authorization"), Some(expected));
+        let to_registry = seen.iter().filter(|seen| !seen.target.starts_with("/token"));
+        let sent: Vec<_> = to_registry.filter_map(|seen| seen.header("authorization")).collect();
+        assert!(sent.iter().all(|sent| sent.starts_with("Bearer ")), "{sent:?}");
+    }
+}
+
+#[tokio::test]
 async fn no_credential_follows_a_redirect_to_another_host_nor_back() {
     let registry_host = std::sync::Arc::new(std::sync::OnceLock::<String>::new());
     let back = registry_host.clone();

@@ -323,7 +323,12 @@ async fn a_registry_that_takes_pieces_and_never_has_any_is_given_up() {
         })
         .await;
     let error = push_passing(&server, &content()).await.unwrap_err();
-    assert!(error.to_string().ends_with("takes pieces, and has none of them"), "{error}");
+    assert!(
+        error
+            .to_string()
+            .ends_with("takes pieces, and has none of them; check the registry and any proxy before it"),
+        "{error}"
+    );
     assert_eq!(patched(&server).len(), 4);
 }
 
@@ -354,7 +359,7 @@ async fn what_has_passed_is_not_made_up_where_the_registry_lost_it() {
     let error = push_passing(&server, &content).await.unwrap_err();
     let expected = format!(
         "cannot push blob HOST/x@{}: HOST forgot an upload that has come to byte 8388608 of a stream, \
-         which cannot be sent again",
+         which cannot be sent again; check the registry and any proxy before it",
         digest_of(&content)
     );
     assert_eq!(told(&server, &error), expected);
