@@ -11,8 +11,9 @@ use bytes::Bytes;
 use futures::StreamExt as _;
 use futures::stream::BoxStream;
 
-/// One read brings so many bytes of a stream.
-const CHUNK: usize = 256 << 10;
+/// One read brings so many bytes of a stream. It is hashed while it is in the processor's cache, and several wait for a
+/// connection to take them.
+const CHUNK: usize = 64 << 10;
 
 /// Bytes at positions: a file, an object of a store.
 pub trait ReadAt: fmt::Debug + Send + Sync {
@@ -59,7 +60,7 @@ impl ReadAt for LocalFile {
             }
             let length = CHUNK.min(usize::try_from(range.end - offset).unwrap_or(CHUNK));
             let mut chunk = vec![0; length];
-            // A read of a quarter of a mebibyte from a local file is shorter than a hop to another thread.
+            // So short a read of a local file takes less time than a hop to another thread.
             let read = file.read_exact_at(&mut chunk, offset).map(|()| Bytes::from(chunk));
             offset = if read.is_ok() { offset + length as u64 } else { range.end };
             std::task::Poll::Ready(Some(read))

@@ -3,7 +3,9 @@
 
 use std::collections::HashMap;
 use std::io::{self, IoSlice};
+use std::mem;
 use std::sync::Arc;
+use std::time::{Duration, Instant};
 
 use bytes::Bytes;
 use futures::StreamExt;
@@ -19,6 +21,11 @@ use crate::payload::{BlobError, PayloadError, PlacedBlob, PlacedPayload, Remains
 use crate::progress::{Progress, STEP};
 use crate::reason::Reason;
 use crate::registry::{Foreign, RegistryError};
+
+/// What came is written when so much is together: large writes take the least of a file system.
+const WRITTEN: usize = 1 << 20;
+/// Or, where it comes slowly, after so long: what is not written is lost with the process.
+const KEPT: Duration = Duration::from_secs(1);
 
 /// All that fetching needs.
 pub(super) struct Fetch {
@@ -121,45 +128,66 @@ impl Fetch {
         }
         let range = place.written()..plan.size;
         let mut body = source::blob_range(plan, range, self.foreign.as_ref());
-        let (mut piece, mut length) = (Vec::new(), 0);
+        let mut piece = Piece::default();
         while let Some(chunk) = body.next().await {
             let mut chunk = match chunk {
                 Ok(chunk) => chunk,
                 Err(error) => {
                     // What came before the cut need not come again.
-                    self.write(plan, place, &mut piece)?;
+                    self.write(plan, place, &piece)?;
                     return Err(BlobError::Body(error));
                 }
             };
             place.hash(&chunk);
-            let mut room = place.left_of(PIECE) - length;
-            while chunk.len() as u64 >= room {
-                piece.push(chunk.split_to(room as usize));
-                self.write(plan, place, &mut piece)?;
-                (length, room) = (0, PIECE);
+            let mut room = place.left_of(WRITTEN) - piece.length;
+            while chunk.len() >= room {
+                piece.push(chunk.split_to(room));
+                self.write(plan, place, &mem::take(&mut piece))?;
+                room = WRITTEN;
             }
-            length += chunk.len() as u64;
             piece.push(chunk);
+            if piece.length >= PIECE && piece.begun.elapsed() >= KEPT {
+                self.write(plan, place, &mem::take(&mut piece))?;
+            }
         }
-        self.write(plan, place, &mut piece)
+        self.write(plan, place, &piece)
     }
 
     fn write(
         &self,
         plan: &BlobPlan,
         place: &mut PlacedBlob<'_>,
-        piece: &mut Vec<Bytes>,
+        piece: &Piece,
     ) -> Result<(), BlobError<RegistryError>> {
-        let before = place.written();
         let written = blocking(|| {
-            let mut slices: Vec<IoSlice<'_>> = piece.iter().map(|chunk| IoSlice::new(chunk)).collect();
+            let mut slices: Vec<IoSlice<'_>> = piece.chunks.iter().map(|chunk| IoSlice::new(chunk)).collect();
             place.write(&mut slices)?;
             self.journal.note(&plan.digest, place.written())
         });
         written.map_err(writing_blob)?;
-        self.progress.moved(place.written() - before);
-        piece.clear();
+        self.progress.moved(piece.length as u64);
         Ok(())
+    }
+}
+
+/// What came of a blob and is not written yet.
+struct Piece {
+    chunks: Vec<Bytes>,
+    /// In bytes.
+    length: usize,
+    begun: Instant,
+}
+
+impl Default for Piece {
+    fn default() -> Self {
+        Self { chunks: Vec::new(), length: 0, begun: Instant::now() }
+    }
+}
+
+impl Piece {
+    fn push(&mut self, chunk: Bytes) {
+        self.length += chunk.len();
+        self.chunks.push(chunk);
     }
 }
 

@@ -21,11 +21,11 @@ use crate::storage::NO_DETOUR;
 
 /// A line of a journal is never longer: one with the largest manifest in base64.
 const LINE_LIMIT: u64 = 6 << 20;
-/// Nor is a journal: a note for each mebibyte of eight terabytes.
+/// Nor is a journal: a note for each quarter of a mebibyte of a terabyte.
 const JOURNAL_LIMIT: u64 = 1 << 30;
 
 /// Bytes of a blob are noted in pieces of so many, or larger ones.
-pub(super) const PIECE: u64 = 1 << 20;
+pub(super) const PIECE: usize = 256 << 10;
 /// What is in a note beside the digest: its frame, and a number as long as it may be.
 const NOTE: u64 = r#"{"blob":"","have":18446744073709551615}"#.len() as u64 + 1;
 
@@ -34,7 +34,7 @@ pub(super) fn longest<'a>(blobs: impl Iterator<Item = (&'a Digest, u64)>) -> u64
     let head = 2 * NOTE + 200;
     let notes = |(blob, size): (&Digest, u64)| {
         // One more when it begins, and one for what is left at its end.
-        (size / PIECE + 2).saturating_mul(NOTE + blob.as_str().len() as u64)
+        (size / PIECE as u64 + 2).saturating_mul(NOTE + blob.as_str().len() as u64)
     };
     blobs.map(notes).fold(head, u64::saturating_add)
 }
@@ -254,7 +254,7 @@ mod tests {
         let journal = Journal::begin(&path, &run, Some(&Digest::sha256(b"p"))).unwrap();
         for (blob, size) in &blobs {
             journal.note(blob, 0).unwrap();
-            let pieces = (PIECE..*size).step_by(PIECE as usize).chain([*size]);
+            let pieces = (PIECE as u64..*size).step_by(PIECE).chain([*size]);
             pieces.for_each(|have| journal.note(blob, have).unwrap());
         }
         let (length, longest) =

@@ -149,16 +149,17 @@ impl Delivery {
         targets: &mut [Target],
         payload: &Arc<FilePayload>,
     ) -> Result<(), PayloadError> {
-        let mut work: Vec<(BillEntry, Vec<String>)> = bill
+        let mut work: Vec<(&BillEntry, Vec<String>)> = bill
             .entries
             .iter()
-            .map(|entry| (entry.clone(), wanting(targets, &entry.digest)))
+            .map(|entry| (entry, wanting(targets, &entry.digest)))
             .filter(|(_, repositories)| !repositories.is_empty())
             .collect();
         work.sort_by_key(|(entry, _)| std::cmp::Reverse(entry.size));
         let at_once = self.registry.blobs_at_once();
         let turns = Arc::new(Semaphore::new(at_once));
         let brought = futures::stream::iter(work).map(|(entry, repositories)| {
+            let entry = entry.clone();
             let (delivery, payload, turns) = (Arc::clone(self), Arc::clone(payload), Arc::clone(&turns));
             AbortOnDropHandle::new(tokio::spawn(async move {
                 let turn = Arc::new(Mutex::new(turns.acquire_owned().await.ok()));

@@ -1,6 +1,6 @@
 //! What is known of where blobs are: presence is a fact about a repository and a digest, and is asked for once.
 
-use std::collections::{BTreeMap, HashMap};
+use std::collections::HashMap;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use tokio::sync::OnceCell;
@@ -11,9 +11,12 @@ use crate::registry::{Registry, RegistryError};
 /// Whether a repository has a blob; whoever wants to know it while it is asked for waits for the one answer.
 type Answer = Arc<OnceCell<bool>>;
 
+/// The repositories that were asked for a blob: few, of thousands of blobs.
+type Answers = HashMap<Digest, Vec<(String, Answer)>>;
+
 #[derive(Default)]
 pub(super) struct Presence {
-    answers: Mutex<HashMap<Digest, BTreeMap<String, Answer>>>,
+    answers: Mutex<Answers>,
 }
 
 impl Presence {
@@ -24,28 +27,35 @@ impl Presence {
         repository: &str,
         digest: &Digest,
     ) -> Result<bool, RegistryError> {
-        let answer = {
-            let mut answers = self.answers();
-            Arc::clone(answers.entry(digest.clone()).or_default().entry(repository.to_owned()).or_default())
-        };
+        let answer = Arc::clone(of(&mut self.answers(), repository, digest));
         answer.get_or_try_init(|| registry.has_blob(repository, digest)).await.copied()
     }
 
     /// What was found out otherwise, whatever the registry may have answered.
     pub(super) fn learn(&self, repository: &str, digest: &Digest, is_there: bool) {
-        let answer = Arc::new(OnceCell::new_with(Some(is_there)));
-        self.answers().entry(digest.clone()).or_default().insert(repository.to_owned(), answer);
+        *of(&mut self.answers(), repository, digest) = Arc::new(OnceCell::new_with(Some(is_there)));
     }
 
     /// A repository that is known to have a blob.
     pub(super) fn holder(&self, digest: &Digest) -> Option<String> {
         let answers = self.answers();
-        let mut answers = answers.get(digest)?.iter();
-        answers.find(|(_, answer)| answer.get() == Some(&true)).map(|(repository, _)| repository.clone())
+        let holders = answers.get(digest)?.iter().filter(|(_, answer)| answer.get() == Some(&true));
+        holders.map(|(repository, _)| repository).min().cloned()
     }
 
     /// Nothing in it is ever half known: a writer that panicked does not spoil it.
-    fn answers(&self) -> MutexGuard<'_, HashMap<Digest, BTreeMap<String, Answer>>> {
+    fn answers(&self) -> MutexGuard<'_, Answers> {
         self.answers.lock().unwrap_or_else(PoisonError::into_inner)
     }
+}
+
+fn of<'a>(answers: &'a mut Answers, repository: &str, digest: &Digest) -> &'a mut Answer {
+    let answers = answers.entry(digest.clone()).or_default();
+    let place = answers.iter().position(|(asked, _)| asked == repository).unwrap_or_else(|| {
+        // Most blobs are wanted in one place.
+        answers.reserve_exact(1);
+        answers.push((repository.to_owned(), Answer::default()));
+        answers.len() - 1
+    });
+    &mut answers[place].1
 }

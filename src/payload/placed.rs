@@ -124,8 +124,9 @@ impl PlacedBlob<'_> {
     /// How many bytes there are from the next one to where the file begins another `piece`: a write that ends there takes the
     /// least of the file system, which keeps what it has not yet on its disk in pieces of its own.
     #[must_use]
-    pub fn left_of(&self, piece: u64) -> u64 {
-        piece - (self.offset + self.written) % piece
+    pub fn left_of(&self, piece: usize) -> usize {
+        let begun = (self.offset + self.written) % piece as u64;
+        piece - usize::try_from(begun).unwrap_or_default()
     }
 
     /// Writes the next bytes, which were hashed.
