@@ -10,6 +10,7 @@ use std::time::{Duration, Instant};
 use bytes::Bytes;
 use futures::StreamExt;
 use tokio::runtime::{Handle, RuntimeFlavor};
+use tokio::time::timeout;
 use tokio_util::task::AbortOnDropHandle;
 use tracing::info;
 
@@ -24,7 +25,7 @@ use crate::registry::{Foreign, RegistryError};
 
 /// What came is written when so much is together: large writes take the least of a file system.
 const WRITTEN: usize = 1 << 20;
-/// Or, where it comes slowly, after so long: what is not written is lost with the process.
+/// Or, where it comes slowly or not at all, after so long: what is not written is lost with the process.
 const KEPT: Duration = Duration::from_secs(1);
 
 /// All that fetching needs.
@@ -129,13 +130,18 @@ impl Fetch {
         let range = place.written()..plan.size;
         let mut body = source::blob_range(plan, range, self.foreign.as_ref());
         let mut piece = Piece::default();
-        while let Some(chunk) = body.next().await {
-            let mut chunk = match chunk {
-                Ok(chunk) => chunk,
-                Err(error) => {
+        loop {
+            let mut chunk = match timeout(KEPT, body.next()).await {
+                Ok(Some(Ok(chunk))) => chunk,
+                Ok(Some(Err(error))) => {
                     // What came before the cut need not come again.
                     self.write(plan, place, &piece)?;
                     return Err(BlobError::Body(error));
+                }
+                Ok(None) => return self.write(plan, place, &piece),
+                Err(_silence) => {
+                    self.write(plan, place, &mem::take(&mut piece))?;
+                    continue;
                 }
             };
             place.hash(&chunk);
@@ -150,7 +156,6 @@ impl Fetch {
                 self.write(plan, place, &mem::take(&mut piece))?;
             }
         }
-        self.write(plan, place, &piece)
     }
 
     fn write(
@@ -159,6 +164,9 @@ impl Fetch {
         place: &mut PlacedBlob<'_>,
         piece: &Piece,
     ) -> Result<(), BlobError<RegistryError>> {
+        if piece.chunks.is_empty() {
+            return Ok(());
+        }
         let written = blocking(|| {
             let mut slices: Vec<IoSlice<'_>> = piece.chunks.iter().map(|chunk| IoSlice::new(chunk)).collect();
             place.write(&mut slices)?;
