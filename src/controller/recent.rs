@@ -10,7 +10,7 @@ use std::time::Duration;
 use tokio::time::Instant;
 
 /// Between two looks at one resource.
-const APART: Duration = Duration::from_secs(1);
+const APART: Duration = Duration::from_millis(250);
 /// The same while other resources have their first look.
 const APART_IN_A_RUSH: Duration = Duration::from_secs(5);
 /// After a first look another one is likely for so long.
@@ -57,10 +57,10 @@ impl Recent {
 mod tests {
     use super::*;
 
-    const QUARTER: Duration = Duration::from_millis(250);
+    const PAUSE: Duration = Duration::from_millis(100);
 
     #[tokio::test(start_paused = true)]
-    async fn a_resource_that_was_looked_at_rests_for_a_second_and_a_new_one_does_not() {
+    async fn a_resource_that_was_looked_at_rests_for_a_moment_and_a_new_one_does_not() {
         let recent = Recent::default();
         recent.looked("a");
         tokio::time::advance(APART / 2).await;
@@ -80,7 +80,7 @@ mod tests {
         let begin = Instant::now();
         recent.looked("a");
         for new in 0.. {
-            tokio::time::advance(QUARTER).await;
+            tokio::time::advance(PAUSE).await;
             recent.looked(&new.to_string());
             if recent.rest("a").is_none() {
                 break;
