@@ -16,6 +16,7 @@ from urllib.parse import urlsplit
 GROUP = "/apis/charon.dev/v1alpha1"
 APPLY = "application/apply-patch+yaml"
 MERGE = "application/merge-patch+json"
+IDLE = 60  # seconds for which a connection is kept
 WRITES = {"POST", "PUT", "PATCH", "APPLY", "DELETE", "DELETECOLLECTION"}
 SERIES = re.compile(r"^apiserver_request_total\{(.*)\} (\S+)$", re.MULTILINE)
 LABEL = re.compile(r'(\w+)="([^"]*)"')
@@ -39,8 +40,10 @@ class ApiServer:
 
     def request(self, method, path, body=None, kind="application/json", text=False):
         """What it answers, read as JSON."""
-        if not hasattr(self.local, "connection"):
+        # The API server closes what was idle for 90 seconds.
+        if time.monotonic() > getattr(self.local, "until", 0):
             self.local.connection = self.connect()
+        self.local.until = time.monotonic() + IDLE
         data = None if body is None else json.dumps(body).encode()
         self.local.connection.request(method, path, data, self.headers | {"Content-Type": kind})
         response = self.local.connection.getresponse()
