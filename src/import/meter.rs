@@ -46,3 +46,24 @@ impl Meter {
         self.progress.moved(self.size.saturating_sub(self.told.swap(self.size, Ordering::Relaxed)));
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use futures::{StreamExt as _, stream};
+    use tokio::sync::Semaphore;
+
+    use super::*;
+
+    #[tokio::test]
+    async fn a_blob_has_its_turn_until_all_of_it_was_sent_and_not_until_it_was_confirmed() {
+        let turns = Arc::new(Semaphore::new(1));
+        let turn = Turn::new(Mutex::new(turns.clone().try_acquire_owned().ok()));
+        let meter = Meter::new(&Arc::default(), 6, turn);
+        let pieces = ["cha", "ron"].map(|piece| Ok(Bytes::from_static(piece.as_bytes())));
+        let mut sent = std::pin::pin!(meter.pass(stream::iter(pieces)));
+        sent.next().await;
+        assert_eq!(turns.available_permits(), 0);
+        sent.next().await;
+        assert_eq!(turns.available_permits(), 1);
+    }
+}
