@@ -4,7 +4,8 @@
     benches/bench.py [--rounds N] [--images N] [--megabytes N] [--many N] [--large N] [--svg FILE]
 
 Everything happens on loopback, with distribution as the registry of both sides. The tools take turns in each round, so
-that a machine that slows down slows all of them; medians are told, and ratios are made round by round. What is measured
+that a machine that slows down slows all of them, and each round another one begins: a disk that is still busy with what
+was written before is not always met by the same one. Medians are told, and ratios are made round by round. What is measured
 is whole processes: wall time, processor time, the memory of the largest one, and what it had written to the disk.
 Charon syncs its payload to the disk, the others do not: its time is told with that and without. Over a link means: 50 ms
 a round trip and 20 MB/s a connection (link.py).
@@ -81,20 +82,26 @@ def sync_time(log):
     return (when["Wrote"] - when["Syncing"]).total_seconds()
 
 
+def from_place(tools, place):
+    """The same, another one first."""
+    place %= len(tools)
+    return tools[place:] + tools[:place]
+
+
 def compare(bench, rounds, link=None, title=""):
     """All figures, {activity: {tool: [Figure of a round]}}, and what registries were asked when all was there."""
     build, first, again = f"build{title}", f"import{title}", f"import again{title}"
     figures, asked = {build: {}, first: {}, again: {}}, {}
     for index in range(rounds + 1):
         is_counted = index > 0  # the first round warms the page cache
-        for tool, script in bench.builds().items():
+        for tool, script in from_place(list(bench.builds().items()), index):
             figure, log = measure(script)
             if is_counted:
                 figures[build].setdefault(tool, []).append(figure)
             if is_counted and tool == CHARON_BUILDS:
                 without = figure._replace(wall=figure.wall - sync_time(log))
                 figures[build].setdefault(WITHOUT_SYNC, []).append(without)
-        for place, tool in enumerate(bench.imports("")):
+        for place, tool in enumerate(from_place(list(bench.imports("")), index)):
             folder = bench.folder / "far"
             shutil.rmtree(folder, ignore_errors=True)
             with Registry(folder, 5990 + place) as far, (Link(far.host, 5970 + place) if link else nullcontext(far)) as door:

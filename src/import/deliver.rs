@@ -1,11 +1,14 @@
 //! Blobs on their way into the registry.
 
+use std::collections::HashMap;
 use std::io;
+use std::pin::pin;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use bytes::Bytes;
-use futures::{Stream, StreamExt, TryStreamExt};
+use futures::{Stream, StreamExt, TryStreamExt, stream};
 use tokio::sync::{Semaphore, mpsc};
+use tokio::task::JoinError;
 use tokio_util::task::AbortOnDropHandle;
 use tracing::{debug, info};
 
@@ -24,6 +27,8 @@ use crate::registry::{Registry, RegistryError};
 
 /// So many small questions and answers are under way at once.
 pub(super) const ASKED_AT_ONCE: usize = 8;
+/// A blob up to this size takes no longer to send than to be asked for.
+const SMALL: u64 = 64 << 10;
 /// So many pieces of a streamed blob wait between the payload and the registry.
 const PIECES: usize = 4;
 
@@ -98,23 +103,27 @@ impl Delivery {
             .iter()
             .filter(|entry| targets.iter().any(|target| target.wants(&entry.digest)))
             .collect();
-        let mut count = wanted.len();
-        let mut size = wanted.iter().fold(0_u64, |size, entry| size.saturating_add(entry.size));
-        let asked = futures::stream::iter(wanted).map(async |entry| {
-            let mut is_lacking = false;
-            for repository in wanting(targets, &entry.digest) {
-                is_lacking |= !self.has(&repository, &entry.digest).await?;
-            }
-            Ok::<_, RegistryError>((entry, is_lacking))
+        let pairs = wanted.iter().flat_map(|entry| {
+            wanting(targets, &entry.digest).into_iter().map(move |repository| (*entry, repository))
         });
-        let mut told = std::pin::pin!(asked.buffered(ASKED_AT_ONCE));
-        let mut present = 0;
-        // Where the registry does not say, all that is left counts; it is asked again when that is to be brought.
-        while let Some(Ok((entry, is_lacking))) = told.next().await {
-            count -= usize::from(!is_lacking);
+        let asked = stream::iter(pairs)
+            .map(async |(entry, repository)| (entry, self.has(&repository, &entry.digest).await));
+        let mut asked = pin!(asked.buffered(ASKED_AT_ONCE));
+        let mut everywhere: HashMap<&Digest, bool> = HashMap::new();
+        while let Some((entry, answer)) = asked.next().await {
+            *everywhere.entry(&entry.digest).or_insert(true) &= matches!(answer, Ok(true));
+            // Where the registry does not say, all that is left counts; it is asked again when that is to be brought.
+            if answer.is_err() {
+                break;
+            }
+        }
+        let (mut count, mut size, mut present) = (0, 0_u64, 0);
+        for entry in &wanted {
+            count += usize::from(everywhere.get(&entry.digest) != Some(&true));
             if self.holder(&entry.digest).is_some() {
-                size -= entry.size;
                 present += entry.size;
+            } else {
+                size = size.saturating_add(entry.size);
             }
         }
         self.progress.expect(u32::try_from(count).unwrap_or(u32::MAX), size);
@@ -156,9 +165,25 @@ impl Delivery {
             .filter(|(_, repositories)| !repositories.is_empty())
             .collect();
         work.sort_by_key(|(entry, _)| std::cmp::Reverse(entry.size));
+        // Large ones wait for the link, small ones for answers: neither for the other.
+        let small = work.split_off(work.partition_point(|(entry, _)| entry.size > SMALL));
+        let mut brought = stream::select(self.bring(work, payload), self.bring(small, payload));
+        while let Some(joined) = brought.next().await {
+            let (digest, failed) = joined.map_err(|error| PayloadError::io("pushing the payload", error))?;
+            self.fail(targets, &digest, failed);
+        }
+        Ok(())
+    }
+
+    /// Brings blobs of a file, as many at once as one may.
+    fn bring(
+        self: &Arc<Self>,
+        work: Vec<(&BillEntry, Vec<String>)>,
+        payload: &Arc<FilePayload>,
+    ) -> impl Stream<Item = Result<(Digest, Failed), JoinError>> {
         let at_once = self.registry.blobs_at_once();
         let turns = Arc::new(Semaphore::new(at_once));
-        let brought = futures::stream::iter(work).map(|(entry, repositories)| {
+        let brought = stream::iter(work).map(move |(entry, repositories)| {
             let entry = entry.clone();
             let (delivery, payload, turns) = (Arc::clone(self), Arc::clone(payload), Arc::clone(&turns));
             AbortOnDropHandle::new(tokio::spawn(async move {
@@ -168,12 +193,7 @@ impl Delivery {
             }))
         });
         // A registry may take a while to write down what was sent: meanwhile the next ones have their turn.
-        let mut brought = brought.buffer_unordered(2 * at_once);
-        while let Some(joined) = brought.next().await {
-            let (digest, failed) = joined.map_err(|error| PayloadError::io("pushing the payload", error))?;
-            self.fail(targets, &digest, failed);
-        }
-        Ok(())
+        brought.buffer_unordered(2 * at_once)
     }
 
     async fn blobs_of_stream(
@@ -185,7 +205,7 @@ impl Delivery {
         for entry in bill.entries.iter().filter(|entry| entry.kind == EntryKind::Manifest) {
             let bytes = payload.manifest(&entry.digest)?;
             for repository in wanting(targets, &entry.digest) {
-                let body = || futures::stream::iter([Ok(bytes.clone())]);
+                let body = || stream::iter([Ok(bytes.clone())]);
                 if let Err(why) = self.push(entry, &repository, body).await {
                     self.fail(targets, &entry.digest, vec![(repository, why)]);
                 }
@@ -226,20 +246,30 @@ impl Delivery {
     ) -> Failed {
         let (absent, mut failed) = self.absent(entry, repositories).await;
         let (meter, is_lacking) = (self.meter(entry, turn), !absent.is_empty());
-        for repository in absent {
-            let corrupt = failed.iter().find(|(_, (reason, _))| *reason == Reason::PayloadCorrupt);
-            let brought = match corrupt {
+        let mut absent = absent.into_iter();
+        let push = async |repository: String, failed: &mut Failed| {
+            let pushed = match failed.iter().find(|(_, (reason, _))| *reason == Reason::PayloadCorrupt) {
                 // Bytes that were wrong once are not read again for the next repository.
                 Some((_, why)) => Err(why.clone()),
-                None => match self.mount_known(&entry.digest, &repository).await {
-                    Ok(false) => {
-                        self.push(entry, &repository, || meter.pass(payload.blob(&entry.digest))).await
-                    }
-                    mounted => mounted.map(|_| ()),
-                },
+                None => self.push(entry, &repository, || meter.pass(payload.blob(&entry.digest))).await,
             };
-            if let Err(why) = brought {
-                failed.push((repository, why));
+            failed.extend(pushed.err().map(|why| (repository, why)));
+        };
+        while self.holder(&entry.digest).is_none()
+            && let Some(repository) = absent.next()
+        {
+            push(repository, &mut failed).await;
+        }
+        let mounts = stream::iter(absent).map(async |repository| {
+            let mounted = self.mount_known(&entry.digest, &repository).await;
+            (repository, mounted)
+        });
+        let mounts: Vec<_> = mounts.buffered(ASKED_AT_ONCE).collect().await;
+        for (repository, mounted) in mounts {
+            match mounted {
+                Ok(true) => {}
+                Ok(false) => push(repository, &mut failed).await,
+                Err(why) => failed.push((repository, why)),
             }
         }
         if self.holder(&entry.digest).is_some() {
@@ -348,7 +378,7 @@ impl Delivery {
     ) -> (Result<(), PayloadError>, Result<(), Why>) {
         info!(target: STEP, "Pushing {repository}/{}", entry.digest);
         let (sender, receiver) = mpsc::channel(PIECES);
-        let pieces = futures::stream::unfold(receiver, |mut receiver| async move {
+        let pieces = stream::unfold(receiver, |mut receiver| async move {
             receiver.recv().await.map(|piece| (piece, receiver))
         });
         let push = async {

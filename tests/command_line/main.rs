@@ -68,6 +68,7 @@ mod referrers;
 mod right_to_push;
 mod scratch;
 mod shared_blobs;
+mod side_by_side;
 mod stores;
 mod terminal;
 mod worker;

@@ -2,7 +2,7 @@
 
 use std::io::{self, BufRead, BufReader, Read, Write};
 use std::net::{Shutdown, TcpListener, TcpStream};
-use std::sync::{Arc, Mutex};
+use std::sync::{Arc, Barrier, Mutex};
 use std::thread;
 use std::time::Duration;
 
@@ -38,6 +38,9 @@ pub(crate) enum Misdeed {
     Delay(Duration),
     /// So many bytes a second pass in either direction.
     Throttle(usize),
+    /// The request goes on when as many are there as these wait for; its body stays where it is until then.
+    #[allow(dead_code)] // not every test binary has a use for it
+    Together(Arc<Barrier>),
 }
 
 impl Misdeed {
@@ -246,6 +249,9 @@ impl Desk {
             return if is_head { Ok(()) } else { client.write_all(body) };
         }
 
+        if let Some(Misdeed::Together(all)) = &misdeed {
+            all.wait();
+        }
         let mut registry = TcpStream::connect(&self.registry)?;
         let mut asked = request.headers.clone();
         asked.retain(|(name, _)| !name.eq_ignore_ascii_case("connection"));
