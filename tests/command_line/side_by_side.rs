@@ -75,5 +75,7 @@ fn small_blobs_do_not_wait_for_large_ones() {
     // Four of the large ones, as many as are under way at once, and one small one.
     crossing.hold_until_all_came(4 + 1, "POST", "/blobs/uploads/");
     crossing.push().run().succeeded();
+    // None of them was given up and begun again. Each image has a layer and a configuration.
+    assert_eq!(crossing.proxy.count("POST", "/blobs/uploads/"), REPOSITORIES + 2 * REPOSITORIES);
     crossing.assert_arrived();
 }
