@@ -91,17 +91,21 @@ def from_place(tools, place):
 def compare(bench, rounds, link=None, title=""):
     """All figures, {activity: {tool: [Figure of a round]}}, and what registries were asked when all was there."""
     build, first, again = f"build{title}", f"import{title}", f"import again{title}"
-    figures, asked = {build: {}, first: {}, again: {}}, {}
+    pushes = bench.imports("")
+    figures = {build: {tool: [] for tool in (CHARON_BUILDS, WITHOUT_SYNC, *bench.builds())}} | {
+        what: {tool: [] for tool in pushes} for what in (first, again)
+    }
+    asked = {}
     for index in range(rounds + 1):
         is_counted = index > 0  # the first round warms the page cache
         for tool, script in from_place(list(bench.builds().items()), index):
             figure, log = measure(script)
             if is_counted:
-                figures[build].setdefault(tool, []).append(figure)
+                figures[build][tool].append(figure)
             if is_counted and tool == CHARON_BUILDS:
                 without = figure._replace(wall=figure.wall - sync_time(log))
-                figures[build].setdefault(WITHOUT_SYNC, []).append(without)
-        for place, tool in enumerate(from_place(list(bench.imports("")), index)):
+                figures[build][WITHOUT_SYNC].append(without)
+        for place, tool in enumerate(from_place(list(pushes), index)):
             folder = bench.folder / "far"
             shutil.rmtree(folder, ignore_errors=True)
             with Registry(folder, 5990 + place) as far, (Link(far.host, 5970 + place) if link else nullcontext(far)) as door:
@@ -111,8 +115,8 @@ def compare(bench, rounds, link=None, title=""):
                 figure_again, _ = measure(script)
                 asked[tool] = far.requests()[before:]
             if is_counted:
-                figures[first].setdefault(tool, []).append(figure)
-                figures[again].setdefault(tool, []).append(figure_again)
+                figures[first][tool].append(figure)
+                figures[again][tool].append(figure_again)
         shutil.rmtree(bench.folder / "far")
         print(f"round {index} of {rounds}{title}" + ("" if is_counted else " (not counted)"), file=sys.stderr)
     for what, tools in figures.items():

@@ -132,7 +132,7 @@ fn a_base_whose_images_have_names_of_their_own_is_found_under_those() {
     let layers = ["one", "two"].map(|name| Layer::new(name, 1000));
     Image::new(Types::Docker, &layers[..1]).push(&source, "app:1");
     Image::new(Types::Docker, &layers).push(&source, "top:1");
-    let pod = crate::worker::Pod::new();
+    let pod = crate::pod::Pod::new();
     let registries = json!([{ "host": source.host(), "insecure": true }]);
     let first = json!({ "build": {
         "images": [{ "name": source.name("app:1"), "as": "moved/app" }], "path": "1.zip",
@@ -151,7 +151,7 @@ fn a_base_whose_images_have_names_of_their_own_is_found_under_those() {
 #[test]
 fn a_worker_builds_upon_the_payload_that_it_was_told_of_and_waits_where_another_one_lies() {
     let versions = Versions::new(Software::Distribution3);
-    let pod = crate::worker::Pod::new();
+    let pod = crate::pod::Pod::new();
     let registries = json!([{ "host": versions.source.host(), "insecure": true }]);
     let build = |run: &str, image: &str, path: &str, bases: Value| {
         let images = json!([{ "name": versions.source.name(image) }]);
@@ -211,10 +211,10 @@ fn a_payload_in_a_bucket_or_the_bill_that_stayed_behind_of_it_is_a_base() {
 #[test]
 fn a_worker_that_writes_into_a_bucket_builds_upon_what_lies_there_and_waits_where_another_payload_lies() {
     let (versions, store) = (Versions::new(Software::Distribution3), S3::start());
-    let pod = crate::worker::Pod::new();
+    let pod = crate::pod::Pod::new();
     let registries = json!([{ "host": versions.source.host(), "insecure": true }]);
     let build = |run: &str, image: &str, key: &str, bases: Value| {
-        let object = crate::worker::opened(&pod, &store, key);
+        let object = crate::pod::opened(&pod, &store, key);
         let images = json!([{ "name": versions.source.name(image) }]);
         let work = json!({ "build": { "images": images, "bases": bases, "objectStore": object } });
         pod.works_with(run, &work, &registries)

@@ -4,10 +4,10 @@ use charon::reason::Reason;
 use serde_json::json;
 
 use crate::image::{Image, Layer, Types};
+use crate::pod::Pod;
 use crate::program::charon;
 use crate::proxy::{Misdeed, Proxy};
 use crate::registry::{Registry, Software};
-use crate::worker::Pod;
 
 const BLOBS: &str = "/blobs/";
 

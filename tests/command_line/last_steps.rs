@@ -8,10 +8,10 @@ use serde_json::{Value, json};
 
 use crate::gate::Gate;
 use crate::image::{Image, Layer, Types, digest};
+use crate::pod::{Pod, opened};
 use crate::program::charon;
 use crate::registry::{Registry, Software};
 use crate::s3::S3;
-use crate::worker::{Pod, opened};
 
 const WHOLE: [&str; 3] = ["app.zip", "app.zip.bill.json", "app.zip.report.json"];
 

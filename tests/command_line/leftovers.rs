@@ -4,9 +4,9 @@ use serde_json::{Value, json};
 
 use crate::gate::{Gate, wait_until};
 use crate::image::{Image, Layer, Types};
+use crate::pod::Pod;
 use crate::proxy::{Misdeed, Proxy};
 use crate::registry::{Registry, Software};
-use crate::worker::Pod;
 
 const RUNS: usize = 50;
 

@@ -22,6 +22,7 @@ mod front;
 mod gate;
 #[path = "../support/google.rs"]
 mod google;
+mod pod;
 #[path = "../support/s3.rs"]
 mod s3;
 #[path = "../support/s3s.rs"]
@@ -73,5 +74,7 @@ mod stores;
 mod terminal;
 mod worker;
 mod worker_fields;
+mod worker_objects;
 mod worker_proxies;
+mod worker_secrets;
 mod worker_traffic;

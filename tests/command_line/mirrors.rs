@@ -7,10 +7,10 @@ use serde_json::{Value, json};
 
 use crate::access::{Locked, PASSWORD};
 use crate::image::{Image, Layer, Types};
+use crate::pod::Pod;
 use crate::program::charon;
 use crate::proxy::Proxy;
 use crate::registry::{Registry, Software};
-use crate::worker::Pod;
 
 with_each_registry!(
     an_image_that_comes_through_a_mirror_makes_the_same_payload_as_from_its_registry,

@@ -11,10 +11,10 @@ use crate::gate::{Gate, wait_until};
 use crate::google::Google;
 use crate::image::Image;
 use crate::objects::source;
+use crate::pod::Pod;
 use crate::program::Running;
 use crate::proxy::Proxy;
 use crate::registry::{Registry, Software};
-use crate::worker::Pod;
 
 /// A store, what is before it, and pods that may use it.
 struct Cloud<S> {

@@ -8,12 +8,12 @@ use serde_json::{Value, json};
 
 use crate::gate::wait_until;
 use crate::image::{Image, Layer, Types};
+use crate::pod::{Pod, opened};
 use crate::program::{Program, Running, charon};
 use crate::proxy::{Misdeed, Proxy};
 use crate::rate_limits::{MANIFESTS, source};
 use crate::registry::{Registry, Software};
 use crate::s3::S3;
-use crate::worker::{Pod, opened};
 
 /// Reads of manifests that are there: what a tag means is asked for, and where there is no such tag, asked for once more.
 const READS: &str = "/manifests/sha256:";

@@ -4,125 +4,24 @@
 use std::fs;
 use std::io::{Read, Write};
 use std::net::{TcpListener, TcpStream};
-use std::path::{Path, PathBuf};
+use std::path::Path;
 
 use charon::reason::Reason;
-use charon::worker::contract::{CONTRACT_VERSION, Outcome};
 use serde_json::{Value, json};
 
-use crate::access::{Locked, PASSWORD};
 use crate::gate::{Gate, wait_until};
 use crate::image::{Image, Layer, Types};
-use crate::program::{Program, Running, charon, crane_digest, tool};
+use crate::pod::{Pod, asked_for, source};
+use crate::program::{charon, crane_digest, tool};
 use crate::proxy::{Misdeed, Proxy};
 use crate::registry::{Registry, Software};
-use crate::s3::{ACCESS, S3, SECRET};
 
 with_each_registry!(
     a_build_leaves_a_report_and_the_same_run_asks_nobody_again,
     two_names_at_the_far_side_are_kept_apart_by_as_and_reach_the_registry,
     what_a_build_left_out_and_what_an_import_wrote_anew_is_told,
     an_import_names_images_as_its_run_says_and_leaves_nothing_beside_its_source,
-    a_secret_may_have_several_hosts_and_another_an_authority_and_a_certificate,
 );
-
-/// Where workers find what is theirs, as in a pod.
-pub(crate) struct Pod {
-    folder: tempfile::TempDir,
-}
-
-impl Pod {
-    pub(crate) fn new() -> Self {
-        let pod = Self { folder: tempfile::tempdir().unwrap() };
-        fs::create_dir(pod.folder.path().join("payload")).unwrap();
-        pod
-    }
-
-    /// Where something is mounted.
-    pub(crate) fn at(&self, name: &str) -> PathBuf {
-        self.folder.path().join(name)
-    }
-
-    /// A file of the volume.
-    pub(crate) fn payload(&self, path: &str) -> PathBuf {
-        self.folder.path().join("payload").join(path)
-    }
-
-    /// The names of the volume's files.
-    pub(crate) fn files(&self) -> Vec<String> {
-        let files = fs::read_dir(self.payload("")).unwrap();
-        let mut names: Vec<_> = files.map(|file| file.unwrap().file_name().into_string().unwrap()).collect();
-        names.sort();
-        names
-    }
-
-    /// Mounts the pull secret of the first registry of the run configuration.
-    pub(crate) fn mount_pull_secret(&self, config: &Value) {
-        let folder = self.folder.path().join("secrets/0");
-        fs::create_dir_all(&folder).unwrap();
-        fs::write(folder.join(".dockerconfigjson"), config.to_string()).unwrap();
-    }
-
-    /// Runs a worker with `work`; its exit code is the one of its outcome.
-    pub(crate) fn works(&self, run: &str, work: &Value, registry: &Registry) -> Outcome {
-        self.works_with(run, work, &json!([{ "host": registry.host(), "insecure": true }]))
-    }
-
-    /// The same with any access to registries.
-    pub(crate) fn works_with(&self, run: &str, work: &Value, registries: &Value) -> Outcome {
-        self.outcome(self.starts(run, work, registries))
-    }
-
-    /// Starts a worker, which nobody asks for its progress.
-    pub(crate) fn starts(&self, run: &str, work: &Value, registries: &Value) -> Running {
-        self.worker(run, work, registries).arguments(["--progress-port", "0"]).start()
-    }
-
-    /// The worker of a run, but for its port.
-    pub(crate) fn worker(&self, run: &str, work: &Value, registries: &Value) -> Program {
-        let mut config =
-            json!({ "version": CONTRACT_VERSION, "runId": run, "nonce": "n", "registries": registries });
-        config.as_object_mut().unwrap().extend(work.as_object().unwrap().clone());
-        let at = |name: &str| self.folder.path().join(name).display().to_string();
-        fs::write(at("run.json"), config.to_string()).unwrap();
-        let (config, payloads, secrets, log) = (at("run.json"), at("payload"), at("secrets"), at("outcome"));
-        let places = ["--config", &config, "--payloads", &payloads, "--registry-secrets", &secrets];
-        let worker = charon(["worker", "--termination-log", &log]).arguments(places);
-        let worker = worker.arguments(["--object-store-secrets", &at("object-store")]);
-        worker
-            .arguments(["--proxy-secrets", &at("proxy"), "--images-list", &at("list")])
-            .arguments(["--ca-bundle", &at("ca-bundle.crt")])
-    }
-
-    /// How a worker ends.
-    pub(crate) fn outcome(&self, worker: Running) -> Outcome {
-        let ended = worker.end();
-        let log = fs::read(self.folder.path().join("outcome")).unwrap();
-        let outcome: Outcome = serde_json::from_slice(&log).unwrap();
-        ended.ended_with(outcome.reason.exit_code().into());
-        outcome
-    }
-
-    pub(crate) fn builds(&self, run: &str, images: &Value, path: &str, registry: &Registry) -> Outcome {
-        self.works(run, &json!({ "build": { "images": images, "path": path } }), registry)
-    }
-
-    pub(crate) fn imports(&self, fields: &Value, path: &str, registry: &Registry) -> Outcome {
-        let mut import = json!({ "path": path, "registry": registry.host() });
-        import.as_object_mut().unwrap().extend(fields.as_object().unwrap().clone());
-        self.works("import", &json!({ "import": import }), registry)
-    }
-}
-
-/// What the Secret of a store holds, where the pod has it; and an object of the store.
-pub(crate) fn opened(pod: &Pod, store: &S3, key: &str) -> Value {
-    let secrets = pod.folder.path().join("object-store");
-    fs::create_dir_all(&secrets).unwrap();
-    fs::write(secrets.join("accesskey"), ACCESS).unwrap();
-    fs::write(secrets.join("secretkey"), format!("{SECRET}\n")).unwrap();
-    let endpoint = format!("http://{}", store.host());
-    json!({ "bucket": "transfer", "key": key, "endpoint": endpoint, "credentials": true })
-}
 
 /// What a worker answers on its port, once it does.
 fn progress(port: u16) -> Option<Value> {
@@ -163,139 +62,6 @@ fn a_worker_tells_its_plan_before_it_moves_a_byte() {
     let counts = ["images", "imagesFailed", "blobs", "blobsReused", "bytesPresent"].map(|field| &plan[field]);
     assert_eq!(counts, [1, 1, 2, 1, 0]);
     assert!(plan["roomBytes"].as_u64() > plan["sizeBytes"].as_u64(), "{said}");
-}
-
-#[test]
-fn a_run_with_an_object_leaves_its_report_beside_it_and_finds_it_again() {
-    let (source, store) = (source(Software::Distribution3, &["ferry:1"]), S3::start());
-    let (pod, target) = (Pod::new(), Registry::start(Software::Distribution3));
-    let images = json!([{ "name": source.name("ferry:1") }]);
-    let object = opened(&pod, &store, "out/app.zip");
-    let work = json!({ "build": { "images": images, "objectStore": object } });
-    let built = pod.works("run", &work, &source);
-    assert_eq!(built.reason, Reason::Succeeded, "{built:?}");
-    assert!(built.message.starts_with("s3://transfer/out/app.zip with 1 images, "), "{}", built.message);
-    assert!(store.file("out/app.zip.report.json").exists());
-    assert!(pod.files().is_empty());
-    let asked = asked_for(&source, "ferry");
-    let again = pod.works("run", &work, &source);
-    assert_eq!((again.reason, again.payload), (Reason::AlreadyPresent, built.payload.clone()));
-    assert_eq!(asked_for(&source, "ferry"), asked, "it asked a registry");
-
-    let import = |object: &Value| {
-        let work = json!({ "import": { "objectStore": object, "registry": target.host() } });
-        pod.works("import", &work, &target)
-    };
-    let imported = import(&object);
-    assert_eq!(
-        (imported.reason, imported.payload),
-        (Reason::Succeeded, built.payload),
-        "{}",
-        imported.message
-    );
-    assert_eq!(target.tags("ferry"), ["1"]);
-    // It waits for what is not there, or not there yet as a whole.
-    assert_eq!(import(&opened(&pod, &store, "none.zip")).reason, Reason::SourceNotFound);
-    let size = fs::metadata(store.file("out/app.zip")).unwrap().len();
-    fs::File::options().write(true).open(store.file("out/app.zip")).unwrap().set_len(size - 1).unwrap();
-    assert_eq!(import(&object).reason, Reason::SourceIncomplete);
-}
-
-#[test]
-fn a_build_replaces_no_object_that_is_no_payload_and_says_what_a_store_refuses() {
-    let (source, store) = (source(Software::Distribution3, &["ferry:1"]), S3::start());
-    let pod = Pod::new();
-    let images = json!([{ "name": source.name("ferry:1") }]);
-    let builds = |object: &Value| {
-        pod.works("run", &json!({ "build": { "images": images, "objectStore": object } }), &source)
-    };
-    let object = opened(&pod, &store, "app.zip");
-    for content in ["precious", ""] {
-        fs::write(store.file("app.zip"), content).unwrap();
-        let refused = builds(&object);
-        assert_eq!(refused.reason, Reason::OutputConflict);
-        assert!(
-            refused.message.starts_with("s3://transfer/app.zip is no payload of charon's"),
-            "{}",
-            refused.message
-        );
-        assert_eq!(fs::read_to_string(store.file("app.zip")).unwrap(), content);
-    }
-    assert_eq!(store.keys(), ["app.zip"]);
-    assert_eq!(asked_for(&source, "ferry/manifests/1 "), 1, "only the image was pushed");
-
-    let mut nowhere = object.clone();
-    nowhere["bucket"] = json!("nowhere");
-    assert_eq!(builds(&nowhere).reason, Reason::StorageNotFound);
-    let mut certified = object.clone();
-    certified["certificates"] = json!(true);
-    assert_eq!(builds(&certified).reason, Reason::SecretNotFound);
-    fs::write(pod.folder.path().join("object-store/secretkey"), "wrong").unwrap();
-    let denied = builds(&object);
-    assert_eq!(denied.reason, Reason::StorageAccessDenied);
-    assert!(
-        denied.message.contains("check the credentials") && !denied.message.contains("wrong"),
-        "{}",
-        denied.message
-    );
-    fs::remove_file(pod.folder.path().join("object-store/secretkey")).unwrap();
-    assert_eq!(builds(&object).reason, Reason::SecretNotFound);
-}
-
-#[test]
-fn a_store_behind_a_private_authority_is_reached_with_the_mounted_certificate() {
-    let source = source(Software::Distribution3, &["ferry:1"]);
-    let (pod, folder) = (Pod::new(), tempfile::tempdir().unwrap());
-    let [certificate, key] = crate::objects::certificate(folder.path());
-    let store = S3::with_certificate(&certificate, &key);
-    let mut object = opened(&pod, &store, "app.zip");
-    object["endpoint"] = json!(format!("https://{}", store.host()));
-    let images = json!([{ "name": source.name("ferry:1") }]);
-    let builds = |object: &Value| {
-        pod.works("run", &json!({ "build": { "images": images, "objectStore": object } }), &source)
-    };
-    let refused = builds(&object);
-    assert_eq!(refused.reason, Reason::InvalidSpec);
-    assert!(refused.message.contains("certSecretRef"), "{}", refused.message);
-    fs::copy(certificate, pod.folder.path().join("object-store/ca.crt")).unwrap();
-    object["certificates"] = json!(true);
-    let built = builds(&object);
-    assert_eq!(built.reason, Reason::Succeeded, "{}", built.message);
-    object["endpoint"] = json!("store");
-    let refused = builds(&object);
-    assert_eq!(refused.reason, Reason::InvalidSpec);
-    assert!(
-        refused.message.contains("the endpoint \"store\" of s3://transfer/app.zip is no URL"),
-        "{}",
-        refused.message
-    );
-}
-
-#[test]
-fn a_session_token_goes_to_the_store_with_every_request() {
-    let (source, store) = (source(Software::Distribution3, &["ferry:1"]), S3::start());
-    let (pod, proxy) = (Pod::new(), Proxy::to(store.host()));
-    let mut object = opened(&pod, &store, "app.zip");
-    object["endpoint"] = json!(format!("http://{}", proxy.host()));
-    fs::write(pod.folder.path().join("object-store/sessiontoken"), "passing\n").unwrap();
-    let images = json!([{ "name": source.name("ferry:1") }]);
-    pod.works("run", &json!({ "build": { "images": images, "objectStore": object } }), &source);
-    let seen = proxy.seen();
-    assert!(!seen.is_empty());
-    assert!(seen.iter().all(|request| request.header("x-amz-security-token") == Some("passing")));
-}
-
-/// How often a registry was asked for something of a repository.
-fn asked_for(registry: &Registry, repository: &str) -> usize {
-    registry.requests().iter().filter(|request| request.contains(repository)).count()
-}
-
-pub(crate) fn source(software: Software, names: &[&str]) -> Registry {
-    let source = Registry::start(software);
-    for name in names {
-        Image::new(Types::Docker, &[Layer::new(name, 100)]).push(&source, name);
-    }
-    source
 }
 
 fn a_build_leaves_a_report_and_the_same_run_asks_nobody_again(software: Software) {
@@ -366,10 +132,10 @@ fn what_a_build_left_out_and_what_an_import_wrote_anew_is_told(software: Softwar
 fn a_build_carries_signatures_unless_its_run_says_otherwise() {
     let source = source(Software::Distribution3, &["ferry:1"]);
     let pod = Pod::new();
-    fs::write(pod.folder.path().join("sbom.json"), "{}").unwrap();
+    fs::write(pod.at("sbom.json"), "{}").unwrap();
     let attach = tool("oras", ["attach", "--plain-http", "--artifact-type", "application/spdx+json"]);
     let attach = attach.arguments([&source.name("ferry:1"), "sbom.json:application/json"]);
-    attach.in_folder(pod.folder.path()).run().succeeded();
+    attach.in_folder(pod.at("")).run().succeeded();
     for (referrers, expected) in
         [(None, "one manifest, 1 referrer"), (Some(true), "1 referrer"), (Some(false), "one manifest\n")]
     {
@@ -586,98 +352,6 @@ fn a_file_that_is_no_payload_of_charons_is_never_replaced_and_nobody_is_asked() 
     assert_eq!(pod.builds("next", &images, "out.zip", &source).reason, Reason::Succeeded);
 }
 
-/// A certificate for this machine, and its key; of an authority, if it is given.
-fn certificate(folder: &Path, name: &str, authority: Option<&str>) {
-    let mut words: Vec<String> =
-        ["req", "-x509", "-newkey", "rsa:2048", "-nodes", "-days", "2"].map(str::to_owned).into();
-    words.extend([
-        "-subj".to_owned(),
-        format!("/CN={name}"),
-        "-addext".to_owned(),
-        "subjectAltName=IP:127.0.0.1".to_owned(),
-    ]);
-    words.extend(["-keyout".to_owned(), format!("{name}.key"), "-out".to_owned(), format!("{name}.crt")]);
-    if let Some(authority) = authority {
-        words.extend([
-            "-CA".to_owned(),
-            format!("{authority}.crt"),
-            "-CAkey".to_owned(),
-            format!("{authority}.key"),
-        ]);
-        words.extend(["-addext", "basicConstraints=critical,CA:FALSE"].map(str::to_owned));
-    }
-    tool("openssl", words).in_folder(folder).run().succeeded();
-}
-
-#[test]
-fn the_authorities_of_all_are_trusted_beside_those_of_a_secret() {
-    let (pod, source) = (Pod::new(), source(Software::Distribution3, &["styx:1"]));
-    let keys = tempfile::tempdir().unwrap();
-    certificate(keys.path(), "authority", None);
-    certificate(keys.path(), "other", None);
-    certificate(keys.path(), "server", Some("authority"));
-    let at = |name: &str| keys.path().join(name).display().to_string();
-    let secure = source.entrance(&[
-        ("REGISTRY_HTTP_TLS_CERTIFICATE", &at("server.crt")),
-        ("REGISTRY_HTTP_TLS_KEY", &at("server.key")),
-    ]);
-    let build = json!({ "build": { "images": [{ "name": secure.name("styx:1") }], "path": "out.zip" } });
-    let own = json!([{ "host": secure.host(), "certificates": "other" }]);
-    let secrets = pod.folder.path().join("secrets/0");
-    fs::create_dir_all(&secrets).unwrap();
-    fs::copy(at("other.crt"), secrets.join("ca.crt")).unwrap();
-
-    let mistrusting = pod.works_with("run", &build, &own);
-    assert!(mistrusting.message.contains("is not trusted"), "{}", mistrusting.message);
-    fs::copy(at("authority.crt"), pod.at("ca-bundle.crt")).unwrap();
-    for (run, registries) in [("with", &own), ("without", &json!([]))] {
-        let outcome = pod.works_with(run, &build, registries);
-        assert_eq!(outcome.reason, Reason::Succeeded, "{outcome:?}");
-    }
-}
-
-fn a_secret_may_have_several_hosts_and_another_an_authority_and_a_certificate(software: Software) {
-    let (pod, locked, source) = (Pod::new(), Locked::new(software), source(software, &["styx:1"]));
-    let keys = tempfile::tempdir().unwrap();
-    certificate(keys.path(), "authority", None);
-    certificate(keys.path(), "server", Some("authority"));
-    certificate(keys.path(), "client", Some("authority"));
-    let at = |name: &str| keys.path().join(name).display().to_string();
-    let secure = source.entrance(&[
-        ("REGISTRY_HTTP_TLS_CERTIFICATE", &at("server.crt")),
-        ("REGISTRY_HTTP_TLS_KEY", &at("server.key")),
-        ("REGISTRY_HTTP_TLS_CLIENTCAS", &format!("[{}]", at("authority.crt"))),
-    ]);
-    let work = json!({ "build": {
-        "images": [{ "name": locked.entrance.name("ferry:1") }, { "name": secure.name("styx:1") }], "path": "out.zip",
-    } });
-    let registries = json!([
-        { "host": locked.entrance.host(), "insecure": true },
-        { "host": secure.host(), "certificates": "keys" },
-    ]);
-    let secrets = pod.folder.path().join("secrets");
-    for index in ["0", "1"] {
-        fs::create_dir_all(secrets.join(index)).unwrap();
-    }
-    let entry = json!({ "username": "charon", "password": PASSWORD });
-    let config =
-        json!({ "auths": { "other.example": entry, locked.entrance.host(): entry }, "credsStore": "none" });
-    fs::write(secrets.join("0/.dockerconfigjson"), config.to_string()).unwrap();
-    fs::copy(at("authority.crt"), secrets.join("1/ca.crt")).unwrap();
-
-    // The authority is known; the server wants to know who comes.
-    let refused = pod.works_with("run", &work, &registries);
-    assert_eq!(refused.reason, Reason::RegistryUnavailable, "{refused:?}");
-    assert!(refused.message.contains("wants a client certificate that it trusts"), "{}", refused.message);
-    fs::copy(at("client.crt"), secrets.join("1/tls.crt")).unwrap();
-    fs::copy(at("client.key"), secrets.join("1/tls.key")).unwrap();
-    let built = pod.works_with("run", &work, &registries);
-    assert_eq!(built.reason, Reason::Succeeded, "{built:?}");
-    fs::remove_file(secrets.join("1/ca.crt")).unwrap();
-    let mistrusting = pod.works_with("another", &work, &registries);
-    assert!(mistrusting.message.contains("is not trusted"), "{}", mistrusting.message);
-}
-
 #[test]
 fn a_registry_that_asks_to_be_left_alone_is_told_of_to_the_controller() {
     let source = source(Software::Distribution3, &["ferry:1"]);
@@ -700,16 +374,4 @@ fn a_registry_that_asks_to_be_left_alone_is_told_of_to_the_controller() {
     let outcome = pod.works_with("import", &import, &registries);
     assert_eq!(outcome.reason, Reason::RateLimited);
     assert!((3900..=4000).contains(&outcome.retry_after_seconds.unwrap()), "{outcome:?}");
-}
-
-#[test]
-fn a_secret_with_certificates_that_is_not_there_is_waited_for_by_its_name() {
-    let registry = source(Software::Distribution3, &["app:1"]);
-    let pod = Pod::new();
-    let host = registry.host();
-    let registries = json!([{ "host": host, "insecure": true, "certificates": "corp-ca" }]);
-    let build = json!({ "images": [{ "name": format!("{host}/app:1") }], "path": "app.zip" });
-    let outcome = pod.works("r", &json!({ "build": build, "registries": registries }), &registry);
-    assert_eq!((outcome.reason, outcome.reason.exit_code()), (Reason::SecretNotFound, 76));
-    assert!(outcome.message.contains("\"corp-ca\"") && outcome.message.contains(host), "{}", outcome.message);
 }

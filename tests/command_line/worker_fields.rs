@@ -6,10 +6,10 @@ use charon::reason::Reason;
 use serde_json::{Value, json};
 
 use crate::image::{Image, Layer, Types};
+use crate::pod::{Pod, source};
 use crate::program::{crane_digest, tool};
 use crate::registry::{Registry, Software};
 use crate::s3::{ACCESS, S3, SECRET};
-use crate::worker::{Pod, source};
 
 with_each_registry!(a_tag_that_is_there_for_something_else_is_moved_or_kept_or_fails_its_image,);
 

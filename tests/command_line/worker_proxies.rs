@@ -14,10 +14,10 @@ use serde_json::{Value, json};
 
 use crate::hosts::Secure;
 use crate::image::{Image, Layer, Types};
+use crate::pod::Pod;
 use crate::proxies::{Http, Socks, tls_before};
 use crate::registry::{Registry, Software};
 use crate::s3::{ACCESS, S3, SECRET};
-use crate::worker::Pod;
 
 const PASSWORD: &str = "an obol: 100%@/";
 

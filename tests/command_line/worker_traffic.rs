@@ -7,9 +7,9 @@ use charon::worker::contract::Outcome;
 use serde_json::{Value, json};
 
 use crate::image::{Image, Layer, Types};
+use crate::pod::Pod;
 use crate::proxy::{Misdeed, Proxy};
 use crate::registry::{Registry, Software};
-use crate::worker::Pod;
 
 fn source() -> Registry {
     let source = Registry::start(Software::Distribution3);
