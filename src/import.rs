@@ -15,6 +15,7 @@ mod sparse;
 mod target;
 #[cfg(test)]
 mod tests;
+mod turn;
 mod why;
 
 use std::fmt;

@@ -1,6 +1,6 @@
 //! Blobs on their way into the registry.
 
-use std::collections::HashMap;
+use std::collections::{HashMap, VecDeque};
 use std::io;
 use std::pin::pin;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
@@ -12,10 +12,11 @@ use tokio::task::JoinError;
 use tokio_util::task::AbortOnDropHandle;
 use tracing::{debug, info};
 
-use super::meter::{Meter, Turn};
+use super::meter::Meter;
 use super::presence::Presence;
 use super::put::Put;
 use super::target::Target;
+use super::turn::Turn;
 use super::why::{Why, reading, tell};
 use super::{Counts, Passing, Payload};
 use crate::digest::Digest;
@@ -27,7 +28,7 @@ use crate::registry::{Registry, RegistryError};
 
 /// So many small questions and answers are under way at once.
 pub(super) const ASKED_AT_ONCE: usize = 8;
-/// A blob up to this size takes no longer to send than to be asked for.
+/// With a blob up to this size the answers are what is waited for, more than its bytes.
 const SMALL: u64 = 64 << 10;
 /// So many pieces of a streamed blob wait between the payload and the registry.
 const PIECES: usize = 4;
@@ -42,12 +43,14 @@ pub(super) struct Delivery {
     presence: Presence,
     put: Put,
     counts: Mutex<Counts>,
+    /// Bounds the mounts that are under way, of whichever blobs.
+    mounts: Semaphore,
 }
 
 impl Delivery {
     pub(super) fn new(registry: Registry, progress: Arc<Progress>) -> Self {
         let (presence, put, counts) = (Presence::default(), Put::default(), Mutex::default());
-        Self { registry, progress, presence, put, counts }
+        Self { registry, progress, presence, put, counts, mounts: Semaphore::new(ASKED_AT_ONCE) }
     }
 
     pub(super) fn host(&self) -> &Host {
@@ -131,9 +134,9 @@ impl Delivery {
     }
 
     /// What is to move of a blob: nothing where the registry has it, in whatever repository.
-    fn meter(&self, entry: &BillEntry, turn: Turn) -> Meter {
-        let size = if self.holder(&entry.digest).is_some() { 0 } else { entry.size };
-        Meter::new(&self.progress, size, turn)
+    fn meter(&self, entry: &BillEntry) -> Meter {
+        let expected = if self.holder(&entry.digest).is_some() { 0 } else { entry.size };
+        Meter::new(&self.progress, expected)
     }
 
     /// Brings all carried blobs to the images that want them: from a file several at once, the
@@ -165,8 +168,10 @@ impl Delivery {
             .filter(|(_, repositories)| !repositories.is_empty())
             .collect();
         work.sort_by_key(|(entry, _)| std::cmp::Reverse(entry.size));
-        // Large ones wait for the link, small ones for answers: neither for the other.
-        let small = work.split_off(work.partition_point(|(entry, _)| entry.size > SMALL));
+        // Large ones wait for the link, small ones for answers: neither for the other. Where requests are bounded, small
+        // uploads that were begun would wait for their places behind large ones.
+        let is_bounded = self.registry.is_narrow();
+        let small = work.split_off(work.partition_point(|(entry, _)| is_bounded || entry.size > SMALL));
         let mut brought = stream::select(self.bring(work, payload), self.bring(small, payload));
         while let Some(joined) = brought.next().await {
             let (digest, failed) = joined.map_err(|error| PayloadError::io("pushing the payload", error))?;
@@ -184,11 +189,10 @@ impl Delivery {
         let at_once = self.registry.blobs_at_once();
         let turns = Arc::new(Semaphore::new(at_once));
         let brought = stream::iter(work).map(move |(entry, repositories)| {
-            let entry = entry.clone();
-            let (delivery, payload, turns) = (Arc::clone(self), Arc::clone(payload), Arc::clone(&turns));
+            let (entry, turn) = (entry.clone(), Turn::of(&turns));
+            let (delivery, payload) = (Arc::clone(self), Arc::clone(payload));
             AbortOnDropHandle::new(tokio::spawn(async move {
-                let turn = Arc::new(Mutex::new(turns.acquire_owned().await.ok()));
-                let failed = delivery.blob_of_file(&entry, repositories, &payload, turn).await;
+                let failed = delivery.blob_of_file(&entry, repositories, &payload, &turn).await;
                 (entry.digest, failed)
             }))
         });
@@ -242,33 +246,32 @@ impl Delivery {
         entry: &BillEntry,
         repositories: Vec<String>,
         payload: &FilePayload,
-        turn: Turn,
+        turn: &Turn,
     ) -> Failed {
-        let (absent, mut failed) = self.absent(entry, repositories).await;
-        let (meter, is_lacking) = (self.meter(entry, turn), !absent.is_empty());
-        let mut absent = absent.into_iter();
-        let push = async |repository: String, failed: &mut Failed| {
-            let pushed = match failed.iter().find(|(_, (reason, _))| *reason == Reason::PayloadCorrupt) {
-                // Bytes that were wrong once are not read again for the next repository.
-                Some((_, why)) => Err(why.clone()),
-                None => self.push(entry, &repository, || meter.pass(payload.blob(&entry.digest))).await,
-            };
-            failed.extend(pushed.err().map(|why| (repository, why)));
-        };
-        while self.holder(&entry.digest).is_none()
-            && let Some(repository) = absent.next()
-        {
-            push(repository, &mut failed).await;
+        let (mut absent, mut failed) = self.absent(entry, repositories).await;
+        let (meter, is_lacking) = (self.meter(entry), !absent.is_empty());
+        if let Some(holder) = self.holder(&entry.digest) {
+            absent = self.mount_everywhere(&entry.digest, &holder, absent, &mut failed).await;
         }
-        let mounts = stream::iter(absent).map(async |repository| {
-            let mounted = self.mount_known(&entry.digest, &repository).await;
-            (repository, mounted)
-        });
-        let mounts: Vec<_> = mounts.buffered(ASKED_AT_ONCE).collect().await;
-        for (repository, mounted) in mounts {
-            match mounted {
-                Ok(true) => {}
-                Ok(false) => push(repository, &mut failed).await,
+        let (mut absent, mut was_pushed) = (VecDeque::from(absent), false);
+        while let Some(repository) = absent.pop_front() {
+            // Bytes that were wrong once are not read again for the next repository.
+            if let Some((_, why)) = failed.iter().find(|(_, (reason, _))| *reason == Reason::PayloadCorrupt) {
+                let why = why.clone();
+                failed.push((repository, why));
+                continue;
+            }
+            turn.take().await;
+            let body = || turn.until_sent(entry.size, meter.pass(payload.blob(&entry.digest)));
+            match self.push(entry, &repository, body).await {
+                // Now there is one that has it for sure. Who refuses to mount from there is not asked again.
+                Ok(()) if !was_pushed => {
+                    was_pushed = true;
+                    let rest = absent.into();
+                    absent =
+                        self.mount_everywhere(&entry.digest, &repository, rest, &mut failed).await.into();
+                }
+                Ok(()) => {}
                 Err(why) => failed.push((repository, why)),
             }
         }
@@ -289,7 +292,7 @@ impl Delivery {
         payload: &mut Passing,
     ) -> Result<Failed, PayloadError> {
         let (absent, mut failed) = self.absent(entry, repositories).await;
-        let (meter, is_lacking) = (self.meter(entry, Turn::default()), !absent.is_empty());
+        let (meter, is_lacking) = (self.meter(entry), !absent.is_empty());
         let mut has_passed = false;
         for repository in absent {
             let brought = loop {
@@ -389,12 +392,30 @@ impl Delivery {
         futures::join!(payload.next_blob(Some(sender)), push)
     }
 
-    /// Lets the registry take a blob from a repository that is known to have it: whether there is one, and it did.
-    async fn mount_known(&self, digest: &Digest, to: &str) -> Result<bool, Why> {
-        match self.holder(digest) {
-            Some(holder) => self.mount(digest, &holder, to).await,
-            None => Ok(false),
+    /// Lets the registry take a blob from one of its repositories into others, all at once. Gives those into which it did
+    /// not.
+    async fn mount_everywhere(
+        &self,
+        digest: &Digest,
+        from: &str,
+        to: Vec<String>,
+        failed: &mut Failed,
+    ) -> Vec<String> {
+        let mounts = stream::iter(to).map(async |to| {
+            // A semaphore that nobody closes gives what it has.
+            let _place = self.mounts.acquire().await;
+            (self.mount(digest, from, &to).await, to)
+        });
+        let mut refused = Vec::new();
+        // None is left in the middle while something else is waited for.
+        for (mounted, to) in mounts.buffered(ASKED_AT_ONCE).collect::<Vec<_>>().await {
+            match mounted {
+                Ok(true) => {}
+                Ok(false) => refused.push(to),
+                Err(why) => failed.push((to, why)),
+            }
         }
+        refused
     }
 
     async fn mount(&self, digest: &Digest, from: &str, to: &str) -> Result<bool, Why> {

@@ -6,7 +6,7 @@ use std::time::Duration;
 
 use bytes::{Buf as _, Bytes};
 use futures::{Stream, StreamExt as _, stream};
-use reqwest::header::{CONTENT_LENGTH, CONTENT_RANGE, HeaderMap, HeaderValue, RANGE};
+use reqwest::header::{CONTENT_LENGTH, CONTENT_RANGE, HeaderMap, HeaderValue, RANGE, TRANSFER_ENCODING};
 use reqwest::{Method, StatusCode};
 use tokio::time::Instant;
 use url::Url;
@@ -122,6 +122,8 @@ struct Source {
     skip: u64,
     /// Whether the answer goes on to the blob's end.
     to_end: bool,
+    /// Whether the answer's end is told apart from a connection that was cut.
+    tells_its_end: bool,
     has_given: bool,
     /// For so long the last bytes that make no success yet were waited for.
     waited: Duration,
@@ -156,8 +158,13 @@ impl Reader {
                         continue;
                     }
                 }
-                // A registry may give less of a range than was asked for (RFC 9110, section 15.3.7).
-                Ok(None) if self.next < self.end && !source.to_end && source.has_given => {
+                // A registry may give less of a range than was asked for (RFC 9110, section 15.3.7), and an answer whose
+                // length was not told may have been cut.
+                Ok(None)
+                    if self.next < self.end
+                        && !(source.to_end && source.tells_its_end)
+                        && source.has_given =>
+                {
                     self.source = None;
                     continue;
                 }
@@ -262,7 +269,9 @@ impl Reader {
 }
 
 fn source(call: Call, mut reply: Reply, skip: u64, to_end: bool) -> Source {
+    let headers = reply.response.headers();
     Source {
+        tells_its_end: headers.contains_key(CONTENT_LENGTH) || headers.contains_key(TRANSFER_ENCODING),
         // The stream of a body is without the rest of its answer.
         _place: reply.response.extensions_mut().remove(),
         call,

@@ -131,7 +131,8 @@ impl Registry {
     }
 
     /// Whether only so many requests may be under way at once.
-    pub(super) fn is_narrow(&self) -> bool {
+    #[must_use]
+    pub fn is_narrow(&self) -> bool {
         self.gate.is_narrow()
     }
 

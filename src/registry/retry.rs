@@ -247,13 +247,20 @@ impl Watch {
 pub(super) struct Retry {
     registry: Registry,
     tries: u32,
+    /// So often an answer that tells of a failure is asked for, where the registry names no time to wait.
+    most: u32,
     begun: Instant,
     failing_since: Option<Instant>,
 }
 
 impl Retry {
     pub(super) fn new(registry: Registry) -> Self {
-        Self { registry, tries: 0, begun: Instant::now(), failing_since: None }
+        Self { registry, tries: 0, most: u32::MAX, begun: Instant::now(), failing_since: None }
+    }
+
+    /// The same for what there is another way to: a registry that fails at this alone is asked so often.
+    pub(super) fn at_most(self, most: u32) -> Self {
+        Self { most, ..self }
     }
 
     /// A try begins, or has come so far that its failure is one of this moment.
@@ -274,6 +281,10 @@ impl Retry {
         self.tries += 1;
         if !error.is_transient() {
             return Err(error);
+        }
+        let has_failed = matches!(error, RegistryError::Refused { .. }) && error.retry_after().is_none();
+        if has_failed && self.tries >= self.most {
+            return Err(error.after(self.tries));
         }
         let (traffic, patience) = (self.registry.traffic(), self.registry.patience());
         let limit =
@@ -369,6 +380,14 @@ mod tests {
             let traffic = || given.map_or_else(Traffic::default, |given| Traffic::default().waiting(given));
             assert_eq!(waited(traffic(), false).await.as_secs(), before.as_secs());
             assert_eq!(waited(traffic(), true).await.as_secs(), after.as_secs());
+        }
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn the_time_that_one_operation_waited_is_not_there_for_another() {
+        let (traffic, quarter) = (Traffic::default(), Duration::from_mins(15));
+        for left in [quarter, quarter, Duration::ZERO] {
+            assert_eq!(waited(traffic.clone(), true).await.as_secs(), left.as_secs());
         }
     }
 

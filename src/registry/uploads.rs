@@ -21,6 +21,8 @@ use crate::digest::Digest;
 
 /// A run that is to end waits no longer for registries to forget its uploads.
 const SETTLING: Duration = Duration::from_secs(10);
+/// So often a registry that fails at a mount is asked for it: the blob can be sent.
+const MOUNT_TRIES: u32 = 3;
 /// The pause after which an upload that still grew may have ended.
 const GROWING: Duration = Duration::from_millis(100);
 
@@ -52,9 +54,13 @@ impl Registry {
         let asked = Asked::pushing_blob(self.host(), repository, digest);
         let mut call = self.upload_call(repository, Scopes::mount(&here, &from), asked)?;
         call.url.query_pairs_mut().append_pair("mount", digest.as_str()).append_pair("from", &from);
-        let reply = match self.send(&call, &mut self.retry()).await {
-            // No token for both repositories: an upload needs only the one.
-            Err(RegistryError::Authentication { .. } | RegistryError::Denied { .. }) => return Ok(false),
+        let reply = match self.send(&call, &mut self.retry().at_most(MOUNT_TRIES)).await {
+            // No token for both repositories: an upload needs only the one. And one that cannot mount may be sent it.
+            Err(
+                RegistryError::Authentication { .. }
+                | RegistryError::Denied { .. }
+                | RegistryError::Refused { .. },
+            ) => return Ok(false),
             result => result?,
         };
         match reply.status() {
@@ -68,8 +74,7 @@ impl Registry {
                 }
                 Ok(false)
             }
-            status if status.is_client_error() => Ok(false),
-            _ => Err(self.refused(&call, reply).await),
+            _ => Ok(false),
         }
     }
 

@@ -12,6 +12,7 @@ with_each_registry!(
     a_link_that_ended_in_the_middle_of_a_blob_is_asked_for_again,
     a_blob_that_is_cut_is_read_on_even_where_no_ranges_are_served,
     a_blob_without_a_length_is_read,
+    a_blob_without_a_length_that_is_cut_is_read_on,
     a_digest_that_is_not_told_or_not_true_misleads_nobody,
     a_registry_that_does_not_answer_to_head_is_read,
     a_mount_that_becomes_an_upload_is_given_up_and_the_blob_comes_from_the_payload,
@@ -88,6 +89,20 @@ fn a_blob_that_is_cut_is_read_on_even_where_no_ranges_are_served(software: Softw
             odd.proxy.does(Misdeed::WithoutAsking("range"), "GET", BLOBS, ALWAYS);
         }
         odd.makes_the_same();
+    }
+}
+
+fn a_blob_without_a_length_that_is_cut_is_read_on(software: Software) {
+    for ranges in [true, false] {
+        let odd = Odd::new(software);
+        // Into a file each blob is asked for as a whole.
+        odd.proxy.does(Misdeed::CutAnswerWithoutLength(1 << 20), "GET", BLOBS, 2);
+        if !ranges {
+            odd.proxy.does(Misdeed::WithoutAsking("range"), "GET", BLOBS, ALWAYS);
+        }
+        let file = tempfile::NamedTempFile::new().unwrap();
+        make(&odd.proxy).arguments(["-f"]).arguments([file.path()]).run().succeeded();
+        assert!(fs::read(file.path()).unwrap() == odd.payload);
     }
 }
 

@@ -63,7 +63,27 @@ fn a_blob_of_many_repositories_is_asked_for_and_mounted_in_all_of_them_at_once()
     crossing.hold_until_all_came(REPOSITORIES, "HEAD", &shared.digest());
     crossing.hold_until_all_came(REPOSITORIES - 1, "POST", "mount=");
     crossing.push().run().succeeded();
+    // None of them was given up and asked again.
+    assert_eq!(crossing.proxy.count("HEAD", &shared.digest()), REPOSITORIES);
     assert_eq!(crossing.proxy.count("POST", "mount="), REPOSITORIES - 1);
+    crossing.assert_arrived();
+}
+
+#[test]
+fn a_blob_that_cannot_be_mounted_from_where_it_was_said_to_be_is_sent_once_and_mounted_from_there() {
+    let shared = Layer::new("shared", 1 << 20);
+    let crossing = Crossing::of(|name| vec![shared.clone(), Layer::new(name, 1000)]);
+    let lies = format!("/ferry-{}/blobs/{}", REPOSITORIES - 1, shared.digest());
+    crossing.proxy.does(Misdeed::Answer("200 OK", vec![]), "HEAD", &lies, 1);
+    crossing.push().run().succeeded();
+    let uploads = crossing.proxy.seen();
+    let uploads = uploads.iter().filter(|request| {
+        request.method == "PUT"
+            && request.target.contains("/blobs/")
+            && request.passed > shared.bytes.len() / 2
+    });
+    // And once to the one that has it not, when it does not take its manifest.
+    assert_eq!(uploads.count(), 1 + 1);
     crossing.assert_arrived();
 }
 

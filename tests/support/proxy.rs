@@ -15,6 +15,9 @@ pub(crate) enum Misdeed {
     CutRequest(usize),
     /// The connection breaks when so many bytes of the answer's body have passed.
     CutAnswer(usize),
+    /// The same, and how many there are to come was not told.
+    #[allow(dead_code)] // not every test binary has a use for it
+    CutAnswerWithoutLength(usize),
     /// The registry does as it is asked, and its answer does not arrive.
     LoseAnswer,
     /// This is answered instead: a status, and headers.
@@ -47,6 +50,14 @@ impl Misdeed {
     /// A refusal that asks for a pause of so many seconds.
     pub(crate) fn pause(status: &'static str, seconds: u32) -> Self {
         Self::Answer(status, vec![("retry-after".to_owned(), seconds.to_string())])
+    }
+
+    /// So many bytes of the answer's body pass, at most.
+    fn answered(&self) -> usize {
+        match self {
+            Self::CutAnswer(bytes) | Self::CutAnswerWithoutLength(bytes) => *bytes,
+            _ => usize::MAX,
+        }
     }
 }
 
@@ -249,9 +260,6 @@ impl Desk {
             return if is_head { Ok(()) } else { client.write_all(body) };
         }
 
-        if let Some(Misdeed::Together(all)) = &misdeed {
-            all.wait();
-        }
         let mut registry = TcpStream::connect(&self.registry)?;
         let mut asked = request.headers.clone();
         asked.retain(|(name, _)| !name.eq_ignore_ascii_case("connection"));
@@ -260,6 +268,7 @@ impl Desk {
             Some(Misdeed::WithoutAsking(dropped)) => {
                 asked.retain(|(name, _)| !name.eq_ignore_ascii_case(dropped));
             }
+            Some(Misdeed::Together(all)) => drop(all.wait()),
             Some(Misdeed::WithoutQuery) => {
                 let path = request.target.split('?').next().unwrap_or_default();
                 line = format!("{} {path} HTTP/1.1", request.method);
@@ -289,7 +298,6 @@ impl Desk {
 
         let mut from_registry = BufReader::new(registry);
         let (line, mut headers) = head(&mut from_registry)?;
-        let mut limit = usize::MAX;
         match &misdeed {
             Some(Misdeed::LoseAnswer) => return client.shutdown(Shutdown::Both),
             Some(Misdeed::WithoutHeader(dropped)) => {
@@ -299,11 +307,14 @@ impl Desk {
                 headers.retain(|(name, _)| !name.eq_ignore_ascii_case(replaced));
                 headers.push(header(replaced, value.clone()));
             }
-            Some(Misdeed::CutAnswer(bytes)) => limit = *bytes,
+            Some(Misdeed::CutAnswerWithoutLength(_)) => {
+                headers.retain(|(name, _)| !name.eq_ignore_ascii_case("content-length"));
+            }
             _ => {}
         }
         drop(waiting);
         put_head(client, &line, &headers)?;
+        let limit = misdeed.as_ref().map_or(usize::MAX, Misdeed::answered);
         copy(&mut from_registry, &mut client, limit, rate, |answered| {
             self.seen.lock().expect("nobody panicked")[place].answered += answered;
         })?;

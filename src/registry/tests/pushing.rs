@@ -156,6 +156,8 @@ async fn a_mount_is_taken_or_refused_and_what_it_began_instead_is_cancelled() {
         (401, false, vec!["POST"]),
         (403, false, vec!["POST"]),
         (404, false, vec!["POST"]),
+        (500, false, vec!["POST"; 3]),
+        (501, false, vec!["POST"]),
     ] {
         let server = Server::start(move |seen, _| match seen.method.as_str() {
             "POST" => reply(status, &[("location", "uploads/id")], ""),
