@@ -9,6 +9,7 @@ import subprocess
 import tarfile
 import time
 import urllib.request
+from contextlib import suppress
 
 SHARED_MEGABYTES = 60
 MANIFEST = "application/vnd.oci.image.manifest.v1+json"
@@ -58,7 +59,13 @@ class Registry:
 
     def kept(self):
         """How many bytes of blobs it has, also of those that are on their way."""
-        return sum(file.stat().st_size for file in (self.folder / "storage").rglob("data"))
+        kept = 0
+        for folder, _, files in os.walk(self.folder / "storage"):
+            if "data" in files:
+                # What is on its way may have arrived meanwhile, and be elsewhere.
+                with suppress(FileNotFoundError):
+                    kept += os.stat(f"{folder}/data").st_size
+        return kept
 
     def put(self, path, data, kind):
         request = urllib.request.Request(f"http://{self.host}{path}", data, {"Content-Type": kind}, method="PUT")
