@@ -9,7 +9,7 @@
 
 #[path = "controller/kubelet.rs"]
 mod kubelet;
-#[allow(dead_code)]
+#[expect(dead_code)]
 #[path = "support/program.rs"]
 mod program;
 #[path = "controller/world.rs"]

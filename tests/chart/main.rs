@@ -3,7 +3,7 @@
 // Everything here is test, though Clippy knows only the functions with #[test].
 #![allow(clippy::unwrap_used)]
 
-#[allow(dead_code)]
+#[expect(dead_code)]
 #[path = "../support/program.rs"]
 mod program;
 

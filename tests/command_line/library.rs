@@ -1,6 +1,6 @@
 //! The same by the library.
 
-#[allow(dead_code)] // its main
+#[expect(dead_code)] // its main
 #[path = "../../examples/carry.rs"]
 mod carry;
 

@@ -6,16 +6,16 @@
 // Everything here is test, though Clippy knows only the functions with #[test].
 #![allow(clippy::unwrap_used)]
 
-#[allow(dead_code)]
+#[expect(dead_code)]
 #[path = "../support/image.rs"]
 mod image;
-#[allow(dead_code)]
+#[expect(dead_code)]
 #[path = "../support/payload.rs"]
 mod payload;
-#[allow(dead_code)]
+#[expect(dead_code)]
 #[path = "../support/program.rs"]
 mod program;
-#[allow(dead_code)]
+#[expect(dead_code)]
 #[macro_use]
 #[path = "../support/registry.rs"]
 mod registry;

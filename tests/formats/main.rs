@@ -6,15 +6,15 @@
 // Everything here is test, though Clippy knows only the functions with #[test].
 #![allow(clippy::unwrap_used)]
 
-#[allow(dead_code)]
+#[expect(dead_code)]
 #[path = "../support/image.rs"]
 mod image;
 #[path = "../support/payload.rs"]
 mod payload;
-#[allow(dead_code)]
+#[expect(dead_code)]
 #[path = "../support/program.rs"]
 mod program;
-#[allow(dead_code, unused_macros)]
+#[expect(dead_code, unused_macros)]
 #[path = "../support/registry.rs"]
 mod registry;
 

@@ -4,10 +4,10 @@
 
 #![allow(clippy::unwrap_used)] // what a test cannot do fails it
 
-#[allow(dead_code)] // the journey's needs are others
+#[expect(dead_code)] // the journey's needs are others
 #[path = "../journey/proxy.rs"]
 mod proxy;
-#[allow(dead_code)]
+#[expect(dead_code)]
 #[path = "../journey/world.rs"]
 mod world;
 

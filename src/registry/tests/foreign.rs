@@ -7,7 +7,7 @@ use axum::http::Response;
 use bytes::Bytes;
 use futures::TryStreamExt as _;
 
-use super::scripted::{Server, reply};
+use super::scripted::{Server, chunked, reply};
 use super::{EAGER, RegistryError};
 use crate::digest::Digest;
 use crate::reason::Reason;
@@ -107,6 +107,17 @@ async fn a_layer_is_taken_up_where_it_was_left_whether_or_not_the_server_knows_p
     for path in ["/parts", "/all"] {
         assert_eq!(read(LOOPBACK, &[&server.url(path)], 4).await.unwrap(), &CONTENT[4..], "{path}");
     }
+}
+
+#[tokio::test]
+async fn a_layer_whose_length_was_not_told_is_read_on_where_it_ends_too_soon() {
+    let server = Server::start(|seen, _| match seen.header("range") {
+        None => chunked(200, &[], &CONTENT[..4]),
+        Some("bytes=4-") => answer(206, &CONTENT[4..]),
+        _ => answer(500, b""),
+    })
+    .await;
+    assert_eq!(read(LOOPBACK, &[&server.url("/")], 0).await.unwrap(), CONTENT);
 }
 
 #[tokio::test]
