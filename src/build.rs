@@ -74,6 +74,21 @@ pub struct ImageRequest {
     pub platforms: Vec<Platform>,
 }
 
+impl ImageRequest {
+    /// Wants these platforms, too; none: all that it has.
+    fn also(&mut self, platforms: &[Platform]) {
+        if self.platforms.is_empty() || platforms.is_empty() {
+            self.platforms.clear();
+            return;
+        }
+        for platform in platforms {
+            if !self.platforms.contains(platform) {
+                self.platforms.push(platform.clone());
+            }
+        }
+    }
+}
+
 impl From<Reference> for ImageRequest {
     fn from(reference: Reference) -> Self {
         Self { reference, far_name: None, platforms: Vec::new() }
@@ -202,14 +217,14 @@ fn contents(plan: &Plan) -> Result<Contents, PayloadError> {
 
 /// Who fetches layers from outside of registries, where that is wanted and may be needed.
 fn foreign(is_wanted: bool, plan: &Plan) -> Result<Option<Foreign>, BuildError> {
-    if !is_wanted || plan.blobs.iter().all(|blob| blob.urls.is_empty()) {
+    let Some(blob) = plan.blobs.iter().find(|blob| is_wanted && !blob.urls.is_empty()) else {
         return Ok(None);
-    }
+    };
     let refused = |error: RegistryError| {
         let failure = Failure::new("foreign layers", error.reason(), error.to_string());
         BuildError::Images(vec![failure.caused_by(&error)])
     };
-    Foreign::new().map(Some).map_err(refused)
+    Foreign::beside(&blob.origin.registry).map(Some).map_err(refused)
 }
 
 fn expect(plan: &Plan, progress: &Progress) {

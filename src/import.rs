@@ -291,7 +291,7 @@ pub async fn import(request: ImportRequest, progress: &Arc<Progress>) -> Result<
     let file = payload.finish().await?;
     let pushed = futures::stream::iter(by_repository(&mut targets)).map(async |targets| {
         for target in targets {
-            delivery.manifests(target, &manifests, file.as_deref()).await;
+            delivery.manifests(target, (&bill, &bases), &manifests, file.as_deref()).await;
         }
     });
     pushed.buffer_unordered(ASKED_AT_ONCE).collect::<()>().await;
@@ -397,12 +397,22 @@ async fn check_presence(
     policy: TagPolicy,
 ) -> Result<(), ImportError> {
     let asked = target.asked();
-    match delivery.registry().manifest_digest(&target.repository, &asked).await {
+    let mut found = delivery.registry().manifest_digest(&target.repository, &asked).await;
+    // A tag that nobody may look at is not to be overwritten where one that is there is kept.
+    let is_written_anyway = target.is_wanted() && policy == TagPolicy::Overwrite;
+    if let Err(error) = &found
+        && is_written_anyway
+        && error.is_hidden()
+    {
+        warn!("{error}; some registries say so of what is not there yet, and it is taken for that");
+        found = Ok(None);
+    }
+    match found {
         Ok(Some(found)) if target.root.as_ref().is_none_or(|root| *root == found) => {
             if deep && target.is_wanted() {
                 target.state = State::Wanted(Part::BehindTag);
             } else {
-                check_referrers(target, delivery).await?;
+                check_parts(target, delivery).await?;
             }
         }
         Ok(Some(found)) if !deep && target.would_be(&found) => {
@@ -429,6 +439,19 @@ async fn check_presence(
             }
         },
         Ok(_) => {}
+        Err(error) => target.fail_or(error)?,
+    }
+    Ok(())
+}
+
+/// Whether all is there that the tag of an image leads to, and all that belongs to it.
+async fn check_parts(target: &mut Target, delivery: &Delivery) -> Result<(), ImportError> {
+    match delivery.lacks_children(target).await {
+        Ok(false) => return check_referrers(target, delivery).await,
+        Ok(true) => {
+            info!("{} is in the destination registry, not all of its platforms are", target.far_name());
+            target.state = State::Wanted(Part::BehindTag);
+        }
         Err(error) => target.fail_or(error)?,
     }
     Ok(())

@@ -29,9 +29,14 @@ pub enum ProxyError {
     PasswordAlone,
 }
 
+/// Where a machine asks its cloud who it is, which nobody else can answer and no proxy shall hear: the metadata services of
+/// AWS, Azure and Google, and those that give identities to containers and pods.
+const METADATA: &str = "169.254.0.0/16,fd00:ec2::/32,metadata.google.internal";
+
 impl Proxy {
     /// The proxy at `address`, such as `http://proxy.example:3128`, which knows us by `username` and `password`.
-    /// `no_proxy` lists the hosts that are reached without it, as the variable `NO_PROXY` does.
+    /// `no_proxy` lists the hosts that are reached without it, as the variable `NO_PROXY` does; a cloud's metadata service
+    /// always is.
     pub fn new(
         address: &str,
         username: Option<&str>,
@@ -54,7 +59,7 @@ impl Proxy {
         if url.username().is_empty() && url.password().is_some() {
             return Err(ProxyError::PasswordAlone);
         }
-        let no_proxy = no_proxy.unwrap_or_default().to_owned();
+        let no_proxy = [no_proxy.unwrap_or_default(), METADATA].join(",");
         Ok(Self { url: SecretString::from(String::from(url)), no_proxy })
     }
 
@@ -110,6 +115,19 @@ mod tests {
         assert!(!format!("{proxy:?} {:?}", proxy.url).contains("s3cr"));
         let inside = Proxy::new("socks5h://u:p@proxy.example", None, None, None).unwrap();
         assert_eq!(inside.leads_to(&there).unwrap(), "socks5h://proxy.example");
+    }
+
+    #[test]
+    fn the_metadata_service_of_a_cloud_is_asked_without_a_proxy() {
+        for no_proxy in [None, Some(""), Some("in.example")] {
+            let proxy = Proxy::new("http://proxy.example", None, None, no_proxy).unwrap();
+            for host in ["169.254.169.254", "169.254.170.23", "[fd00:ec2::254]", "metadata.google.internal"] {
+                assert_eq!(proxy.leads_to(&url(&format!("http://{host}/latest"))), None, "{host}");
+            }
+            assert!(proxy.leads_to(&url("https://storage.example/")).is_some());
+        }
+        let none = Proxy::new("http://proxy.example", None, None, Some("*")).unwrap();
+        assert_eq!(none.leads_to(&url("https://storage.example/")), None);
     }
 
     #[test]

@@ -25,6 +25,9 @@ use crate::registry::{Foreign, RegistryError};
 
 /// What came is written when so much is together: large writes take the least of a file system.
 const WRITTEN: usize = 1 << 20;
+/// Of a payload of less than so many times as much, a part of it: what a kill loses, of each of four blobs so much that
+/// was not written yet, is to be a hundredth.
+const OF_PAYLOAD: u64 = 400;
 /// Or, where it comes slowly or not at all, after so long: what is not written is lost with the process.
 const KEPT: Duration = Duration::from_secs(1);
 
@@ -32,6 +35,8 @@ const KEPT: Duration = Duration::from_secs(1);
 pub(super) struct Fetch {
     pub(super) payload: PlacedPayload,
     pub(super) journal: Journal,
+    /// So much of a blob is written at once, a power of two.
+    pub(super) written: usize,
     /// How much of each blob there is already, by what the journal of an earlier run says.
     pub(super) have: HashMap<Digest, u64>,
     /// Where that lies, if not in the file itself: another run had left it.
@@ -39,6 +44,12 @@ pub(super) struct Fetch {
     /// Who fetches layers from outside of registries, where that is wanted.
     pub(super) foreign: Option<Foreign>,
     pub(super) progress: Arc<Progress>,
+}
+
+/// How much of a blob is written at once, of a payload of `size` bytes.
+pub(super) fn written(size: u64) -> usize {
+    let part = usize::try_from(size / OF_PAYLOAD).map_or(WRITTEN, |part| part.clamp(PIECE, WRITTEN));
+    1 << part.ilog2()
 }
 
 /// Fetches all blobs of a plan. All are tried, all failures told; what was fetched stays.
@@ -145,11 +156,11 @@ impl Fetch {
                 }
             };
             place.hash(&chunk);
-            let mut room = place.left_of(WRITTEN) - piece.length;
+            let mut room = place.left_of(self.written) - piece.length;
             while chunk.len() >= room {
                 piece.push(chunk.split_to(room));
                 self.write(plan, place, &mem::take(&mut piece))?;
-                room = WRITTEN;
+                room = self.written;
             }
             piece.push(chunk);
             if piece.length >= PIECE && piece.begun.elapsed() >= KEPT {

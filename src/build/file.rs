@@ -76,7 +76,8 @@ pub(super) async fn build(
     let begun = blocking(move || begin(target, contents, had, &run)).await?;
     let Begun { target, room, payload, journal, have, old } = begun;
     tell_plan(&plan, payload.contents(), there, Some(room), progress);
-    let fetch = Fetch { payload, journal, have, old, foreign, progress: Arc::clone(progress) };
+    let written = fetch::written(payload.contents().layout().total_size());
+    let fetch = Fetch { payload, journal, written, have, old, foreign, progress: Arc::clone(progress) };
 
     progress.enter(Stage::Transferring);
     let fetch = Arc::new(fetch);

@@ -3,6 +3,8 @@ use std::collections::{BTreeMap, HashMap, HashSet};
 use bytes::BytesMut;
 use futures::future::BoxFuture;
 use futures::{FutureExt, TryStreamExt};
+use indexmap::IndexMap;
+use indexmap::map::Entry;
 use tracing::info;
 
 use super::choice::{self, Choice, Verdict};
@@ -174,11 +176,18 @@ pub(super) fn blobs(image: &ImagePlan) -> Vec<Digest> {
     parsed.flat_map(|content| content.blobs().map(|blob| blob.digest.clone()).collect::<Vec<_>>()).collect()
 }
 
-/// The same image twice counts once, unless it is to have two names at the far side.
+/// The same image twice counts once, with the platforms of both, unless it is to have two names at the far side.
 fn unique(images: &[ImageRequest]) -> Vec<ImageRequest> {
-    let mut seen = HashSet::new();
-    let is_first = |image: &&ImageRequest| seen.insert((image.reference.to_string(), image.far_name.clone()));
-    images.iter().filter(is_first).cloned().collect()
+    let mut unique: IndexMap<_, ImageRequest> = IndexMap::new();
+    for image in images {
+        match unique.entry((image.reference.to_string(), image.far_name.clone())) {
+            Entry::Vacant(place) => {
+                place.insert(image.clone());
+            }
+            Entry::Occupied(mut place) => place.get_mut().also(&image.platforms),
+        }
+    }
+    unique.into_values().collect()
 }
 
 /// An image, and what of it.
@@ -528,5 +537,26 @@ impl Resolver<'_> {
         }
         self.manifests.insert(manifest.digest.clone(), manifest.clone());
         Ok(manifest)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn an_image_that_is_wanted_twice_is_wanted_once_with_the_platforms_of_both() {
+        let wanted = |name: &str, platforms: &[&str]| ImageRequest {
+            platforms: platforms.iter().map(|platform| platform.parse().unwrap()).collect(),
+            ..ImageRequest::from(Reference::parse(name, &Host::docker_hub()).unwrap())
+        };
+        let (short, long) = ("ferry:1", "docker.io/library/ferry:1");
+        for (second, expected) in
+            [(&["linux/arm64", "linux/amd64"][..], &["linux/amd64", "linux/arm64"][..]), (&[], &[])]
+        {
+            let found = unique(&[wanted(short, &["linux/amd64"]), wanted(long, second)]);
+            assert_eq!(found.len(), 1);
+            assert_eq!(found[0].platforms, wanted(short, expected).platforms);
+        }
     }
 }

@@ -6,12 +6,13 @@ use std::pin::pin;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use bytes::Bytes;
-use futures::{Stream, StreamExt, TryStreamExt, stream};
+use futures::{FutureExt, Stream, StreamExt, TryFutureExt, TryStreamExt, stream};
 use tokio::sync::{Semaphore, mpsc};
 use tokio::task::JoinError;
 use tokio_util::task::AbortOnDropHandle;
 use tracing::{debug, info};
 
+use super::bases::Bases;
 use super::meter::Meter;
 use super::presence::Presence;
 use super::put::Put;
@@ -20,7 +21,7 @@ use super::turn::Turn;
 use super::why::{Why, reading, tell};
 use super::{Counts, Passing, Payload};
 use crate::digest::Digest;
-use crate::payload::{Bill, BillEntry, EntryKind, FilePayload, PayloadError, Verified};
+use crate::payload::{Bill, BillEntry, BillManifest, EntryKind, FilePayload, PayloadError, Verified};
 use crate::progress::{Progress, STEP};
 use crate::reason::Reason;
 use crate::reference::Host;
@@ -41,6 +42,8 @@ pub(super) struct Delivery {
     registry: Registry,
     progress: Arc<Progress>,
     presence: Presence,
+    /// The same of manifests that are behind a tag.
+    manifests: Presence,
     put: Put,
     counts: Mutex<Counts>,
     /// Bounds the mounts that are under way, of whichever blobs.
@@ -49,8 +52,15 @@ pub(super) struct Delivery {
 
 impl Delivery {
     pub(super) fn new(registry: Registry, progress: Arc<Progress>) -> Self {
-        let (presence, put, counts) = (Presence::default(), Put::default(), Mutex::default());
-        Self { registry, progress, presence, put, counts, mounts: Semaphore::new(ASKED_AT_ONCE) }
+        Self {
+            registry,
+            progress,
+            presence: Presence::default(),
+            manifests: Presence::default(),
+            put: Put::default(),
+            counts: Mutex::default(),
+            mounts: Semaphore::new(ASKED_AT_ONCE),
+        }
     }
 
     pub(super) fn host(&self) -> &Host {
@@ -74,22 +84,48 @@ impl Delivery {
         self.counts.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// The first of the repositories that has a blob.
+    /// The first of the repositories that has a blob. It is an error that none has it of those that may be looked into.
     pub(super) async fn find<'a>(
         &self,
         digest: &Digest,
         repositories: impl Iterator<Item = &'a str>,
     ) -> Result<Option<&'a str>, RegistryError> {
+        let mut hidden = None;
         for repository in repositories {
-            if self.has(repository, digest).await? {
-                return Ok(Some(repository));
+            match self.look(repository, digest).await {
+                Ok(true) => return Ok(Some(repository)),
+                Ok(false) => {}
+                Err(error) if error.is_hidden() => hidden = hidden.or(Some(error)),
+                Err(error) => return Err(error),
             }
         }
-        Ok(None)
+        hidden.map_or(Ok(None), Err)
     }
 
+    /// Whether a repository that is to be written has a blob.
     pub(super) async fn has(&self, repository: &str, digest: &Digest) -> Result<bool, RegistryError> {
-        self.presence.has(&self.registry, repository, digest).await
+        self.look(repository, digest).await.or_else(none_where_hidden)
+    }
+
+    async fn look(&self, repository: &str, digest: &Digest) -> Result<bool, RegistryError> {
+        self.presence.has(repository, digest, self.registry.has_blob(repository, digest)).await
+    }
+
+    /// Whether the registry lacks anything of what the tag of an image leads to. One that takes indexes of which images
+    /// were left out may have the index, and not what a payload brings of it now.
+    pub(super) async fn lacks_children(&self, target: &Target) -> Result<bool, RegistryError> {
+        let (registry, repository) = (&self.registry, &target.repository);
+        let asked = stream::iter(target.children()).map(async |BillManifest { digest, .. }| {
+            let found = registry.manifest_digest(repository, digest.as_str()).map_ok(|found| found.is_some());
+            self.manifests.has(repository, digest, found.boxed()).await
+        });
+        let mut asked = pin!(asked.buffered(ASKED_AT_ONCE));
+        while let Some(is_there) = asked.next().await {
+            if !is_there? {
+                return Ok(true);
+            }
+        }
+        Ok(false)
     }
 
     /// A repository that is known to have a blob.
@@ -449,10 +485,23 @@ impl Delivery {
         self.uploaded(to, digest, size, pushed).map(|()| true)
     }
 
-    /// Uploads the blobs of an image whether the registry says that it has them or not.
-    pub(super) async fn upload_unasked(&self, target: &Target, file: &FilePayload) -> Result<(), Why> {
+    /// Brings the blobs of an image whether its repository is said to have them or not: those that are at hand again, and
+    /// those that the payload leaves out.
+    pub(super) async fn bring_unasked(
+        &self,
+        target: &Target,
+        bill: &Bill,
+        bases: &Bases,
+        file: Option<&FilePayload>,
+    ) -> Result<(), Why> {
+        let repository = &target.repository;
+        for required in bill.required.iter().filter(|required| target.blobs().contains(&required.digest)) {
+            self.presence.learn(repository, &required.digest, false);
+            self.bring_required(required, repository, bases).await?;
+        }
+        let Some(file) = file else { return Ok(()) };
         for entry in file.bill().blobs().filter(|entry| target.blobs().contains(&entry.digest)) {
-            self.push(entry, &target.repository, || file.blob(&entry.digest)).await?;
+            self.push(entry, repository, || file.blob(&entry.digest)).await?;
         }
         Ok(())
     }
@@ -467,6 +516,12 @@ pub(super) fn wanting(targets: &[Target], digest: &Digest) -> Vec<String> {
         }
     }
     repositories
+}
+
+/// What a repository that is to be written hides is taken for absent: some registries hide what the first push makes, and
+/// whether it may be pushed to is asked for itself.
+pub(super) fn none_where_hidden<T: Default>(error: RegistryError) -> Result<T, RegistryError> {
+    if error.is_hidden() { Ok(T::default()) } else { Err(error) }
 }
 
 /// A blob with the wrong bytes fails its images, but the stream can be read on.

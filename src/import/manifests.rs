@@ -5,11 +5,12 @@ use std::collections::HashMap;
 use bytes::Bytes;
 use tracing::{debug, info};
 
+use super::bases::Bases;
 use super::deliver::Delivery;
 use super::target::{Part, State, Target};
 use super::why::{Why, tell};
 use crate::digest::Digest;
-use crate::payload::{BillManifest, BillReferrer, FilePayload};
+use crate::payload::{Bill, BillManifest, BillReferrer, FilePayload};
 use crate::progress::STEP;
 use crate::reason::Reason;
 use crate::reference::Host;
@@ -20,22 +21,24 @@ impl Delivery {
     /// pushed one after the other.
     ///
     /// A registry may have said that it has a blob and not have it (its garbage was collected
-    /// meanwhile). Then the blobs that `file` carries are uploaded without asking, once.
+    /// meanwhile). Then the blobs that `file` carries are uploaded without asking, once, and those that the payload leaves
+    /// out are looked for elsewhere.
     pub(super) async fn manifests(
         &self,
         target: &mut Target,
+        (bill, bases): (&Bill, &Bases),
         manifests: &HashMap<Digest, Bytes>,
         file: Option<&FilePayload>,
     ) {
         let State::Wanted(part) = target.state else { return };
         let list = listed(target.manifests(), manifests);
         let mut put = self.put_manifests(target, &list, target.referrers(), manifests).await;
-        if let (Err(refusal), Some(file)) = (&put, file)
+        if let Err(refusal) = &put
             && refusal.error.is_blob_unknown()
             && !refusal.is_of_sparse_index(target)
         {
-            info!("{}; uploading the blobs of {} without asking", refusal.error, target.name);
-            put = match self.upload_unasked(target, file).await {
+            info!("{}; bringing the blobs of {} without asking", refusal.error, target.name);
+            put = match self.bring_unasked(target, bill, bases, file).await {
                 Ok(()) => self.put_manifests(target, &list, target.referrers(), manifests).await,
                 Err(why) => return target.fail(why.0, &why.1),
             };

@@ -1,4 +1,4 @@
-//! What is known of where blobs are: presence is a fact about a repository and a digest, and is asked for once.
+//! What is known of where blobs, or manifests, are: presence is a fact about a repository and a digest, and is asked for once.
 
 use std::collections::HashMap;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
@@ -6,12 +6,12 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use tokio::sync::OnceCell;
 
 use crate::digest::Digest;
-use crate::registry::{Registry, RegistryError};
+use crate::registry::RegistryError;
 
-/// Whether a repository has a blob; whoever wants to know it while it is asked for waits for the one answer.
+/// Whether a repository has something; whoever wants to know it while it is asked for waits for the one answer.
 type Answer = Arc<OnceCell<bool>>;
 
-/// The repositories that were asked for a blob: few, of thousands of blobs.
+/// The repositories that were asked for something: few, of thousands of blobs.
 type Answers = HashMap<Digest, Vec<(String, Answer)>>;
 
 #[derive(Default)]
@@ -20,15 +20,15 @@ pub(super) struct Presence {
 }
 
 impl Presence {
-    /// Whether a repository has a blob.
+    /// Whether a repository has something, which `ask` finds out.
     pub(super) async fn has(
         &self,
-        registry: &Registry,
         repository: &str,
         digest: &Digest,
+        ask: impl Future<Output = Result<bool, RegistryError>>,
     ) -> Result<bool, RegistryError> {
         let answer = Arc::clone(of(&mut self.answers(), repository, digest));
-        answer.get_or_try_init(|| registry.has_blob(repository, digest)).await.copied()
+        answer.get_or_try_init(|| ask).await.copied()
     }
 
     /// What was found out otherwise, whatever the registry may have answered.

@@ -16,16 +16,25 @@ impl Delivery {
         bill: &Bill,
         bases: &Bases,
     ) -> Result<(), ImportError> {
-        let mut missing = Vec::new();
+        let (mut missing, mut hidden) = (Vec::new(), None);
         for required in bill.required.iter().filter(|required| target.blobs().contains(&required.digest)) {
-            let own = std::iter::once(target.repository.as_str());
-            match self.find(&required.digest, own.chain(bases.places(&required.digest))).await {
+            let digest = &required.digest;
+            match self.has(&target.repository, digest).await {
+                Ok(true) => continue,
+                Ok(false) => {}
+                Err(error) => return target.fail_or(error),
+            }
+            match self.find(digest, bases.places(digest)).await {
                 Ok(Some(_)) => {}
                 Ok(None) => missing.push(required),
+                Err(error) if error.is_hidden() => {
+                    missing.push(required);
+                    hidden = Some(error);
+                }
                 Err(error) => return target.fail_or(error),
             }
         }
-        target.lacks(&missing, self.host());
+        target.lacks(&missing, hidden.as_ref(), self.host());
         Ok(())
     }
 
@@ -40,7 +49,7 @@ impl Delivery {
         }
     }
 
-    async fn bring_required(
+    pub(super) async fn bring_required(
         &self,
         Required { digest, size, .. }: &Required,
         repository: &str,

@@ -173,6 +173,11 @@ impl Target {
         }
     }
 
+    /// The manifests that its tag leads to, beside the root.
+    pub(super) fn children(&self) -> &[BillManifest] {
+        self.manifests.split_last().map_or(&[], |(_, children)| children)
+    }
+
     /// The blobs that are to be there.
     pub(super) fn blobs(&self) -> &HashSet<Digest> {
         match (&self.state, &self.indexes) {
@@ -306,8 +311,9 @@ impl Target {
         }
     }
 
-    /// Blobs that the payload does not carry are not at the far side either.
-    pub(super) fn lacks(&mut self, missing: &[&Required], host: &Host) {
+    /// Blobs that the payload does not carry are not at the far side either, as far as it may be looked at: `hidden` is
+    /// where it may not.
+    pub(super) fn lacks(&mut self, missing: &[&Required], hidden: Option<&RegistryError>, host: &Host) {
         let Some(first) = missing.first() else {
             return;
         };
@@ -317,8 +323,11 @@ impl Target {
             .collect();
         let sources = sources.into_iter().collect::<Vec<_>>().join(", ");
         let (count, blobs) = (missing.len(), if missing.len() == 1 { "blob" } else { "blobs" });
+        let hidden = hidden
+            .map(|error| format!("; they may be where it was refused to look: {error}"))
+            .unwrap_or_default();
         let why = format!(
-            "{host} lacks {count} {blobs} that the payload leaves out since {sources} had been transferred, {} among them; transfer {sources} first, or build the payload without declaring it",
+            "{host} lacks {count} {blobs} that the payload leaves out since {sources} had been transferred, {} among them; transfer {sources} first, or build the payload without declaring it{hidden}",
             first.digest
         );
         self.fail(Reason::MissingBase, &why);
@@ -335,20 +344,18 @@ pub(super) fn targets(
     manifest: impl Fn(&Digest) -> Result<Bytes, PayloadError>,
 ) -> Result<Vec<Target>, PayloadError> {
     let contents = bill.check_manifests(&manifest)?;
-    // Many names may be of one image.
-    let mut blobs_of: HashMap<&Digest, Arc<HashSet<Digest>>> = HashMap::new();
+    // Many names may be of one image, and one index may be carried with these platforms or those.
+    let mut blobs_of: HashMap<Vec<&Digest>, Arc<HashSet<Digest>>> = HashMap::new();
     let mut targets = Vec::with_capacity(bill.images.len());
     for image in &bill.images {
         let reference = image.parsed()?;
-        let known = image.digest.as_ref().and_then(|root| blobs_of.get(root)).map(Arc::clone);
-        let blobs = known.unwrap_or_else(|| {
-            let manifests = image.manifests.iter().filter_map(|manifest| contents.get(&manifest.digest));
-            let blobs = manifests.flat_map(ManifestContent::blobs).map(|blob| blob.digest.clone());
+        let manifests: Vec<&Digest> = image.manifests.iter().map(|manifest| &manifest.digest).collect();
+        let blobs = blobs_of.entry(manifests).or_insert_with_key(|manifests| {
+            let contents = manifests.iter().filter_map(|digest| contents.get(*digest));
+            let blobs = contents.flat_map(ManifestContent::blobs).map(|blob| blob.digest.clone());
             Arc::new(blobs.collect())
         });
-        if let Some(root) = &image.digest {
-            blobs_of.insert(root, Arc::clone(&blobs));
-        }
+        let blobs = Arc::clone(blobs);
         let referrers_blobs = referrers_blobs(&image.referrers, &contents);
         let blobs = if referrers_blobs.is_empty() {
             blobs

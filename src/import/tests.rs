@@ -17,10 +17,13 @@ use crate::reference::{Host, Reference};
 use crate::registry::Access;
 
 const DOCKER: &str = "application/vnd.docker.distribution.manifest.v2+json";
+const OCI: &str = "application/vnd.oci.image.manifest.v1+json";
+const INDEX: &str = "application/vnd.oci.image.index.v1+json";
 const BLOB: &[u8] = b"{}";
 
 /// A registry whose repositories are called by what they do: what `liar…` says to have it does not have, what `closed…`
-/// has it does not give, and `true…` has everything. It mounts nothing.
+/// has it does not give, `hidden…` shows nothing, `new…` nothing before it was uploaded to, and `true…` has everything. It
+/// mounts nothing.
 #[derive(Default)]
 struct Registry {
     /// The repositories that a blob was uploaded to.
@@ -40,7 +43,9 @@ async fn answer(
     let is_uploaded = || registry.uploaded.lock().unwrap().iter().any(|uploaded| uploaded == repository);
     let says_so = ["liar", "closed", "true"].iter().any(|name| repository.starts_with(name));
     let mut headers = HeaderMap::new();
+    let hides = repository.starts_with("hidden") || repository.starts_with("new") && !is_uploaded();
     let (status, body) = match method {
+        Method::HEAD | Method::GET if hides => (StatusCode::FORBIDDEN, ""),
         Method::HEAD if rest.starts_with("blobs/") && (says_so || is_uploaded()) => (StatusCode::OK, ""),
         Method::GET if repository.starts_with("true") || is_uploaded() => (StatusCode::OK, "{}"),
         Method::GET if repository.starts_with("closed") => (StatusCode::FORBIDDEN, ""),
@@ -111,6 +116,10 @@ fn file(payload: &[u8]) -> Source {
 
 /// Pushes a payload; gives what became of it, and the registry.
 async fn push(source: Source, bases: &[&str]) -> (ImportReport, Arc<Registry>) {
+    push_by(TagPolicy::Overwrite, source, bases).await
+}
+
+async fn push_by(tag_policy: TagPolicy, source: Source, bases: &[&str]) -> (ImportReport, Arc<Registry>) {
     let registry = Arc::new(Registry::default());
     let listener = tokio::net::TcpListener::bind("127.0.0.1:0").await.unwrap();
     let host = listener.local_addr().unwrap().to_string();
@@ -128,7 +137,7 @@ async fn push(source: Source, bases: &[&str]) -> (ImportReport, Arc<Registry>) {
         sparse_index: SparseIndex::Keep,
         strict: false,
         deep: false,
-        tag_policy: TagPolicy::Overwrite,
+        tag_policy,
     };
     (import(request, &Arc::default()).await.unwrap(), registry)
 }
@@ -176,4 +185,94 @@ async fn what_a_base_refuses_to_give_is_told_as_the_registry_told_it() {
         failure.message.contains("cannot read blob") && failure.message.contains("closed-base"),
         "{failure:?}"
     );
+}
+
+#[tokio::test]
+async fn a_repository_that_is_hidden_until_it_is_pushed_to_is_pushed_to() {
+    for carries in [true, false] {
+        let payload = payload(&["new:1"], carries).await;
+        let (report, registry) = push(file(&payload), &["hidden-base", "true-base"]).await;
+        assert!(report.failures().is_empty(), "{:?}", report.failures());
+        assert!(registry.tagged.lock().unwrap().contains("new/manifests/1"));
+    }
+}
+
+#[tokio::test]
+async fn a_tag_that_may_not_be_looked_at_is_not_overwritten_where_tags_are_kept() {
+    for policy in [TagPolicy::KeepExisting, TagPolicy::Fail] {
+        let (report, registry) = push_by(policy, file(&payload(&["new:1"], true).await), &[]).await;
+        assert_eq!(report.failures()[0].reason, Reason::AccessDenied, "{:?}", report.failures());
+        assert!(registry.tagged.lock().unwrap().is_empty());
+    }
+}
+
+#[tokio::test]
+async fn what_may_be_in_a_repository_that_is_hidden_is_told_so() {
+    let (report, _) = push(file(&payload(&["app:1"], false).await), &["hidden-base"]).await;
+    let failure = &report.failures()[0];
+    assert_eq!(failure.reason, Reason::MissingBase, "{failure:?}");
+    let (lacks, hidden) = (failure.message.find("lacks 1 blob"), failure.message.find("refused to look"));
+    assert!(lacks < hidden && failure.message.contains("hidden-base"), "{failure:?}");
+}
+
+#[tokio::test]
+async fn what_an_image_only_says_it_has_of_its_base_is_looked_for_in_the_next() {
+    let payload = payload(&["liar:1"], false).await;
+    let (report, registry) = push(file(&payload), &["true-base"]).await;
+    assert!(report.failures().is_empty(), "{:?}", report.failures());
+    assert_eq!(*registry.uploaded.lock().unwrap(), ["liar"]);
+
+    let (report, _) = push(file(&payload), &[]).await;
+    assert_eq!(report.failures()[0].reason, Reason::MissingBase, "{:?}", report.failures());
+}
+
+#[tokio::test]
+async fn two_images_of_one_index_have_each_the_blobs_of_their_own_platforms() {
+    let called = |tag: &str| Reference::parse(&format!("ferry:{tag}"), &Host::docker_hub()).unwrap();
+    let plan = |bytes: String| {
+        let (bytes, digest) = (Bytes::from(bytes.clone()), Digest::sha256(bytes.as_bytes()));
+        ManifestPlan { digest, media_type: OCI.into(), bytes }
+    };
+    let configs = [&b"{}"[..], b"[]"].map(Digest::sha256);
+    let children = configs.each_ref().map(|config| {
+        plan(format!(
+            r#"{{"schemaVersion":2,"mediaType":"{OCI}","config":{{"digest":"{config}","size":2}},"layers":[]}}"#
+        ))
+    });
+    let named_children = children.each_ref().map(|child| {
+        format!(r#"{{"mediaType":"{OCI}","digest":"{}","size":{}}}"#, child.digest, child.bytes.len())
+    });
+    let index = ManifestPlan {
+        media_type: INDEX.into(),
+        ..plan(format!(
+            r#"{{"schemaVersion":2,"mediaType":"{INDEX}","manifests":[{}]}}"#,
+            named_children.join(",")
+        ))
+    };
+    let images = [0, 1].map(|which: usize| ImagePlan {
+        reference: called(&which.to_string()),
+        far_name: None,
+        digest: index.digest.clone(),
+        media_type: INDEX.into(),
+        size: index.bytes.len() as u64,
+        platforms: Vec::new(),
+        omitted: vec![children[1 - which].digest.clone()],
+        manifests: vec![children[which].clone(), index.clone()],
+        referrers: Vec::new(),
+    });
+    let blobs = configs.each_ref().map(|config| (config.clone(), 2));
+    let contents = Contents::new(&images, &blobs, Vec::new()).unwrap();
+    let mut writer = PayloadWriter::begin(&contents, Vec::new()).await.unwrap();
+    for bytes in [&b"{}"[..], b"[]"] {
+        let body = futures::stream::iter([Ok::<_, std::io::Error>(Bytes::from_static(bytes))]);
+        writer.blob(body, |_| ()).await.unwrap();
+    }
+    let Source::At(source) = file(&writer.finish().await.unwrap()) else { unreachable!() };
+    let payload = FilePayload::open_at(source).await.unwrap();
+    let names = Names::new(&"registry.example".parse().unwrap(), None, Naming::AsWritten, true);
+    let manifest = |digest: &Digest| payload.manifest(digest);
+    let targets = target::targets(payload.bill(), &names, SparseIndex::Keep, manifest).unwrap();
+    for (target, config) in targets.iter().zip(configs) {
+        assert_eq!(*target.blobs(), HashSet::from([config]), "{}", target.name);
+    }
 }

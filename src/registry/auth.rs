@@ -140,6 +140,12 @@ impl Auth {
         let Some(challenge) = known.challenge.clone().or_else(latest) else {
             return Ok(None);
         };
+        // What another repository was opened with: this one may be open to all.
+        if challenge == Challenge::Basic
+            && !matches!(self.credentials(call), Some(Credentials::Password { .. }))
+        {
+            return Ok(None);
+        }
         self.answer(registry, call, challenge, &mut known).await.map(Some)
     }
 

@@ -172,6 +172,16 @@ impl RegistryError {
         matches!(self, Self::Refused { answer, .. } if answer.status == StatusCode::NOT_FOUND)
     }
 
+    /// Whether it may not be read by this account. Some registries answer so for what is not there.
+    #[must_use]
+    pub fn is_hidden(&self) -> bool {
+        match self {
+            Self::Denied { .. } => true,
+            Self::Refused { answer, .. } => answer.status == StatusCode::FORBIDDEN,
+            _ => false,
+        }
+    }
+
     fn refused_manifest_with(&self, codes: &[&str]) -> bool {
         match self {
             Self::Refused { asked, answer, .. } => {

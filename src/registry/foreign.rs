@@ -4,32 +4,35 @@
 //! never at an address that is not of the public internet: names are looked up and judged once, and the connection
 //! goes to the address that was judged, also after each redirect.
 
+use std::collections::BTreeSet;
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
 use std::pin::Pin;
 use std::sync::Arc;
+use std::time::Duration;
 
 use bytes::{Buf as _, Bytes};
 use futures::{Stream, StreamExt as _, stream};
 use reqwest::dns::{Addrs, Name, Resolve, Resolving};
 use reqwest::header::{ACCEPT_ENCODING, CONTENT_LENGTH, LOCATION, RANGE};
 use reqwest::{Client, ClientBuilder, Response, StatusCode};
+use tokio::time::Instant;
 use url::{Host as UrlHost, Url};
 
-use super::client::{REDIRECTS, authority};
-use super::error::{Asked, RegistryError, plain, root_cause, unreachable};
-use super::retry::Patience;
+use super::access::Access;
+use super::client::{REDIRECTS, Registry, authority, silent};
+use super::error::{Answer, Asked, RegistryError, is_transient, plain, root_cause, unreachable};
+use super::retry::{Retry, Traffic, retry_after};
 use crate::digest::Digest;
 use crate::reference::Host;
-
-/// So often a transfer that was cut is taken up again before the next URL is tried.
-const CUTS: usize = 3;
 
 /// Fetches layers from outside of registries.
 #[derive(Clone, Debug)]
 pub struct Foreign {
     client: Client,
     rule: Rule,
-    patience: Patience,
+    /// Stands for all servers outside of registries where patience is counted, and is never asked for anything: so they
+    /// have the pauses and the time for waiting that a registry has.
+    outside: Registry,
 }
 
 /// Where may be asked.
@@ -63,12 +66,13 @@ pub struct ForeignBlob {
 struct NotPublic(IpAddr);
 
 impl Foreign {
-    /// Nothing is sent before something is asked for.
-    pub fn new() -> Result<Self, RegistryError> {
-        Self::with_rule(PUBLIC_HTTPS, Patience::default())
+    /// One that treats servers as a registry of the same run is treated. Nothing is sent before something is asked for.
+    pub fn beside(registry: &Registry) -> Result<Self, RegistryError> {
+        Self::with_rule(PUBLIC_HTTPS, registry.traffic())
     }
 
-    pub(super) fn with_rule(rule: Rule, patience: Patience) -> Result<Self, RegistryError> {
+    pub(super) fn with_rule(rule: Rule, traffic: &Traffic) -> Result<Self, RegistryError> {
+        let patience = traffic.patience();
         let client = ClientBuilder::new()
             .user_agent(concat!("charon/", env!("CARGO_PKG_VERSION")))
             .redirect(reqwest::redirect::Policy::none())
@@ -85,43 +89,79 @@ impl Foreign {
                 Asked::fetching_foreign_layers()
                     .unsupported_but(problem, "check SSL_CERT_FILE and SSL_CERT_DIR")
             })?;
-        Ok(Self { client, rule, patience })
+        // Its name is never told. What is never asked needs no certificates, which an image FROM scratch does not have.
+        let access = Access { insecure: true, ..Access::default() };
+        let outside = Registry::with_traffic(Host::docker_hub(), access, traffic)?;
+        Ok(Self { client, rule, outside })
     }
 
     /// One that asks this machine by plain HTTP, and nobody else.
     #[cfg(test)]
     pub(crate) fn on_loopback() -> Result<Self, RegistryError> {
         let rule = Rule { is_scheme: |scheme| scheme == "http", is_address: |address| address.is_loopback() };
-        Self::with_rule(rule, Patience::default())
+        Self::with_rule(rule, &Traffic::default())
     }
 
     /// The bytes of a layer from offset `from` on, from the first of its URLs that gives them: the caller hashes.
     ///
-    /// What is longer or shorter than its manifest says ends the stream with an error.
+    /// Where one fails or is cut the others are asked, and after a pause those that failed in passing once more. What
+    /// is longer or shorter than its manifest says ends the stream with an error.
     pub fn blob(
         &self,
         blob: ForeignBlob,
         from: u64,
     ) -> impl Stream<Item = Result<Bytes, RegistryError>> + Send + use<> {
-        let reader = Reader { foreign: self.clone(), blob, next: from, url: 0, cuts: 0, body: None };
+        let reader = Reader {
+            to_ask: (0..blob.urls.len()).collect(),
+            failed: Vec::new(),
+            foreign: self.clone(),
+            blob,
+            next: from,
+            gained: 0,
+            retry: self.outside.retry(),
+            source: None,
+        };
         stream::try_unfold(reader, |mut reader| async move {
             Ok(reader.chunk().await?.map(|chunk| (chunk, reader)))
         })
     }
 }
 
-type Body = Pin<Box<dyn Stream<Item = reqwest::Result<Bytes>> + Send>>;
-
 struct Reader {
     foreign: Foreign,
     blob: ForeignBlob,
     /// The offset of the byte that is given next.
     next: u64,
-    /// Which of the URLs is asked.
+    /// Which of the URLs are yet to be asked before there is a pause: the first is asked now. None that answered for
+    /// good comes back.
+    to_ask: BTreeSet<usize>,
+    /// Those that failed in passing since.
+    failed: Vec<Failed>,
+    /// So many bytes came since the last success.
+    gained: u64,
+    retry: Retry,
+    source: Option<Source>,
+}
+
+struct Source {
+    url: Url,
+    body: Pin<Box<dyn Stream<Item = reqwest::Result<Bytes>> + Send>>,
+    /// The offset of the first byte that it was to give.
+    from: u64,
+}
+
+/// A URL that failed in passing.
+struct Failed {
     url: usize,
-    /// How often it was cut.
-    cuts: usize,
-    body: Option<(Url, Body)>,
+    at: Instant,
+    error: RegistryError,
+}
+
+impl Failed {
+    /// For how long its server still wants to be left alone.
+    fn rest(&self, now: Instant) -> Duration {
+        self.error.retry_after().unwrap_or_default().saturating_sub(now - self.at)
+    }
 }
 
 impl Reader {
@@ -130,75 +170,112 @@ impl Reader {
             if self.next >= self.blob.size {
                 return Ok(None);
             }
+            // The consumer may have paused: what it did is no failure of the server's.
+            self.retry.begin();
             let asked = self.asked();
-            let Some((url, body)) = &mut self.body else {
+            let Some(source) = &mut self.source else {
                 match self.open().await {
-                    Ok(body) => self.body = Some(body),
-                    Err(error) => self.after(error)?,
+                    Ok(source) => self.source = Some(source),
+                    Err(error) => self.after(error).await?,
                 }
                 continue;
             };
-            let error = match body.next().await {
+            let error = match source.body.next().await {
                 Some(Ok(chunk)) if chunk.len() as u64 > self.blob.size - self.next => {
                     return Err(self.wrong_size("more"));
                 }
                 Some(Ok(chunk)) => {
-                    self.next += chunk.len() as u64;
                     if !chunk.is_empty() {
+                        self.take_note(chunk.len() as u64);
                         return Ok(Some(chunk));
                     }
                     continue;
                 }
-                Some(Err(error)) => unreachable(&asked, url, error),
-                // Where no length was told, a cut looks the same.
+                Some(Err(error)) => unreachable(&asked, &source.url, error),
+                // Where no length was told, a cut looks like the end.
+                None if self.next > source.from => {
+                    let from = authority(&source.url);
+                    asked.unreachable(format!("{from} ended at byte {} of {}", self.next, self.blob.size))
+                }
                 None => self.wrong_size(&format!("{} bytes", self.next)),
             };
-            self.body = None;
-            if self.cuts < CUTS {
-                self.cuts += 1;
-            } else {
-                self.after(error)?;
-            }
+            self.source = None;
+            self.after(error).await?;
         }
     }
 
-    /// The next URL is tried, if there is one.
-    fn after(&mut self, error: RegistryError) -> Result<(), RegistryError> {
-        (self.url, self.cuts) = (self.url + 1, 0);
-        if self.url < self.blob.urls.len() { Ok(()) } else { Err(error) }
+    fn take_note(&mut self, came: u64) {
+        self.next += came;
+        self.gained += came;
+        // One that gives a few bytes a try is not waited for without end.
+        if self.gained >= self.foreign.outside.patience().trickle {
+            self.gained = 0;
+            self.retry.succeeded();
+        }
+    }
+
+    /// The next URL is tried, if there is one, or after a pause one that failed in passing.
+    async fn after(&mut self, error: RegistryError) -> Result<(), RegistryError> {
+        let Some(url) = self.to_ask.pop_first() else { return Err(error) };
+        if error.is_transient() {
+            self.failed.push(Failed { url, at: Instant::now(), error });
+        } else if self.to_ask.is_empty() && self.failed.is_empty() {
+            return Err(error);
+        }
+        if self.to_ask.is_empty() { self.pause().await } else { Ok(()) }
+    }
+
+    /// Waits until one of those that failed may be asked again.
+    async fn pause(&mut self) -> Result<(), RegistryError> {
+        // One that wants to be left alone for long does not keep the others waiting.
+        let now = Instant::now();
+        let failed = self.failed.iter().enumerate();
+        let Some((soonest, _)) = failed.min_by_key(|(_, failed)| failed.rest(now)) else { return Ok(()) };
+        let Failed { url, error, .. } = self.failed.remove(soonest);
+        self.retry.after(error).await?;
+        self.to_ask.insert(url);
+        let now = Instant::now();
+        self.failed.retain(|failed| {
+            let rests = !failed.rest(now).is_zero();
+            if !rests {
+                self.to_ask.insert(failed.url);
+            }
+            rests
+        });
+        Ok(())
     }
 
     /// Asks the URL, and where it leads.
-    async fn open(&mut self) -> Result<(Url, Body), RegistryError> {
-        let text = self.blob.urls.get(self.url).map(String::as_str).unwrap_or_default();
+    async fn open(&mut self) -> Result<Source, RegistryError> {
+        let text = self.to_ask.first().and_then(|url| self.blob.urls.get(*url));
+        let text = text.map(String::as_str).unwrap_or_default();
         let mut url = Url::parse(text).map_err(|_| self.refused("one of its urls cannot be read as one"))?;
+        let idle = self.foreign.outside.patience().idle;
         for _ in 0..=REDIRECTS {
             self.judge(&mut url)?;
             let mut request = self.foreign.client.get(url.clone()).header(ACCEPT_ENCODING, "identity");
             if self.next > 0 {
                 request = request.header(RANGE, format!("bytes={}-", self.next));
             }
-            let sent = tokio::time::timeout(self.foreign.patience.idle, request.send()).await;
+            let sent = tokio::time::timeout(idle, request.send()).await;
             let response = match sent {
                 Ok(Ok(response)) => response,
                 Ok(Err(error)) => return Err(self.unanswered(&url, error)),
-                Err(_) => return Err(super::client::silent(&self.asked(), &url)),
+                Err(_) => return Err(silent(&self.asked(), &url)),
             };
             match response.status() {
-                StatusCode::OK | StatusCode::PARTIAL_CONTENT => return self.body(url, response),
+                StatusCode::OK | StatusCode::PARTIAL_CONTENT => return self.source(url, response),
                 status if status.is_redirection() => {
                     let location = response.headers().get(LOCATION).and_then(|text| text.to_str().ok());
                     let next = location.and_then(|location| url.join(location).ok());
                     url = next
                         .ok_or_else(|| self.refused(&format!("{} redirects to nowhere", authority(&url))))?;
                 }
+                status if status.is_server_error() || is_transient(status) => {
+                    return Err(self.failing(&url, &response));
+                }
                 status => {
-                    let problem = format!("{} answered {status}", authority(&url));
-                    return Err(if status.is_server_error() || status == StatusCode::TOO_MANY_REQUESTS {
-                        self.unavailable(problem)
-                    } else {
-                        self.refused(&problem)
-                    });
+                    return Err(self.refused(&format!("{} answered {status}", authority(&url))));
                 }
             }
         }
@@ -224,7 +301,7 @@ impl Reader {
         Ok(())
     }
 
-    fn body(&self, url: Url, response: Response) -> Result<(Url, Body), RegistryError> {
+    fn source(&self, url: Url, response: Response) -> Result<Source, RegistryError> {
         // Who was asked for a part and sends all begins at the beginning.
         let is_part = response.status() == StatusCode::PARTIAL_CONTENT;
         if is_part && self.next == 0 {
@@ -245,7 +322,7 @@ impl Reader {
             });
             std::future::ready(Some(chunk))
         });
-        Ok((url, Box::pin(bytes)))
+        Ok(Source { url, body: Box::pin(bytes), from: self.next })
     }
 
     fn unanswered(&self, url: &Url, error: reqwest::Error) -> RegistryError {
@@ -268,8 +345,11 @@ impl Reader {
         self.asked().unsupported(plain(&problem))
     }
 
-    fn unavailable(&self, problem: String) -> RegistryError {
-        self.asked().unreachable(problem)
+    /// The server says that it cannot, and perhaps for how long. Its words are not read.
+    fn failing(&self, url: &Url, response: &Response) -> RegistryError {
+        let retry_after = retry_after(response.headers());
+        let answer = Box::new(Answer::new(authority(url), response.status(), retry_after, &[]));
+        RegistryError::Refused { asked: self.asked(), answer, advice: "", tries: 1 }
     }
 
     fn wrong_size(&self, found: &str) -> RegistryError {

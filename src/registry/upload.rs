@@ -65,9 +65,11 @@ pub(super) struct Upload<'a> {
     is_reduced: bool,
     /// So many bytes the registry has.
     at: u64,
-    /// So many requests in a row broke while bytes were sent.
+    /// So many it had at most: to come so far again, after it forgot them, is no progress.
+    furthest: u64,
+    /// So many requests broke while bytes were sent, since it came further.
     cuts: u32,
-    /// So often in a row the registry knew nothing of the upload any more.
+    /// So often the registry knew nothing of the upload any more, since it came further.
     forgotten: u32,
     /// All bytes were sent: the registry may have the blob although it could not say so.
     was_sent: bool,
@@ -119,6 +121,7 @@ impl<'a> Upload<'a> {
             takes_pieces: true,
             is_reduced: false,
             at: 0,
+            furthest: 0,
             cuts: 0,
             forgotten: 0,
             was_sent: false,
@@ -331,8 +334,9 @@ impl<'a> Upload<'a> {
         if told.is_some_and(|told| told <= range.start) {
             return false;
         }
-        self.at = told.filter(|told| range.contains(told)).unwrap_or(range.end);
-        self.came_further();
+        if self.came_to(told.filter(|told| range.contains(told)).unwrap_or(range.end)) {
+            (self.cuts, self.forgotten) = (0, 0);
+        }
         if let Some(piece) = self.piece.filter(|_| self.is_reduced) {
             self.registry.largest_piece().learn(piece);
         }
@@ -346,18 +350,24 @@ impl<'a> Upload<'a> {
             let problem = format!("{} takes pieces, and has none of them", self.registry.host());
             return Err(self.begin.asked.protocol(problem));
         }
-        let before = self.at;
+        let before = self.furthest;
         let next = self.ask(url).await?;
-        if self.at > before {
+        if self.furthest > before {
             self.forgotten = 0;
         }
         Ok(next)
     }
 
-    fn came_further(&mut self) {
-        self.feed.release(self.at);
-        self.retry.succeeded();
-        (self.cuts, self.forgotten) = (0, 0);
+    /// The registry has so many bytes: whether it never had as many before.
+    fn came_to(&mut self, at: u64) -> bool {
+        self.at = at;
+        self.feed.release(at);
+        let came_further = at > self.furthest;
+        if came_further {
+            self.furthest = at;
+            self.retry.succeeded();
+        }
+        came_further
     }
 
     /// An upload goes on at the newest Location only.
@@ -392,12 +402,7 @@ impl<'a> Upload<'a> {
         if let Ok(newest) = newest {
             *url = newest;
         }
-        let came_further = told > self.at;
-        self.at = told;
-        if came_further {
-            self.feed.release(told);
-            self.retry.succeeded();
-        }
+        self.came_to(told);
         Ok(Next::GoOn)
     }
 

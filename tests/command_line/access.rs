@@ -263,8 +263,11 @@ fn a_repository_that_an_account_may_not_read_fails_its_own_images(software: Soft
     assert_eq!(
         pushed.stderr,
         format!(
-            "error: secret/ferry:1: cannot read {host}/secret/ferry:1: {host} answered 401 Unauthorized; \
-             the image does not exist, or the account may not pull it\n"
+            "warning: cannot read {host}/secret/ferry:1: {host} answered 401 Unauthorized; the image does not \
+             exist, or the account may not pull it; some registries say so of what is not there yet, and it is taken \
+             for that\n\
+             error: secret/ferry:1: cannot push to {host}/secret/ferry: {host} answered 401 Unauthorized \
+             (UNAUTHORIZED: authentication required); check that the account may push to this repository\n"
         )
     );
     assert_eq!(pushed.text(), "open/ferry:1\n");

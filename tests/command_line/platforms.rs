@@ -136,6 +136,25 @@ fn an_index_is_carried_with_the_platforms_that_are_wanted_and_what_is_attested_o
     crane_pulls(&target.name("ferry:1"), "linux/arm64/v8", folder.path());
 }
 
+#[test]
+fn a_platform_that_a_later_payload_brings_of_the_same_index_is_pushed() {
+    let (source, target) =
+        (Registry::start(Software::Distribution3), Registry::start(Software::Distribution3));
+    let (fleet, lenient, folder) = (Fleet::new(), target.entrance(LENIENT), tempfile::tempdir().unwrap());
+    fleet.index.push(&source, "ferry:1");
+    let [amd64, arm64, _] = &fleet.images;
+    let [of_amd64, of_arm64, _] = &fleet.attestations;
+    make(&source, "ferry:1", &["--platform", "linux/amd64"], folder.path()).run().succeeded();
+    push(&lenient, &[], folder.path()).succeeded();
+    assert_has_of(&target, &fleet.index, &[amd64, of_amd64]);
+
+    let both = ["--platform", "linux/amd64,linux/arm64"];
+    make(&source, "ferry:1", &both, folder.path()).run().succeeded();
+    push(&lenient, &[], folder.path()).succeeded();
+    assert_has_of(&target, &fleet.index, &[amd64, of_amd64, arm64, of_arm64]);
+    crane_pulls(&target.name("ferry:1"), "linux/arm64/v8", folder.path());
+}
+
 fn an_index_in_an_index_is_carried_with_the_platforms_that_are_wanted(software: Software) {
     let source = Registry::start(software);
     let [amd64, s390x] =

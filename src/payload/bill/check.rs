@@ -135,13 +135,14 @@ impl Bill {
             // What is no name is told of quoted, and nothing else that was read before is told of.
             image.parsed()?;
             image.far_name()?;
-            if !names.insert(&image.name) {
+            if !names.insert((&image.name, &image.far_name)) {
                 return corrupt(format!("names the image {} twice", image.name));
             }
             let referring = image.referrers.iter().map(|referrer| 1 + referrer.manifests.len());
             mentions += 1 + image.manifests.len() + image.omitted.len() + referring.sum::<usize>();
             if mentions > ENTRIES_LIMIT {
-                return corrupt(format!("names over {ENTRIES_LIMIT} images and manifests"));
+                let why = format!("it names over {ENTRIES_LIMIT} images and manifests");
+                return Err(PayloadError::TooLarge(why));
             }
             if let Some(manifest) =
                 image.manifests.iter().find(|manifest| !is_media_type(&manifest.media_type))

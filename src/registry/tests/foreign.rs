@@ -1,14 +1,15 @@
 //! Layers from outside of registries.
 
-use std::net::IpAddr;
+use std::net::{IpAddr, TcpListener};
+use std::time::Duration;
 
 use axum::body::Body;
 use axum::http::Response;
 use bytes::Bytes;
 use futures::TryStreamExt as _;
 
-use super::scripted::{Server, chunked, reply};
-use super::{EAGER, RegistryError};
+use super::scripted::{Server, chunked, cut, reply};
+use super::{EAGER, Patience, RegistryError, Traffic};
 use crate::digest::Digest;
 use crate::reason::Reason;
 use crate::registry::foreign::{Foreign, ForeignBlob, PUBLIC_HTTPS, Rule, is_public};
@@ -29,9 +30,28 @@ fn blob(urls: &[&str]) -> ForeignBlob {
     }
 }
 
+/// It ends a short while after nothing comes any more.
+const SHORT: Patience = Patience {
+    before_anything_moved: Duration::from_millis(300),
+    once_moving: Duration::from_millis(300),
+    first_pause: Duration::from_millis(10),
+    longest_pause: Duration::from_millis(10),
+    ..EAGER
+};
+
 async fn read(rule: Rule, urls: &[&str], from: u64) -> Result<Vec<u8>, RegistryError> {
-    let blob = blob(urls);
-    let chunks: Vec<Bytes> = Foreign::with_rule(rule, EAGER).unwrap().blob(blob, from).try_collect().await?;
+    read_with(EAGER, rule, urls, from).await
+}
+
+async fn read_with(
+    patience: Patience,
+    rule: Rule,
+    urls: &[&str],
+    from: u64,
+) -> Result<Vec<u8>, RegistryError> {
+    let traffic = Traffic::with_patience(patience, Duration::from_secs(30));
+    let foreign = Foreign::with_rule(rule, &traffic).unwrap();
+    let chunks: Vec<Bytes> = foreign.blob(blob(urls), from).try_collect().await?;
     Ok(chunks.concat())
 }
 
@@ -124,10 +144,11 @@ async fn a_layer_whose_length_was_not_told_is_read_on_where_it_ends_too_soon() {
 async fn what_is_not_the_size_that_the_manifest_says_is_refused() {
     let server = Server::start(|seen, _| match seen.target.as_str() {
         "/short" => answer(200, &CONTENT[1..]),
+        "/unmeasured" => chunked(200, &[], &CONTENT[1..]),
         _ => answer(200, b"this is longer than what the manifest says"),
     })
     .await;
-    for path in ["/short", "/long"] {
+    for path in ["/short", "/unmeasured", "/long"] {
         let error = read(LOOPBACK, &[&server.url(path)], 0).await.unwrap_err();
         assert_eq!(error.reason(), Reason::DigestMismatch, "{error}");
     }
@@ -176,7 +197,89 @@ async fn a_redirect_leads_nowhere_that_may_not_be_asked() {
 
 #[tokio::test]
 async fn a_server_that_is_down_may_be_up_again() {
-    let server = Server::start(|_, _| answer(503, b"")).await;
-    let error = read(LOOPBACK, &[&server.url("/")], 0).await.unwrap_err();
+    for status in [408, 429, 500, 502, 503, 504] {
+        let server = Server::start(move |_, nth| match nth {
+            0 => reply(status, &[("retry-after", "0")], ""),
+            1 => answer(status, b""),
+            _ => answer(200, CONTENT),
+        })
+        .await;
+        assert_eq!(read(LOOPBACK, &[&server.url("/")], 0).await.unwrap(), CONTENT, "{status}");
+        assert_eq!(server.lines().len(), 3, "{status}");
+    }
+}
+
+#[tokio::test]
+async fn a_server_that_stays_down_is_given_up_and_what_was_answered_for_good_is_not_asked_again() {
+    let server = Server::start(|seen, _| match seen.target.as_str() {
+        "/down" => answer(503, b""),
+        _ => answer(404, b""),
+    })
+    .await;
+    let listener = TcpListener::bind("127.0.0.1:0").unwrap();
+    let dead = format!("http://{}/", listener.local_addr().unwrap());
+    drop(listener);
+    let (down, lost) = (server.url("/down"), server.url("/lost"));
+    for urls in [[&lost, &down], [&down, &lost], [&lost, &dead]] {
+        let asked = server.lines().iter().filter(|line| *line == "GET /lost").count();
+        let error = read_with(SHORT, LOOPBACK, &urls.map(String::as_str), 0).await.unwrap_err();
+        assert_eq!(error.reason(), Reason::RegistryUnavailable, "{error}");
+        assert!(error.to_string().contains("(tried "), "{error}");
+        let lost = server.lines().iter().filter(|line| *line == "GET /lost").count();
+        assert_eq!(lost, asked + 1);
+    }
+}
+
+#[tokio::test]
+async fn what_every_server_answers_for_good_is_told_at_once() {
+    let server = Server::start(|seen, _| match seen.target.as_str() {
+        "/hidden" => answer(403, b""),
+        "/unknown" => answer(501, b""),
+        _ => answer(404, b""),
+    })
+    .await;
+    let (hidden, lost, unknown) = (server.url("/hidden"), server.url("/lost"), server.url("/unknown"));
+    let error = read(LOOPBACK, &[&hidden, &unknown, &lost], 0).await.unwrap_err();
+    assert_eq!(error.reason(), Reason::UnsupportedImage, "{error}");
+    assert_eq!(server.lines(), ["GET /hidden", "GET /unknown", "GET /lost"]);
+}
+
+#[tokio::test]
+async fn a_server_that_wants_to_be_left_alone_is_and_keeps_no_other_waiting() {
+    let server = Server::start(|seen, nth| match (seen.target.as_str(), nth) {
+        ("/resting", _) => reply(429, &[("retry-after", "60")], ""),
+        ("/busy", 0) => answer(503, b""),
+        _ => answer(200, CONTENT),
+    })
+    .await;
+    let (resting, busy) = (server.url("/resting"), server.url("/busy"));
+    assert_eq!(read(LOOPBACK, &[&resting, &busy], 0).await.unwrap(), CONTENT);
+    assert_eq!(server.lines(), ["GET /resting", "GET /busy", "GET /busy"]);
+    // The pause is longer than anybody waits.
+    let error = read(LOOPBACK, &[&resting], 0).await.unwrap_err();
+    assert_eq!(error.reason(), Reason::RateLimited, "{error}");
+    assert!(error.to_string().ends_with("and asks for a pause of 60 s"), "{error}");
+    assert_eq!(server.lines().len(), 4);
+}
+
+#[tokio::test]
+async fn a_layer_that_is_cut_is_read_on_from_another_url_or_from_the_same() {
+    let server = Server::start(|seen, _| match (seen.target.as_str(), seen.header("range")) {
+        ("/layer", None) => cut(200, &[], CONTENT.len(), &CONTENT[..4]),
+        ("/layer" | "/other", Some("bytes=4-")) => answer(206, &CONTENT[4..]),
+        _ => answer(503, b""),
+    })
+    .await;
+    let (layer, other, down) = (server.url("/layer"), server.url("/other"), server.url("/down"));
+    assert_eq!(read(LOOPBACK, &[&layer, &other], 0).await.unwrap(), CONTENT);
+    assert_eq!(read(LOOPBACK, &[&layer, &down], 0).await.unwrap(), CONTENT);
+    assert_eq!(server.lines(), ["GET /layer", "GET /other", "GET /layer", "GET /down", "GET /layer"]);
+}
+
+#[tokio::test]
+async fn a_layer_that_is_cut_at_the_same_byte_again_and_again_is_given_up() {
+    let server = Server::start(|_, _| cut(200, &[], CONTENT.len(), &CONTENT[..4])).await;
+    let error = read_with(SHORT, LOOPBACK, &[&server.url("/")], 0).await.unwrap_err();
     assert_eq!(error.reason(), Reason::RegistryUnavailable, "{error}");
+    assert!(error.to_string().contains("(tried "), "{error}");
 }

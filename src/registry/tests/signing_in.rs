@@ -187,6 +187,24 @@ async fn basic_credentials_are_sent_when_they_are_asked_for_and_at_once_from_the
 }
 
 #[tokio::test]
+async fn a_repository_without_a_login_may_be_open_beside_one_that_asks_for_a_user() {
+    let server = Server::start(|seen, _| match seen.header("authorization") {
+        None if seen.target.starts_with("/v2/mine/") => {
+            reply(401, &[("www-authenticate", r#"Basic realm="registry""#)], "")
+        }
+        _ => reply(200, &[], MANIFEST),
+    })
+    .await;
+    let below = vec![("mine".to_owned(), user("user", "secret"))];
+    let credentials = Logins { below, ..Logins::default() };
+    let access = Access { insecure: true, credentials, ..Access::default() };
+    let registry = with_patience(server.host(), access, EAGER);
+    registry.manifest("mine/app", "1").await.unwrap();
+    registry.manifest("open/app", "1").await.unwrap();
+    assert_eq!(server.seen().last().unwrap().header("authorization"), None);
+}
+
+#[tokio::test]
 async fn a_token_may_be_called_access_token_and_its_service_may_need_a_second_try() {
     let server = Server::start(|seen, nth| {
         let realm = format!(r#"Bearer realm="http://{}/token""#, seen.header("host").unwrap());

@@ -166,6 +166,23 @@ async fn an_upload_that_the_registry_forgot_is_begun_anew_a_few_times() {
 }
 
 #[tokio::test]
+async fn an_upload_in_pieces_that_the_registry_forgets_at_the_same_place_is_begun_anew_a_few_times() {
+    let taking = Taking::default();
+    let server = taking
+        .serve(|seen, _, taking| match seen.method.as_str() {
+            "PUT" => Some(reply(413, &[], "")),
+            // It knows nothing of any second piece.
+            "PATCH" if taking.length() > 0 => Some(reply(404, &[], "")),
+            "GET" => Some(reply(404, &[], "")),
+            _ => None,
+        })
+        .await;
+    push(&server, &content()).await.unwrap_err();
+    // The whole blob once, and pieces four times.
+    assert_eq!(methods(&server).iter().filter(|method| *method == "POST").count(), 5);
+}
+
+#[tokio::test]
 async fn a_blob_whose_commit_was_not_answered_is_looked_for_before_it_is_sent_again() {
     let server = Server::start(|seen, _| match seen.method.as_str() {
         "POST" => reply(202, &[("location", "/upload")], ""),
