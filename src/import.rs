@@ -399,7 +399,7 @@ async fn check_presence(
     let asked = target.asked();
     let mut found = delivery.registry().manifest_digest(&target.repository, &asked).await;
     // A tag that nobody may look at is not to be overwritten where one that is there is kept.
-    let is_written_anyway = target.is_wanted() && policy == TagPolicy::Overwrite;
+    let is_written_anyway = target.is_wanted() && (policy == TagPolicy::Overwrite || target.tag.is_none());
     if let Err(error) = &found
         && is_written_anyway
         && error.is_hidden()

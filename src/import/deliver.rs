@@ -104,7 +104,12 @@ impl Delivery {
 
     /// Whether a repository that is to be written has a blob.
     pub(super) async fn has(&self, repository: &str, digest: &Digest) -> Result<bool, RegistryError> {
-        self.look(repository, digest).await.or_else(none_where_hidden)
+        let found = self.look(repository, digest).await.or_else(none_where_hidden)?;
+        if !found {
+            // What is hidden is not asked for again.
+            self.presence.learn(repository, digest, false);
+        }
+        Ok(found)
     }
 
     async fn look(&self, repository: &str, digest: &Digest) -> Result<bool, RegistryError> {
@@ -485,25 +490,32 @@ impl Delivery {
         self.uploaded(to, digest, size, pushed).map(|()| true)
     }
 
-    /// Brings the blobs of an image whether its repository is said to have them or not: those that are at hand again, and
-    /// those that the payload leaves out.
+    /// Brings the blobs of an image whether its repository is said to have them or not: those that are at hand, and those
+    /// that the payload leaves out. Gives why one of these is nowhere else: its repository may have it after all.
     pub(super) async fn bring_unasked(
         &self,
         target: &Target,
         bill: &Bill,
         bases: &Bases,
         file: Option<&FilePayload>,
-    ) -> Result<(), Why> {
-        let repository = &target.repository;
+    ) -> Result<Option<Why>, Why> {
+        let (repository, mut gone) = (&target.repository, None);
+        if let Some(file) = file {
+            for entry in bill.blobs().filter(|entry| target.blobs().contains(&entry.digest)) {
+                self.push(entry, repository, || file.blob(&entry.digest)).await?;
+            }
+        }
         for required in bill.required.iter().filter(|required| target.blobs().contains(&required.digest)) {
             self.presence.learn(repository, &required.digest, false);
-            self.bring_required(required, repository, bases).await?;
+            match self.bring_required(required, repository, bases).await {
+                Err(why) if why.0 == Reason::MissingBase => {
+                    self.presence.learn(repository, &required.digest, true);
+                    gone = Some(why);
+                }
+                brought => brought?,
+            }
         }
-        let Some(file) = file else { return Ok(()) };
-        for entry in file.bill().blobs().filter(|entry| target.blobs().contains(&entry.digest)) {
-            self.push(entry, repository, || file.blob(&entry.digest)).await?;
-        }
-        Ok(())
+        Ok(gone)
     }
 }
 

@@ -34,13 +34,22 @@ impl Delivery {
         let list = listed(target.manifests(), manifests);
         let mut put = self.put_manifests(target, &list, target.referrers(), manifests).await;
         if let Err(refusal) = &put
+            && (file.is_some() || !bill.required.is_empty())
             && refusal.error.is_blob_unknown()
             && !refusal.is_of_sparse_index(target)
         {
             info!("{}; bringing the blobs of {} without asking", refusal.error, target.name);
             put = match self.bring_unasked(target, bill, bases, file).await {
-                Ok(()) => self.put_manifests(target, &list, target.referrers(), manifests).await,
-                Err(why) => return target.fail(why.0, &why.1),
+                Ok(gone) => {
+                    let again = self.put_manifests(target, &list, target.referrers(), manifests).await;
+                    if let (Err(refusal), Some((reason, why))) = (&again, &gone)
+                        && refusal.error.is_blob_unknown()
+                    {
+                        return target.fail(*reason, why);
+                    }
+                    again
+                }
+                Err((reason, why)) => return target.fail(reason, &why),
             };
         }
         if let (Err(refusal), Some(rewriting)) = (&put, target.rewriting())

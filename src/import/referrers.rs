@@ -4,7 +4,7 @@ use bytes::Bytes;
 use indexmap::IndexMap;
 use tracing::info;
 
-use super::deliver::Delivery;
+use super::deliver::{Delivery, none_where_hidden};
 use super::manifests::{Refusal, listed};
 use super::target::Target;
 use crate::digest::Digest;
@@ -91,7 +91,7 @@ impl Delivery {
         for referrer in tagged {
             let Some(tag) = &referrer.tag else { continue };
             // A tag that is right already may be one that must not be put again.
-            let there = registry.manifest_digest(repository, tag).await;
+            let there = registry.manifest_digest(repository, tag).await.or_else(none_where_hidden);
             if there.map_err(Refusal::of(&referrer.digest))?.as_ref() == Some(&referrer.digest) {
                 continue;
             }

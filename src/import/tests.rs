@@ -74,9 +74,18 @@ async fn answer(
 
 /// A payload of one image under these names, whose blob it carries or requires.
 async fn payload(names: &[&str], carries: bool) -> Vec<u8> {
+    payload_upon(None, names, carries).await
+}
+
+/// The same, with a layer of `base` that it requires.
+async fn payload_upon(base: Option<Digest>, names: &[&str], carries: bool) -> Vec<u8> {
     let digest = Digest::sha256(BLOB);
     let size = BLOB.len() as u64;
-    let json = format!(r#"{{"schemaVersion":2,"config":{{"digest":"{digest}","size":{size}}},"layers":[]}}"#);
+    let layer = base.as_ref().map(|base| format!(r#"{{"digest":"{base}","size":{size}}}"#));
+    let layers = layer.unwrap_or_default();
+    let json = format!(
+        r#"{{"schemaVersion":2,"config":{{"digest":"{digest}","size":{size}}},"layers":[{layers}]}}"#
+    );
     let (bytes, root) = (Bytes::from(json.clone()), Digest::sha256(json.as_bytes()));
     let image = |name: &&str| ImagePlan {
         reference: Reference::parse(name, &Host::docker_hub()).unwrap(),
@@ -94,11 +103,15 @@ async fn payload(names: &[&str], carries: bool) -> Vec<u8> {
         referrers: Vec::new(),
     };
     let images: Vec<ImagePlan> = names.iter().map(image).collect();
-    let (blobs, required) = if carries {
-        (vec![(digest, size)], Vec::new())
+    let mut required: Vec<Digest> = base.into_iter().collect();
+    let blobs = if carries {
+        vec![(digest, size)]
     } else {
-        (Vec::new(), vec![Required { digest, size, sources: Vec::new() }])
+        required.push(digest);
+        Vec::new()
     };
+    let required =
+        required.into_iter().map(|digest| Required { digest, size, sources: Vec::new() }).collect();
     let contents = Contents::new(&images, &blobs, required).unwrap();
     let mut writer = PayloadWriter::begin(&contents, Vec::new()).await.unwrap();
     if carries {
@@ -224,6 +237,14 @@ async fn what_an_image_only_says_it_has_of_its_base_is_looked_for_in_the_next() 
 
     let (report, _) = push(file(&payload), &[]).await;
     assert_eq!(report.failures()[0].reason, Reason::MissingBase, "{:?}", report.failures());
+}
+
+#[tokio::test]
+async fn what_only_an_images_own_repository_has_of_a_base_is_no_hindrance_to_bring_the_rest_again() {
+    let payload = payload_upon(Some(Digest::sha256(b"[]")), &["liar:1"], true).await;
+    let (report, registry) = push(file(&payload), &[]).await;
+    assert!(report.failures().is_empty(), "{:?}", report.failures());
+    assert_eq!(*registry.uploaded.lock().unwrap(), ["liar"]);
 }
 
 #[tokio::test]

@@ -148,6 +148,8 @@ struct Source {
     body: Pin<Box<dyn Stream<Item = reqwest::Result<Bytes>> + Send>>,
     /// The offset of the first byte that it was to give.
     from: u64,
+    /// Bytes to pass over: the server began at the beginning.
+    skip: u64,
 }
 
 /// A URL that failed in passing.
@@ -181,10 +183,14 @@ impl Reader {
                 continue;
             };
             let error = match source.body.next().await {
-                Some(Ok(chunk)) if chunk.len() as u64 > self.blob.size - self.next => {
-                    return Err(self.wrong_size("more"));
-                }
-                Some(Ok(chunk)) => {
+                Some(Ok(mut chunk)) => {
+                    let skipped =
+                        usize::try_from(source.skip).map_or(chunk.len(), |skip| skip.min(chunk.len()));
+                    chunk.advance(skipped);
+                    source.skip -= skipped as u64;
+                    if chunk.len() as u64 > self.blob.size - self.next {
+                        return Err(self.wrong_size("more"));
+                    }
                     if !chunk.is_empty() {
                         self.take_note(chunk.len() as u64);
                         return Ok(Some(chunk));
@@ -193,7 +199,7 @@ impl Reader {
                 }
                 Some(Err(error)) => unreachable(&asked, &source.url, error),
                 // Where no length was told, a cut looks like the end.
-                None if self.next > source.from => {
+                None if self.next > source.from || source.skip > 0 => {
                     let from = authority(&source.url);
                     asked.unreachable(format!("{from} ended at byte {} of {}", self.next, self.blob.size))
                 }
@@ -313,16 +319,7 @@ impl Reader {
         if let Some(length) = length.filter(|length| *length != self.blob.size - self.next + skip) {
             return Err(self.wrong_size(&format!("{length} bytes")));
         }
-        let bytes = response.bytes_stream().scan(skip, |skip, chunk| {
-            let chunk = chunk.map(|mut chunk| {
-                let skipped = usize::try_from(*skip).map_or(chunk.len(), |skip| skip.min(chunk.len()));
-                chunk.advance(skipped);
-                *skip -= skipped as u64;
-                chunk
-            });
-            std::future::ready(Some(chunk))
-        });
-        Ok(Source { url, body: Box::pin(bytes), from: self.next })
+        Ok(Source { url, body: Box::pin(response.bytes_stream()), from: self.next, skip })
     }
 
     fn unanswered(&self, url: &Url, error: reqwest::Error) -> RegistryError {

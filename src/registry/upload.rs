@@ -69,6 +69,8 @@ pub(super) struct Upload<'a> {
     furthest: u64,
     /// So many requests broke while bytes were sent, since it came further.
     cuts: u32,
+    /// So often it was begun anew since it came further.
+    restarts: u32,
     /// So often the registry knew nothing of the upload any more, since it came further.
     forgotten: u32,
     /// All bytes were sent: the registry may have the blob although it could not say so.
@@ -123,6 +125,7 @@ impl<'a> Upload<'a> {
             at: 0,
             furthest: 0,
             cuts: 0,
+            restarts: 0,
             forgotten: 0,
             was_sent: false,
         })
@@ -154,7 +157,10 @@ impl<'a> Upload<'a> {
                     begun.committed();
                     return Ok(());
                 }
-                Ok(_) => begun.give_up().await,
+                Ok(_) => {
+                    self.restarts += 1;
+                    begun.give_up().await;
+                }
                 Err(error) => {
                     begun.moved(url);
                     begun.give_up().await;
@@ -335,7 +341,7 @@ impl<'a> Upload<'a> {
             return false;
         }
         if self.came_to(told.filter(|told| range.contains(told)).unwrap_or(range.end)) {
-            (self.cuts, self.forgotten) = (0, 0);
+            self.cuts = 0;
         }
         if let Some(piece) = self.piece.filter(|_| self.is_reduced) {
             self.registry.largest_piece().learn(piece);
@@ -350,24 +356,27 @@ impl<'a> Upload<'a> {
             let problem = format!("{} takes pieces, and has none of them", self.registry.host());
             return Err(self.begin.asked.protocol(problem));
         }
-        let before = self.furthest;
+        let before = self.at;
         let next = self.ask(url).await?;
-        if self.furthest > before {
-            self.forgotten = 0;
+        if self.at > before {
+            // It has.
+            self.forgotten = self.forgotten.saturating_sub(1);
         }
         Ok(next)
     }
 
-    /// The registry has so many bytes: whether it never had as many before.
+    /// The registry has so many bytes: whether that is a success. What it has once more is one a few times.
     fn came_to(&mut self, at: u64) -> bool {
+        if at > self.furthest {
+            (self.furthest, self.restarts, self.forgotten) = (at, 0, 0);
+        }
+        let is_success = at > self.at && self.restarts <= FORGOTTEN_LIMIT;
         self.at = at;
         self.feed.release(at);
-        let came_further = at > self.furthest;
-        if came_further {
-            self.furthest = at;
+        if is_success {
             self.retry.succeeded();
         }
-        came_further
+        is_success
     }
 
     /// An upload goes on at the newest Location only.
