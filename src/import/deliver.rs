@@ -84,7 +84,8 @@ impl Delivery {
         self.counts.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// The first of the repositories that has a blob. It is an error that none has it of those that may be looked into.
+    /// The first of the repositories that has a blob. Where none is known to have it, and one may not be looked into, that
+    /// refusal is the error.
     pub(super) async fn find<'a>(
         &self,
         digest: &Digest,
@@ -104,12 +105,12 @@ impl Delivery {
 
     /// Whether a repository that is to be written has a blob.
     pub(super) async fn has(&self, repository: &str, digest: &Digest) -> Result<bool, RegistryError> {
-        let found = self.look(repository, digest).await.or_else(none_where_hidden)?;
-        if !found {
-            // What is hidden is not asked for again.
+        let found = self.look(repository, digest).await;
+        if found.as_ref().is_err_and(RegistryError::is_hidden) {
+            // It is not asked for again.
             self.presence.learn(repository, digest, false);
         }
-        Ok(found)
+        found.or_else(none_where_hidden)
     }
 
     async fn look(&self, repository: &str, digest: &Digest) -> Result<bool, RegistryError> {

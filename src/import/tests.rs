@@ -122,9 +122,13 @@ async fn payload_upon(base: Option<Digest>, names: &[&str], carries: bool) -> Ve
 }
 
 fn file(payload: &[u8]) -> Source {
+    Source::At(local(payload))
+}
+
+fn local(payload: &[u8]) -> Arc<LocalFile> {
     let mut file = tempfile::tempfile().unwrap();
     file.write_all(payload).unwrap();
-    Source::At(Arc::new(LocalFile::new(Arc::new(file)).unwrap()))
+    Arc::new(LocalFile::new(Arc::new(file)).unwrap())
 }
 
 /// Pushes a payload; gives what became of it, and the registry.
@@ -288,8 +292,7 @@ async fn two_images_of_one_index_have_each_the_blobs_of_their_own_platforms() {
         let body = futures::stream::iter([Ok::<_, std::io::Error>(Bytes::from_static(bytes))]);
         writer.blob(body, |_| ()).await.unwrap();
     }
-    let Source::At(source) = file(&writer.finish().await.unwrap()) else { unreachable!() };
-    let payload = FilePayload::open_at(source).await.unwrap();
+    let payload = FilePayload::open_at(local(&writer.finish().await.unwrap())).await.unwrap();
     let names = Names::new(&"registry.example".parse().unwrap(), None, Naming::AsWritten, true);
     let manifest = |digest: &Digest| payload.manifest(digest);
     let targets = target::targets(payload.bill(), &names, SparseIndex::Keep, manifest).unwrap();
